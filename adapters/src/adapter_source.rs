@@ -1,0 +1,93 @@
+//! Where a named adapter comes from, and why what is there cannot be served.
+
+use std::{io, path::PathBuf};
+
+use crate::{AdapterError, AdapterManifest, FileTrust, NameError, SiteCatalog};
+
+/// Why a named adapter is not served.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// Its folder has a name that clients could not say or logs not show.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// Its folder is a link that leads out of the adapters directory.
+    #[error(
+        "{}: leads to {}, expected a folder inside {}; move or copy it there",
+        path.display(), found.display(), directory.display()
+    )]
+    OutsideDirectory {
+        /// The link.
+        path: PathBuf,
+        /// Where it leads.
+        found: PathBuf,
+        /// The adapters directory.
+        directory: PathBuf,
+    },
+    /// Its folder cannot be looked at.
+    #[error("{}: cannot be read: {source}", path.display())]
+    Io {
+        /// The folder.
+        path: PathBuf,
+        /// The system's words.
+        source: io::Error,
+    },
+    /// What its files contain.
+    #[error(transparent)]
+    Adapter(#[from] AdapterError),
+    /// Its files kept changing under the reader.
+    #[error(
+        "{}: its files changed while they were read; finish writing elsewhere and rename into place",
+        path.display()
+    )]
+    Changing {
+        /// The folder.
+        path: PathBuf,
+    },
+}
+
+/// A folder that holds one adapter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdapterSource {
+    path: PathBuf,
+    directory: Option<PathBuf>,
+}
+
+impl AdapterSource {
+    /// A folder that the operator named: links are followed, as in a snapshot of the Hugging Face cache.
+    pub fn named(path: PathBuf) -> Self {
+        Self { path, directory: None }
+    }
+
+    /// A sub-folder of an adapters directory (`directory`, without links in its path): nothing outside that directory
+    /// is read through it.
+    pub(crate) fn within(path: PathBuf, directory: PathBuf) -> Self {
+        Self { path, directory: Some(directory) }
+    }
+
+    /// The folder as it was named.
+    pub fn path(&self) -> &PathBuf {
+        &self.path
+    }
+
+    /// Checks that the folder is where it may be. Asked before every inspection, since a link can be led elsewhere at
+    /// any time.
+    pub(crate) fn check_place(&self) -> Result<(), Refusal> {
+        let Some(directory) = &self.directory else { return Ok(()) };
+        let found =
+            self.path.canonicalize().map_err(|source| Refusal::Io { path: self.path.clone(), source })?;
+        if found.starts_with(directory) {
+            return Ok(());
+        }
+        Err(Refusal::OutsideDirectory { path: self.path.clone(), found, directory: directory.clone() })
+    }
+
+    /// Checks place, configuration, header, shapes and sites; reads no tensors.
+    ///
+    /// # Errors
+    /// Why the adapter cannot be served.
+    pub fn inspect(&self, catalog: &SiteCatalog) -> Result<AdapterManifest, Refusal> {
+        self.check_place()?;
+        let trust = if self.directory.is_some() { FileTrust::WithinFolder } else { FileTrust::FollowLinks };
+        Ok(AdapterManifest::inspect(&self.path, trust, catalog)?)
+    }
+}

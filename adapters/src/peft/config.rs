@@ -1,0 +1,220 @@
+//! adapter_config.json as PEFT's LoraConfig means it (PEFT 0.21, `peft.LoraConfig`).
+
+use std::path::{Path, PathBuf};
+
+use super::{
+    fields::Fields,
+    json::Json,
+    known_fields::{INIT_REASON, INITS_THAT_KEEP_THE_BASE, KNOWN_PEFT, Rule, rule},
+    patterns::Pattern,
+    targets::{Choice, Layers, Targets},
+};
+use crate::AdapterError;
+
+/// Highest rank of a site. Nothing real comes near: at such a rank a full fine-tune is smaller.
+pub const MAX_RANK: usize = 4096;
+/// Most keys of a pattern map, and most entries of a list of layers or of layer patterns.
+const MAX_PATTERNS: usize = 8192;
+/// PEFT's default of both `r` and `lora_alpha`.
+const DEFAULT_RANK: usize = 8;
+const DEFAULT_ALPHA: f64 = 8.0;
+
+/// What of a configuration has an effect.
+#[derive(Clone, Debug)]
+pub(super) struct LoraConfig {
+    file: PathBuf,
+    /// The base model's name in training: for people.
+    pub(super) base_model: Option<String>,
+    pub(super) targets: Targets,
+    /// target_modules as the file has it, for errors.
+    pub(super) targets_shown: String,
+    /// Whether DoRA's magnitudes belong to it.
+    pub(super) use_dora: bool,
+    /// Whether the biases of targeted modules belong to it.
+    pub(super) trains_bias: bool,
+    use_rslora: bool,
+    rank: usize,
+    alpha: f64,
+    rank_pattern: Vec<(Pattern, usize)>,
+    alpha_pattern: Vec<(Pattern, f64)>,
+}
+
+impl LoraConfig {
+    /// Reads the configuration that `bytes` of `file` hold, and refuses whatever would be computed otherwise here.
+    pub(super) fn parse(file: &Path, bytes: &[u8]) -> Result<Self, AdapterError> {
+        let fields = Fields::parse(file, bytes)?;
+        peft_type_is_lora(file, &fields)?;
+        every_field_is_known(file, &fields)?;
+        init_keeps_the_base(&fields)?;
+        let targets_shown = fields.required("target_modules", TARGETS_EXPECTED)?.to_string();
+        let rank = fields.get("r").map(|r| fields.rank("r", r, MAX_RANK)).transpose()?;
+        let alpha = fields.get("lora_alpha").map(|a| fields.number("lora_alpha", a)).transpose()?;
+        let rank_of = |field: &str, value: &Json| fields.rank(field, value, MAX_RANK);
+        let alpha_of = |field: &str, value: &Json| fields.number(field, value);
+        Ok(Self {
+            file: file.to_owned(),
+            base_model: fields.text("base_model_name_or_path")?.map(str::to_owned),
+            targets: targets(file, &fields)?,
+            targets_shown,
+            use_dora: fields.switch("use_dora")?,
+            trains_bias: trains_bias(&fields)?,
+            use_rslora: fields.switch("use_rslora")?,
+            rank: rank.unwrap_or(DEFAULT_RANK),
+            alpha: alpha.unwrap_or(DEFAULT_ALPHA),
+            rank_pattern: pattern_map(file, &fields, "rank_pattern", rank_of)?,
+            alpha_pattern: pattern_map(file, &fields, "alpha_pattern", alpha_of)?,
+        })
+    }
+
+    /// Rank and effective scale of the module called `name` (with any prefix that a task head adds).
+    pub(super) fn rank_and_scale(&self, name: &str) -> Result<(usize, f32), AdapterError> {
+        let rank = self.first_match(&self.rank_pattern, name)?.unwrap_or(self.rank);
+        let alpha = self.first_match(&self.alpha_pattern, name)?.unwrap_or(self.alpha);
+        let divisor = if self.use_rslora { (rank as f64).sqrt() } else { rank as f64 };
+        let scale = (alpha / divisor) as f32;
+        if !scale.is_finite() {
+            let (file, module) = (self.file.clone(), name.to_owned());
+            return Err(AdapterError::ScaleNotFinite { file, module, alpha, rank, found: scale });
+        }
+        Ok((rank, scale))
+    }
+
+    fn first_match<T: Copy>(&self, map: &[(Pattern, T)], name: &str) -> Result<Option<T>, AdapterError> {
+        for (pattern, value) in map {
+            if pattern.matches(&self.file, name)? {
+                return Ok(Some(*value));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn peft_type_is_lora(file: &Path, fields: &Fields) -> Result<(), AdapterError> {
+    match fields.required("peft_type", "\"LORA\"")? {
+        Json::Text(text) if text == "LORA" => Ok(()),
+        other => Err(AdapterError::PeftTypeUnsupported { file: file.to_owned(), found: other.to_string() }),
+    }
+}
+
+fn every_field_is_known(file: &Path, fields: &Fields) -> Result<(), AdapterError> {
+    for (field, value) in fields.iter().filter(|(_, value)| value.is_set()) {
+        match rule(field) {
+            Some(Rule::Read | Rule::WithoutEffect) => {}
+            Some(Rule::Refused(reason)) => return Err(fields.unsupported(field, value, reason)),
+            None => {
+                return Err(AdapterError::FieldUnknown {
+                    file: file.to_owned(),
+                    field: crate::error::excerpt(field),
+                    found: value.to_string(),
+                    known: KNOWN_PEFT,
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn init_keeps_the_base(fields: &Fields) -> Result<(), AdapterError> {
+    match fields.get("init_lora_weights") {
+        None | Some(Json::Bool(_)) => Ok(()),
+        Some(Json::Text(init)) if INITS_THAT_KEEP_THE_BASE.contains(&init.to_lowercase().as_str()) => Ok(()),
+        Some(other) => Err(fields.unsupported("init_lora_weights", other, INIT_REASON)),
+    }
+}
+
+fn trains_bias(fields: &Fields) -> Result<bool, AdapterError> {
+    match fields.get("bias") {
+        None => Ok(false),
+        Some(Json::Text(text)) if text == "none" => Ok(false),
+        Some(Json::Text(text)) if text == "lora_only" => Ok(true),
+        Some(all @ Json::Text(text)) if text == "all" => {
+            Err(fields.unsupported("bias", all, "biases of modules without LoRA are not replaced; use \"lora_only\""))
+        }
+        Some(other) => Err(fields.invalid("bias", other, "\"none\" or \"lora_only\"")),
+    }
+}
+
+const TARGETS_EXPECTED: &str = "a list of module names, a regular expression or \"all-linear\"";
+
+fn targets(file: &Path, fields: &Fields) -> Result<Targets, AdapterError> {
+    let layers = layers(file, fields)?;
+    let chosen = match fields.required("target_modules", TARGETS_EXPECTED)? {
+        Json::Text(text) => {
+            if let Some(field) = ["layers_to_transform", "layers_pattern"].into_iter().find(|f| fields.get(f).is_some()) {
+                let found = fields.required(field, "")?;
+                return Err(fields.invalid(field, found, "null, because target_modules is a string"));
+            }
+            match text.eq_ignore_ascii_case("all-linear") {
+                true => Choice::AllLinear,
+                false => Choice::Pattern(Pattern::whole(file, "target_modules", text)?),
+            }
+        }
+        list => Choice::Names(fields.texts("target_modules", list, TARGETS_EXPECTED)?.into_iter().collect(), layers),
+    };
+    let excluded = match fields.get("exclude_modules").filter(|v| v.is_set()) {
+        None => None,
+        Some(Json::Text(text)) => Some(Choice::Pattern(Pattern::whole(file, "exclude_modules", text)?)),
+        Some(list) => {
+            let names = fields.texts("exclude_modules", list, "a list of module names or a regular expression")?;
+            Some(Choice::Names(names.into_iter().collect(), None))
+        }
+    };
+    Ok(Targets { file: file.to_owned(), chosen, excluded })
+}
+
+/// The layers that are wanted; `None` for all. An empty list means all, as it does to PEFT.
+fn layers(file: &Path, fields: &Fields) -> Result<Option<Layers>, AdapterError> {
+    const EXPECTED: &str = "a layer number or a list of them";
+    let wanted = fields.get("layers_to_transform");
+    let texts = match fields.get("layers_pattern").filter(|v| v.is_set()) {
+        None => vec![],
+        Some(found) if wanted.is_none() => {
+            return Err(fields.invalid("layers_pattern", found, "layers_to_transform beside it"));
+        }
+        Some(Json::Text(text)) => vec![text.clone()],
+        Some(list) => fields.texts("layers_pattern", list, "a module name or a list of them")?,
+    };
+    let Some(wanted) = wanted else { return Ok(None) };
+    let numbers = match wanted {
+        Json::List(list) if list.is_empty() => return Ok(None),
+        Json::List(list) => list.as_slice(),
+        one => std::slice::from_ref(one),
+    };
+    bounded(fields, "layers_to_transform", wanted, numbers.len())?;
+    let numbers = numbers.iter().map(|number| match number {
+        Json::Integer(number) => u64::try_from(*number).map_err(|_| fields.invalid("layers_to_transform", wanted, EXPECTED)),
+        _ => Err(fields.invalid("layers_to_transform", wanted, EXPECTED)),
+    });
+    let indices = numbers.collect::<Result<_, _>>()?;
+    let patterns = match texts.is_empty() {
+        true => vec![Pattern::layer(file, "layers_pattern", None)?],
+        false => {
+            bounded(fields, "layers_pattern", wanted, texts.len())?;
+            texts.iter().map(|t| Pattern::layer(file, "layers_pattern", Some(t))).collect::<Result<_, _>>()?
+        }
+    };
+    Ok(Some(Layers { indices, patterns }))
+}
+
+/// The pairs of a pattern map in the order of the file, since the first that matches wins.
+fn pattern_map<T>(
+    file: &Path,
+    fields: &Fields,
+    field: &str,
+    value_of: impl Fn(&str, &Json) -> Result<T, AdapterError>,
+) -> Result<Vec<(Pattern, T)>, AdapterError> {
+    let map = fields.map(field)?;
+    bounded(fields, field, fields.get(field).unwrap_or(&Json::Null), map.len())?;
+    let pairs = map.iter().map(|(key, value)| {
+        let place = format!("{field}[{}]", Json::Text(key.clone()));
+        Ok((Pattern::tail(file, &place, key)?, value_of(&place, value)?))
+    });
+    pairs.collect()
+}
+
+fn bounded(fields: &Fields, field: &str, found: &Json, len: usize) -> Result<(), AdapterError> {
+    if len <= MAX_PATTERNS {
+        return Ok(());
+    }
+    Err(fields.invalid(field, found, format!("at most {MAX_PATTERNS} entries")))
+}

@@ -1,0 +1,217 @@
+//! An adapter's folder in two steps: what can be known without its numbers, then the numbers.
+
+use std::{
+    io::{self, Read},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{
+    config::LoraConfig,
+    folder::{self, CONFIG_FILE, FileIdentity, FileTrust, OpenFile, PICKLE_FILE, WEIGHTS_FILE},
+    sites::{SitePlan, SiteTensors, extent_bytes, plan},
+    tensor_file::{TensorEntry, TensorFile},
+    tensor_name::TensorKind,
+};
+use crate::{
+    AdapterError, BaseModel, LoadedAdapter, SiteCatalog,
+    digest::AdapterDigest,
+    weights::{FoldFault, SiteValues, first_not_finite, lay_out},
+};
+
+/// Longest configuration that is read, in bytes.
+pub const MAX_CONFIG_BYTES: u64 = 1 << 20;
+
+/// The state of an adapter's two files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AdapterIdentity {
+    /// adapter_config.json.
+    pub config: FileIdentity,
+    /// adapter_model.safetensors.
+    pub weights: FileIdentity,
+}
+
+/// An adapter whose configuration and tensor headers were checked against a base model, but whose numbers were not
+/// read yet.
+#[derive(Clone, Debug)]
+pub struct AdapterManifest {
+    folder: PathBuf,
+    trust: FileTrust,
+    identity: AdapterIdentity,
+    base_model: Option<String>,
+    max_rank: usize,
+    bytes: usize,
+    targets: usize,
+}
+
+impl AdapterManifest {
+    /// Reads adapter_config.json and the header of adapter_model.safetensors in `folder`, and checks all that can be
+    /// checked without the numbers: fields, kind, targets, names, shapes, ranks, dtypes, offsets.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the adapter, or with reading it.
+    pub fn inspect(folder: &Path, trust: FileTrust, catalog: &SiteCatalog) -> Result<Self, AdapterError> {
+        let opened = OpenedAdapter::open(folder, trust, catalog)?;
+        Ok(Self {
+            folder: folder.to_owned(),
+            trust,
+            identity: opened.identity,
+            base_model: opened.base_model,
+            max_rank: opened.plans.iter().map(|plan| plan.tensors.rank).max().unwrap_or(0),
+            bytes: extent_bytes(&opened.plans, catalog),
+            targets: opened.plans.len(),
+        })
+    }
+
+    /// Reads the adapter's numbers for `base`: opens each file once, inspects what it opened as [`Self::inspect`]
+    /// does, since the files may have changed, and hashes the very bytes whose values it keeps.
+    ///
+    /// The values are f32, with scale and DoRA's gain folded into `B`; sites without effect are left out. So are
+    /// ignored modules, from the digest too: they change no result.
+    ///
+    /// # Errors
+    /// As for [`Self::inspect`]; and values that are not finite, as stored or once folded.
+    pub fn load(&self, base: &dyn BaseModel) -> Result<LoadedAdapter, AdapterError> {
+        OpenedAdapter::open(&self.folder, self.trust, base.catalog())?.load(base)
+    }
+
+    /// Whether the files are no longer those that were inspected (or can no longer be opened).
+    pub fn is_stale(&self) -> bool {
+        let identity = |name| folder::open(&self.folder, name, self.trust).ok().flatten().map(|f| f.identity);
+        identity(CONFIG_FILE) != Some(self.identity.config) || identity(WEIGHTS_FILE) != Some(self.identity.weights)
+    }
+
+    /// The adapter's folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The state of the files that were inspected.
+    pub fn identity(&self) -> AdapterIdentity {
+        self.identity
+    }
+
+    /// The name of the base model in training, if the configuration tells: for people, nothing is judged by it.
+    pub fn base_model(&self) -> Option<&str> {
+        self.base_model.as_deref()
+    }
+
+    /// The highest rank among its sites.
+    pub fn max_rank(&self) -> usize {
+        self.max_rank
+    }
+
+    /// The most memory that its extent takes, in bytes. Sites that turn out to be without effect take none.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The number of sites it targets.
+    pub fn targets(&self) -> usize {
+        self.targets
+    }
+}
+
+/// An adapter whose files are open and whose header was checked.
+struct OpenedAdapter {
+    identity: AdapterIdentity,
+    base_model: Option<String>,
+    tensors: TensorFile,
+    plans: Vec<SitePlan>,
+}
+
+impl OpenedAdapter {
+    fn open(folder: &Path, trust: FileTrust, catalog: &SiteCatalog) -> Result<Self, AdapterError> {
+        let config_file = folder::open(folder, CONFIG_FILE, trust)?
+            .ok_or_else(|| AdapterError::ConfigMissing { file: folder.join(CONFIG_FILE) })?;
+        let config_identity = config_file.identity;
+        let config = LoraConfig::parse(&config_file.path.clone(), &read_config(config_file)?)?;
+        let weights_file = match folder::open(folder, WEIGHTS_FILE, trust)? {
+            Some(file) => file,
+            None if folder.join(PICKLE_FILE).exists() => {
+                return Err(AdapterError::PickleOnly { file: folder.join(PICKLE_FILE) });
+            }
+            None => return Err(AdapterError::WeightsMissing { file: folder.join(WEIGHTS_FILE) }),
+        };
+        let identity = AdapterIdentity { config: config_identity, weights: weights_file.identity };
+        let tensors = TensorFile::read_header(weights_file)?;
+        let plans = plan(tensors.path(), tensors.entries().cloned(), &config, catalog)?;
+        Ok(Self { identity, base_model: config.base_model, tensors, plans })
+    }
+
+    fn load(mut self, base: &dyn BaseModel) -> Result<LoadedAdapter, AdapterError> {
+        let mut digest = AdapterDigest::new(base.digest(), self.plans.len());
+        let mut sites = vec![];
+        for plan in &self.plans {
+            let SiteTensors { rank, scale, a, b, magnitude, bias } = &plan.tensors;
+            let optional = usize::from(magnitude.is_some()) + usize::from(bias.is_some());
+            digest.site(&plan.name, *scale, 2 + optional);
+            let out = [plan.out_width];
+            let mut reader = TensorReader { file: &mut self.tensors, digest: &mut digest };
+            let values = SiteValues {
+                site: plan.site,
+                in_width: plan.in_width,
+                out_width: plan.out_width,
+                rank: *rank,
+                scale: *scale,
+                a: reader.read(TensorKind::A, &[*rank, plan.in_width], a)?,
+                b: reader.read(TensorKind::B, &[plan.out_width, *rank], b)?,
+                magnitude: magnitude.as_ref().map(|m| reader.read(TensorKind::Magnitude, &out, m)).transpose()?,
+                bias: bias.as_ref().map(|bias| reader.read(TensorKind::Bias, &out, bias)).transpose()?,
+            };
+            sites.extend(values.fold(base).map_err(|fault| fold_error(self.tensors.path(), &plan.tensors, fault))?);
+        }
+        let extent = Arc::new(lay_out(&sites, base.catalog()));
+        Ok(LoadedAdapter { digest: digest.finish(), extent })
+    }
+}
+
+/// Reads tensors once, for the digest and for their values.
+struct TensorReader<'a> {
+    file: &'a mut TensorFile,
+    digest: &'a mut AdapterDigest,
+}
+
+impl TensorReader<'_> {
+    fn read(&mut self, kind: TensorKind, shape: &[usize], entry: &TensorEntry) -> Result<Vec<f32>, AdapterError> {
+        let bytes = self.file.read(entry)?;
+        self.digest.tensor(kind.digest_name(), entry.dtype.name(), shape, &bytes);
+        let values = entry.dtype.widen(&bytes);
+        match first_not_finite(&values) {
+            None => Ok(values),
+            Some((index, value)) => {
+                let (file, tensor) = (self.file.path().to_owned(), entry.name.clone());
+                Err(AdapterError::NotFinite { file, tensor, index, value })
+            }
+        }
+    }
+}
+
+fn read_config(open: OpenFile) -> Result<Vec<u8>, AdapterError> {
+    let OpenFile { path, file, identity } = open;
+    let too_large = |found| AdapterError::ConfigTooLarge { file: path.clone(), found, max: MAX_CONFIG_BYTES };
+    if identity.len > MAX_CONFIG_BYTES {
+        return Err(too_large(identity.len));
+    }
+    let mut bytes = Vec::with_capacity(identity.len as usize);
+    let failed = |source: io::Error| AdapterError::Io { file: path.clone(), source };
+    // The file may have grown since its length was asked for.
+    file.take(MAX_CONFIG_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > MAX_CONFIG_BYTES {
+        return Err(too_large(bytes.len() as u64));
+    }
+    Ok(bytes)
+}
+
+fn fold_error(file: &Path, tensors: &SiteTensors, fault: FoldFault) -> AdapterError {
+    let file = file.to_owned();
+    match fault {
+        FoldFault::Gain { row, magnitude, norm } => {
+            let tensor = tensors.magnitude.as_ref().unwrap_or(&tensors.b).name.clone();
+            AdapterError::GainNotFinite { file, tensor, row, magnitude, norm }
+        }
+        FoldFault::Overflow { index, value, factor } => {
+            AdapterError::ScaledOverflow { file, tensor: tensors.b.name.clone(), index, value, factor }
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! The runner for encoders: leases the batch's adapters, builds the packed batch, computes, reads back once.
+
+use std::sync::Arc;
+
+use polylora_adapters::{Digest, DevicePool, ExtentSink, Lease, PoolError, PoolMode, StoreError};
+use polylora_kernels::extent::HostExtent;
+use polylora_kernels::{AdapterMemory, LoraBatch, PlacedAdapter, segments_of};
+use polylora_models::EmbeddingModel;
+
+use crate::runner::{Batch, BatchOutput, PoolUsage, RowOutcome, RunError, Runner};
+use crate::{BatchRow, EmbedError};
+
+/// An embedding model on its device, with the device's adapters.
+pub struct EncoderRunner {
+    model: Arc<EmbeddingModel>,
+    pool: DevicePool,
+    memory: AdapterMemory,
+}
+
+impl EncoderRunner {
+    /// A runner over `model` with room for `lora_bytes` of adapters.
+    ///
+    /// On the CPU in f32 the kernels read adapters where the host cache put them and nothing is allocated; elsewhere
+    /// the arena is allocated here.
+    pub fn new(model: Arc<EmbeddingModel>, lora_bytes: usize) -> Self {
+        // The pool counts in f32 elements whatever the arena's dtype.
+        let capacity = lora_bytes / size_of::<f32>();
+        let memory = AdapterMemory::new(model.device(), model.dtype(), capacity);
+        let mode = match memory {
+            AdapterMemory::HostAlias => PoolMode::Alias,
+            AdapterMemory::Arena(_) => PoolMode::Copy,
+        };
+        Self { model, pool: DevicePool::new(lora_bytes, mode), memory }
+    }
+}
+
+impl Runner for EncoderRunner {
+    fn run(&mut self, batch: &Batch) -> Result<BatchOutput, RunError> {
+        let mut placement = Placement::default();
+        let seats: Vec<Seat> =
+            batch.rows.iter().map(|row| placement.seat(row, &mut self.pool, &mut self.memory)).collect();
+        let present = batch.rows.iter().zip(&seats).filter_map(|(row, seat)| match seat {
+            Seat::At(adapter) => Some((row, *adapter)),
+            Seat::Not(_) => None,
+        });
+        let (rows, segments): (Vec<&[u32]>, Vec<_>) =
+            present.map(|(row, adapter)| (&*row.ids, (row.ids.len(), adapter))).unzip();
+        let lora = LoraBatch::new(segments_of(segments), placement.placed, self.memory.clone());
+        let embeddings = if rows.is_empty() {
+            vec![]
+        } else {
+            let embedded = self.model.embed(&rows, &lora);
+            embedded.map_err(|e| RunError::Batch { reason: e.to_string() })?
+        };
+        let mut embeddings = embeddings.into_iter();
+        let rows = seats.into_iter().map(|seat| match seat {
+            Seat::At(_) => RowOutcome::Embedding(embeddings.next().expect("one embedding a row")),
+            Seat::Not(outcome) => outcome,
+        });
+        // The leases end here: the embeddings were read back, so the device is done with the adapters.
+        let rows = rows.collect();
+        drop(placement.leases);
+        Ok(BatchOutput { rows, lora_launches: lora.launches() })
+    }
+
+    fn pool_usage(&self) -> PoolUsage {
+        let stats = self.pool.stats();
+        PoolUsage { adapters: stats.resident, bytes: stats.resident_bytes }
+    }
+}
+
+/// Where a row goes.
+enum Seat {
+    /// Into the batch, through the adapter of that index.
+    At(Option<usize>),
+    /// Not into this batch.
+    Not(RowOutcome),
+}
+
+/// The adapters of one batch while they find their places.
+#[derive(Default)]
+struct Placement {
+    leases: Vec<Lease>,
+    placed: Vec<PlacedAdapter>,
+    refused: Vec<(Digest, RowOutcome)>,
+}
+
+impl Placement {
+    fn seat(&mut self, row: &BatchRow, pool: &mut DevicePool, memory: &mut AdapterMemory) -> Seat {
+        let Some(adapter) = row.adapter.as_ref().filter(|a| !a.extent.layout().is_empty()) else {
+            return Seat::At(None);
+        };
+        if let Some(index) = self.leases.iter().position(|lease| lease.digest() == adapter.digest) {
+            return Seat::At(Some(index));
+        }
+        if let Some((_, outcome)) = self.refused.iter().find(|(digest, _)| *digest == adapter.digest) {
+            return Seat::Not(outcome.clone());
+        }
+        match pool.lease(adapter, &mut ArenaSink(memory)) {
+            Ok(lease) => {
+                let placed = PlacedAdapter { extent: adapter.extent.clone(), offset: lease.offset() };
+                self.placed.push(placed);
+                self.leases.push(lease);
+                Seat::At(Some(self.leases.len() - 1))
+            }
+            Err(error) => {
+                let outcome = match error {
+                    PoolError::AllLeased { .. } => RowOutcome::Deferred,
+                    PoolError::TooLarge { needed_bytes, budget_bytes, .. } => {
+                        RowOutcome::Failed(EmbedError::AdapterTooLarge { needed_bytes, budget_bytes })
+                    }
+                    PoolError::Store { .. } => {
+                        RowOutcome::Failed(EmbedError::Internal { reason: error.to_string() })
+                    }
+                };
+                self.refused.push((adapter.digest, outcome.clone()));
+                Seat::Not(outcome)
+            }
+        }
+    }
+}
+
+/// Writes extents into the device's memory.
+struct ArenaSink<'a>(&'a mut AdapterMemory);
+
+impl ExtentSink for ArenaSink<'_> {
+    fn store(&mut self, offset: usize, extent: &Arc<HostExtent>) -> Result<(), StoreError> {
+        self.0.store(offset, extent);
+        Ok(())
+    }
+}

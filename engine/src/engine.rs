@@ -1,0 +1,196 @@
+//! The engine: what it is made of, its start and its end.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+
+use crate::adapter_loads::AdapterLoads;
+use crate::adapter_source::AdapterSource;
+use crate::admission::Admission;
+use crate::embedding_path::EmbeddingPath;
+use crate::metrics::Metrics;
+use crate::request_check::RequestCheck;
+use crate::runner::RunnerFactory;
+use crate::status::Status;
+use crate::tokenize::{TokenBounds, Tokenize, TokenizePool};
+use crate::worker::{self, WorkerHandle, WorkerParts};
+use crate::{
+    AdapterInfo, BoxFuture, EmbedError, EmbedReply, EmbedRequest, EmbeddingService, EngineConfig, Health,
+    ModelInfo, StartError,
+};
+
+/// What an engine is made of.
+pub struct EngineParts {
+    /// The base model; its list of prompts is taken from `prompts`.
+    pub model: ModelInfo,
+    /// The model's tokenizer.
+    pub tokenizer: Arc<dyn Tokenize>,
+    /// Texts that go in front of inputs, by name.
+    pub prompts: BTreeMap<String, String>,
+    /// The adapters.
+    pub adapters: Arc<dyn AdapterSource>,
+    /// Builds what computes, on the device's thread.
+    pub runner: RunnerFactory,
+}
+
+/// An embedding engine with one device.
+///
+/// Dropping it lets the device's thread end on its own; [`shutdown`](Self::shutdown) waits for it.
+pub struct Engine {
+    model: ModelInfo,
+    path: Arc<EmbeddingPath>,
+    worker: Mutex<Option<WorkerHandle>>,
+}
+
+/// What is in the engine now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InFlight {
+    /// Requests, from admission to reply.
+    pub requests: usize,
+    /// Their inputs.
+    pub rows: usize,
+}
+
+/// How a shutdown went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shutdown {
+    /// Every request in flight was answered.
+    Drained,
+    /// Time ran out: so many requests were answered with [`EmbedError::ShuttingDown`].
+    Aborted {
+        /// Requests in flight when time ran out.
+        requests: usize,
+    },
+    /// The device's thread did not come back from its batch.
+    Stuck,
+}
+
+/// How long a shutdown that ran out of time still waits for the batch on the device.
+const ABORT_GRACE: Duration = Duration::from_secs(5);
+
+impl Engine {
+    /// Starts the engine's threads and a probe through all of them; must be called inside a tokio runtime.
+    ///
+    /// Returns at once, while the device is still being set up: [`health`](EmbeddingService::health) is
+    /// [`Health::Starting`] until the probe came back, which [`ready`](Self::ready) waits for. Requests that come
+    /// earlier wait for the device.
+    ///
+    /// # Errors
+    /// A bound out of range, a thread that could not be started, no runtime.
+    pub fn start(config: EngineConfig, parts: EngineParts) -> Result<Self, StartError> {
+        let limits = config.check()?;
+        let runtime = Handle::try_current().map_err(|_| StartError::NoRuntime)?;
+        let EngineParts { mut model, tokenizer, prompts, adapters, runner } = parts;
+        model.prompts = prompts.keys().cloned().collect();
+        if tokenizer.vocab_size() > model.vocab_size {
+            tracing::warn!(
+                tokenizer = tokenizer.vocab_size(),
+                model = model.vocab_size,
+                "the tokenizer has more ids than the model: inputs that use them will be refused"
+            );
+        }
+        let bounds = TokenBounds { max_tokens: model.max_tokens, vocab_size: model.vocab_size };
+        let tokenizer = TokenizePool::start(tokenizer, bounds, config.tokenize_threads)?;
+        let (status, metrics) = (Arc::new(Status::starting()), Arc::new(Metrics::new()));
+        let (jobs, inbox) = mpsc::channel(config.max_concurrent_requests);
+        let worker = worker::spawn(WorkerParts {
+            inbox,
+            limits,
+            factory: runner,
+            dimensions: model.dimensions,
+            status: Arc::clone(&status),
+            metrics: Arc::clone(&metrics),
+        })?;
+        let path = Arc::new(EmbeddingPath {
+            check: RequestCheck {
+                max_inputs: config.max_client_batch_size,
+                dimensions: model.dimensions,
+                prompts: prompts.into_iter().map(|(name, text)| (name, text.into())).collect(),
+            },
+            // Both fit into 32 bits: `check` has seen them.
+            admission: Admission::new(
+                config.max_concurrent_requests as u32,
+                config.max_in_flight_rows as u32,
+            ),
+            loads: AdapterLoads::new(Arc::clone(&adapters), runtime.clone()),
+            jobs: Mutex::new(Some(jobs)),
+            tokenizer,
+            adapters,
+            status,
+            metrics,
+        });
+        let probed = Arc::clone(&path);
+        runtime.spawn(async move { probed.probe().await });
+        Ok(Self { model, path, worker: Mutex::new(Some(worker)) })
+    }
+
+    /// Waits until the probe came back.
+    ///
+    /// # Errors
+    /// Why the device could not be set up, or why the probe failed.
+    pub async fn ready(&self) -> Result<(), StartError> {
+        self.path.status.ready().await
+    }
+
+    /// What is in the engine now.
+    pub fn in_flight(&self) -> InFlight {
+        InFlight { requests: self.path.admission.requests(), rows: self.path.admission.rows() }
+    }
+
+    /// Refuses new requests, serves those in flight for at most `timeout`, then ends the device's thread.
+    pub async fn shutdown(&self, timeout: Duration) -> Shutdown {
+        let path = &self.path;
+        let began = Instant::now();
+        path.status.stopping();
+        let drained = path.admission.drained(timeout).await;
+        let requests = path.admission.requests();
+        if !drained {
+            path.status.abort.store(true, Ordering::Release);
+        }
+        // The worker ends when the last sender is gone and it has answered all that was sent.
+        drop(path.jobs.lock().take());
+        let worker = self.worker.lock().take();
+        let grace = timeout.saturating_sub(began.elapsed()).max(ABORT_GRACE);
+        let ended = match worker {
+            Some(worker) => worker.join(grace).await,
+            None => true,
+        };
+        match (drained, ended) {
+            (true, true) => Shutdown::Drained,
+            (false, true) => Shutdown::Aborted { requests },
+            (_, false) => Shutdown::Stuck,
+        }
+    }
+}
+
+impl EmbeddingService for Engine {
+    fn embed(&self, request: EmbedRequest) -> BoxFuture<'_, Result<EmbedReply, EmbedError>> {
+        Box::pin(async move {
+            let count = self.path.metrics.request();
+            let answer = self.path.embed(request).await;
+            count.end(&answer);
+            answer
+        })
+    }
+
+    fn model(&self) -> &ModelInfo {
+        &self.model
+    }
+
+    fn adapters(&self) -> Vec<AdapterInfo> {
+        self.path.adapters.list()
+    }
+
+    fn health(&self) -> Health {
+        self.path.status.health()
+    }
+
+    fn render_metrics(&self) -> String {
+        self.path.metrics.render(self.path.adapters.memory())
+    }
+}

@@ -1,0 +1,42 @@
+//! Requests in, embeddings out.
+//!
+//! A request's way: checks and [admission](EngineConfig) (bounded permits, refused at once when none is left), then
+//! tokenising on a pool of threads while its adapter is found or loaded, then one job to the thread that owns the
+//! device. There the [`Scheduler`] fills batches from queues by [`Domain`], a [`Runner`] computes them, and each
+//! request is answered by a one-shot when its last row is done. A client that leaves drops its future: its permits
+//! go back at once, its waiting rows are dropped before the next batch is filled.
+//!
+//! The scheduler knows no tensor, no clock and no async; the [`Runner`] knows no request; nothing here knows JSON or
+//! status codes.
+
+mod adapter_loads;
+mod adapter_source;
+mod admission;
+mod batch_policy;
+mod config;
+mod embedding_cut;
+mod embedding_path;
+mod engine;
+mod error;
+mod metrics;
+mod request;
+mod request_check;
+mod row_gather;
+mod runner;
+mod runner_builder;
+mod scheduler;
+mod service;
+mod status;
+mod tokenize;
+mod worker;
+
+pub use adapter_source::{AdapterMemory, AdapterSource, FoundAdapter};
+pub use batch_policy::BatchLimits;
+pub use config::{EngineConfig, StartError};
+pub use engine::{Engine, EngineParts, InFlight, Shutdown};
+pub use error::{Blame, EmbedError};
+pub use request::{EmbedInput, EmbedReply, EmbedRequest, Timings};
+pub use runner::{Batch, BatchOutput, BatchRow, PoolUsage, RowOutcome, RunError, Runner, RunnerFactory};
+pub use scheduler::{Commit, Domain, Picked, PickedBatch, Row, Scheduler};
+pub use service::{AdapterInfo, BoxFuture, EmbeddingService, Health, ModelInfo};
+pub use tokenize::Tokenize;

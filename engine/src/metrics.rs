@@ -1,0 +1,228 @@
+//! What the engine counts, in a registry of its own.
+//!
+//! | name | kind | what |
+//! |---|---|---|
+//! | `polylora_requests_total{outcome}` | counter | requests that ended: `ok`, `client_error`, `overloaded`, `error`, `cancelled` |
+//! | `polylora_errors_total{code}` | counter | requests that failed, by [`EmbedError::code`] |
+//! | `polylora_tokens_total` | counter | tokens that went through the device |
+//! | `polylora_rows_total` | counter | inputs that went through the device |
+//! | `polylora_batches_total` | counter | batches run |
+//! | `polylora_lora_launches_total` | counter | LoRA kernels launched; a batch without adapters launches none |
+//! | `polylora_rows_deferred_total` | counter | rows put back because their adapter found no place in the device pool |
+//! | `polylora_worker_restarts_total` | counter | runners built anew after a panic or a lost device |
+//! | `polylora_batch_rows` | histogram | rows in a batch |
+//! | `polylora_batch_tokens` | histogram | tokens in a batch |
+//! | `polylora_tokenize_seconds` | histogram | tokenising one request |
+//! | `polylora_queue_seconds` | histogram | from tokenised to picked, one row |
+//! | `polylora_compute_seconds` | histogram | one batch on the device |
+//! | `polylora_request_seconds` | histogram | a request from its arrival in the engine to its end |
+//! | `polylora_requests_in_flight` | gauge | requests in the engine |
+//! | `polylora_queue_rows` | gauge | rows that wait for the device |
+//! | `polylora_adapters_resident` | gauge | adapters in host memory |
+//! | `polylora_adapter_bytes` | gauge | their bytes |
+//! | `polylora_pool_adapters` | gauge | adapters in the device's pool |
+//! | `polylora_pool_bytes` | gauge | their bytes |
+
+use std::time::{Duration, Instant};
+
+use prometheus::core::Collector;
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+    exponential_buckets,
+};
+
+use crate::EmbedError;
+use crate::adapter_source::AdapterMemory;
+use crate::error::Blame;
+use crate::runner::PoolUsage;
+
+/// The engine's metrics; the module's table says what each is.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    requests: IntCounterVec,
+    errors: IntCounterVec,
+    requests_in_flight: IntGauge,
+    request_seconds: Histogram,
+    adapters_resident: IntGauge,
+    adapter_bytes: IntGauge,
+    pool_adapters: IntGauge,
+    pool_bytes: IntGauge,
+    pub(crate) tokens: IntCounter,
+    pub(crate) rows: IntCounter,
+    pub(crate) batches: IntCounter,
+    pub(crate) lora_launches: IntCounter,
+    pub(crate) rows_deferred: IntCounter,
+    pub(crate) worker_restarts: IntCounter,
+    pub(crate) batch_rows: Histogram,
+    pub(crate) batch_tokens: Histogram,
+    pub(crate) tokenize_seconds: Histogram,
+    pub(crate) queue_seconds: Histogram,
+    pub(crate) compute_seconds: Histogram,
+    pub(crate) queue_rows: IntGauge,
+}
+
+impl Metrics {
+    /// All at zero.
+    pub(crate) fn new() -> Self {
+        let make = Maker { registry: Registry::new() };
+        Self {
+            requests: make.counters("polylora_requests_total", "Requests that ended, by outcome", "outcome"),
+            errors: make.counters("polylora_errors_total", "Requests that failed, by code", "code"),
+            requests_in_flight: make.gauge("polylora_requests_in_flight", "Requests in the engine"),
+            request_seconds: make.seconds("polylora_request_seconds", "Arrival to end of a request"),
+            adapters_resident: make.gauge("polylora_adapters_resident", "Adapters in host memory"),
+            adapter_bytes: make.gauge("polylora_adapter_bytes", "Bytes of the adapters in host memory"),
+            pool_adapters: make.gauge("polylora_pool_adapters", "Adapters in the device's pool"),
+            pool_bytes: make.gauge("polylora_pool_bytes", "Bytes of the adapters in the device's pool"),
+            tokens: make.counter("polylora_tokens_total", "Tokens that went through the device"),
+            rows: make.counter("polylora_rows_total", "Inputs that went through the device"),
+            batches: make.counter("polylora_batches_total", "Batches run"),
+            lora_launches: make.counter("polylora_lora_launches_total", "LoRA kernels launched"),
+            rows_deferred: make
+                .counter("polylora_rows_deferred_total", "Rows put back for want of pool space"),
+            worker_restarts: make.counter("polylora_worker_restarts_total", "Runners built anew"),
+            batch_rows: make.sizes("polylora_batch_rows", "Rows in a batch"),
+            batch_tokens: make.sizes("polylora_batch_tokens", "Tokens in a batch"),
+            tokenize_seconds: make.seconds("polylora_tokenize_seconds", "Tokenising one request"),
+            queue_seconds: make.seconds("polylora_queue_seconds", "From tokenised to picked, one row"),
+            compute_seconds: make.seconds("polylora_compute_seconds", "One batch on the device"),
+            queue_rows: make.gauge("polylora_queue_rows", "Rows that wait for the device"),
+            registry: make.registry,
+        }
+    }
+
+    /// Counts a request that came in; it counts as cancelled unless [`RequestCount::end`] is called.
+    pub(crate) fn request(&self) -> RequestCount<'_> {
+        self.requests_in_flight.inc();
+        RequestCount { metrics: self, began: Instant::now(), outcome: "cancelled" }
+    }
+
+    /// Notes what lies in the device's pool.
+    pub(crate) fn set_pool(&self, usage: PoolUsage) {
+        self.pool_adapters.set(gauge(usage.adapters));
+        self.pool_bytes.set(gauge(usage.bytes));
+    }
+
+    /// All metrics in Prometheus' text format 0.0.4.
+    pub(crate) fn render(&self, memory: AdapterMemory) -> String {
+        self.adapters_resident.set(gauge(memory.adapters));
+        self.adapter_bytes.set(gauge(memory.bytes));
+        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_else(|error| {
+            tracing::error!(%error, "the metrics could not be rendered");
+            String::new()
+        })
+    }
+}
+
+/// Seconds in the unit of Prometheus.
+pub(crate) fn seconds(duration: Duration) -> f64 {
+    duration.as_secs_f64()
+}
+
+/// One request in flight.
+#[derive(Debug)]
+pub(crate) struct RequestCount<'a> {
+    metrics: &'a Metrics,
+    began: Instant,
+    outcome: &'static str,
+}
+
+impl RequestCount<'_> {
+    /// The request ended with an answer.
+    pub(crate) fn end<T>(mut self, answer: &Result<T, EmbedError>) {
+        self.outcome = match answer.as_ref().map_err(EmbedError::blame) {
+            Ok(_) => "ok",
+            Err(Blame::Client) => "client_error",
+            Err(Blame::Load) => "overloaded",
+            Err(Blame::Server) => "error",
+        };
+        if let Err(error) = answer {
+            self.metrics.errors.with_label_values(&[error.code()]).inc();
+        }
+    }
+}
+
+impl Drop for RequestCount<'_> {
+    fn drop(&mut self) {
+        self.metrics.requests_in_flight.dec();
+        self.metrics.requests.with_label_values(&[self.outcome]).inc();
+        self.metrics.request_seconds.observe(seconds(self.began.elapsed()));
+    }
+}
+
+fn gauge(value: usize) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+struct Maker {
+    registry: Registry,
+}
+
+impl Maker {
+    fn counter(&self, name: &str, help: &str) -> IntCounter {
+        self.register(IntCounter::new(name, help))
+    }
+
+    fn counters(&self, name: &str, help: &str, label: &str) -> IntCounterVec {
+        self.register(IntCounterVec::new(Opts::new(name, help), &[label]))
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> IntGauge {
+        self.register(IntGauge::new(name, help))
+    }
+
+    /// 0.1 ms to 26 s, then above.
+    fn seconds(&self, name: &str, help: &str) -> Histogram {
+        self.histogram(name, help, 1e-4, 19)
+    }
+
+    /// 1 to 65,536, then above.
+    fn sizes(&self, name: &str, help: &str) -> Histogram {
+        self.histogram(name, help, 1.0, 17)
+    }
+
+    fn histogram(&self, name: &str, help: &str, start: f64, count: usize) -> Histogram {
+        let buckets = exponential_buckets(start, 2.0, count);
+        self.register(buckets.and_then(|b| Histogram::with_opts(HistogramOpts::new(name, help).buckets(b))))
+    }
+
+    /// Names and buckets are written in this file: a bad one is a broken invariant.
+    fn register<C: Collector + Clone + 'static>(&self, collector: prometheus::Result<C>) -> C {
+        let collector = collector.expect("names, labels and buckets are valid");
+        self.registry.register(Box::new(collector.clone())).expect("names are unique");
+        collector
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_of_the_table_is_rendered() {
+        let metrics = Metrics::new();
+        metrics.request().end::<()>(&Err(EmbedError::NoInputs));
+        drop(metrics.request());
+        metrics.request().end(&Ok(()));
+        let text = metrics.render(AdapterMemory { adapters: 3, bytes: 12 });
+        let table =
+            include_str!("metrics.rs").lines().filter_map(|line| line.strip_prefix("//! | `polylora_"));
+        let names: Vec<_> = table.map(|line| line.split(['`', '{']).next().unwrap()).collect();
+        assert_eq!(names.len(), text.lines().filter(|line| line.starts_with("# TYPE")).count());
+        for name in names {
+            assert!(text.contains(&format!("# TYPE polylora_{name} ")), "{name}");
+        }
+        for line in [
+            "polylora_requests_total{outcome=\"client_error\"} 1",
+            "polylora_requests_total{outcome=\"cancelled\"} 1",
+            "polylora_requests_total{outcome=\"ok\"} 1",
+            "polylora_errors_total{code=\"no_inputs\"} 1",
+            "polylora_requests_in_flight 0",
+            "polylora_adapters_resident 3",
+            "polylora_adapter_bytes 12",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
+    }
+}

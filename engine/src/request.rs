@@ -1,0 +1,49 @@
+//! What a caller asks for and what he gets back; no wire format, no tensor.
+
+use std::time::Duration;
+
+/// One text to embed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EmbedInput {
+    /// A text, tokenised by the engine.
+    Text(String),
+    /// Token ids, special tokens included as the caller wants them.
+    Tokens(Vec<u32>),
+}
+
+/// A request for one embedding per input, all through the same adapter.
+#[derive(Clone, Debug)]
+pub struct EmbedRequest {
+    /// The inputs, in the order of the reply.
+    pub inputs: Vec<EmbedInput>,
+    /// Name of the adapter; `None` is the base model.
+    pub adapter: Option<String>,
+    /// Name of a prompt of the model that goes in front of each text.
+    pub prompt_name: Option<String>,
+    /// Cut the embedding to so many values and normalise it again.
+    pub dimensions: Option<usize>,
+    /// Cut inputs longer than the model's limit; otherwise they are refused.
+    pub truncate: bool,
+}
+
+/// The reply to an [`EmbedRequest`].
+#[derive(Clone, Debug)]
+pub struct EmbedReply {
+    /// One embedding per input.
+    pub embeddings: Vec<Vec<f32>>,
+    /// Tokens computed, special tokens included.
+    pub tokens: usize,
+    /// Where the time went.
+    pub timings: Timings,
+}
+
+/// Where a request's time went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timings {
+    /// Tokenising.
+    pub tokenize: Duration,
+    /// From tokenised to picked by the worker.
+    pub queue: Duration,
+    /// On the device, batch mates included.
+    pub compute: Duration,
+}

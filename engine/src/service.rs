@@ -1,0 +1,72 @@
+//! The door between the engine and whoever serves it: what a server may ask of it.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use crate::{EmbedError, EmbedReply, EmbedRequest};
+
+/// A future that a trait object can return.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// The base model, as clients may know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelInfo {
+    /// Name it is served under, e.g. `all-MiniLM-L6-v2`.
+    pub name: String,
+    /// Folder or catalogue name it was loaded from.
+    pub root: String,
+    /// Content digest of the weights and config, lower-case hex SHA-256.
+    pub digest: String,
+    /// Width of an embedding.
+    pub dimensions: usize,
+    /// Tokens one input may have, special tokens included.
+    pub max_tokens: usize,
+    /// Number of token ids.
+    pub vocab_size: usize,
+    /// Compute dtype, e.g. `f32`.
+    pub dtype: String,
+    /// Device, e.g. `cpu`.
+    pub device: String,
+    /// Names of the model's prompts, sorted.
+    pub prompts: Vec<String>,
+}
+
+/// A served adapter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdapterInfo {
+    /// Name clients use.
+    pub name: String,
+    /// Where it was loaded from.
+    pub root: String,
+    /// Highest rank among its sites.
+    pub max_rank: usize,
+    /// Content digest in lower-case hex, once it was loaded.
+    pub digest: Option<String>,
+    /// When the adapter was found, seconds since the Unix epoch.
+    pub created: u64,
+}
+
+/// Whether requests can be served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// The probe has not come back yet.
+    Starting,
+    /// A probe went through the device.
+    Ready,
+    /// The worker is down or the engine is stopping.
+    Unavailable,
+}
+
+/// What a server may ask of an embedding engine.
+pub trait EmbeddingService: Send + Sync + 'static {
+    /// Embeds the inputs. Dropping the future frees the request's rows.
+    fn embed(&self, request: EmbedRequest) -> BoxFuture<'_, Result<EmbedReply, EmbedError>>;
+    /// The base model.
+    fn model(&self) -> &ModelInfo;
+    /// The adapters that are served, by name; refused ones are not among them.
+    fn adapters(&self) -> Vec<AdapterInfo>;
+    /// Whether requests can be served.
+    fn health(&self) -> Health;
+    /// The metrics in Prometheus' text format.
+    fn render_metrics(&self) -> String;
+}

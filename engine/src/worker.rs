@@ -1,0 +1,266 @@
+//! The thread that owns a device: takes jobs in, runs batches, answers, and gets up again after a panic.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::batch_policy::BatchLimits;
+use crate::metrics::{Metrics, seconds};
+use crate::row_gather::{EmbedJob, RequestRow, RowGather};
+use crate::runner::{Batch, BatchOutput, RowOutcome, RunError, Runner, RunnerFactory};
+use crate::runner_builder::{RunnerBuilder, panic_message};
+use crate::scheduler::{Commit, Picked, PickedBatch, Scheduler};
+use crate::status::Status;
+use crate::{EmbedError, StartError};
+
+/// What a worker is made of.
+pub(crate) struct WorkerParts {
+    /// Jobs; the worker ends when all senders are gone and all rows are answered.
+    pub(crate) inbox: mpsc::Receiver<EmbedJob>,
+    /// Bounds of its scheduler.
+    pub(crate) limits: BatchLimits,
+    /// Builds its runner.
+    pub(crate) factory: RunnerFactory,
+    /// Width of an embedding.
+    pub(crate) dimensions: usize,
+    /// Shared with the engine's front.
+    pub(crate) status: Arc<Status>,
+    /// Where it counts.
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+/// A running worker.
+#[derive(Debug)]
+pub(crate) struct WorkerHandle {
+    thread: thread::JoinHandle<()>,
+    ended: oneshot::Receiver<()>,
+}
+
+/// Starts the owner thread; the runner is built there.
+pub(crate) fn spawn(parts: WorkerParts) -> Result<WorkerHandle, StartError> {
+    let (ends, ended) = oneshot::channel::<()>();
+    let thread = thread::Builder::new().name("device".to_owned()).spawn(move || {
+        let _ends = ends;
+        let status = Arc::clone(&parts.status);
+        let _guard = FailsOnPanic(&status);
+        Worker::new(parts).serve();
+    });
+    let thread =
+        thread.map_err(|error| StartError::Thread { purpose: "device", reason: error.to_string() })?;
+    Ok(WorkerHandle { thread, ended })
+}
+
+impl WorkerHandle {
+    /// Waits for the thread to end, at most for `timeout`; says whether it did.
+    pub(crate) async fn join(mut self, timeout: Duration) -> bool {
+        // The sender is never used: its end is the thread's.
+        let ended = tokio::time::timeout(timeout, &mut self.ended).await.is_ok();
+        // A panic of the thread was told by its guard.
+        ended && self.thread.join().is_ok()
+    }
+}
+
+struct Worker {
+    inbox: mpsc::Receiver<EmbedJob>,
+    scheduler: Scheduler<RequestRow>,
+    builder: RunnerBuilder,
+    dimensions: usize,
+    batches: u64,
+    status: Arc<Status>,
+    metrics: Arc<Metrics>,
+}
+
+impl Worker {
+    fn new(parts: WorkerParts) -> Self {
+        let WorkerParts { inbox, limits, factory, dimensions, status, metrics } = parts;
+        let builder = RunnerBuilder::new(factory, Arc::clone(&status), Arc::clone(&metrics));
+        Self { inbox, scheduler: Scheduler::new(limits), builder, dimensions, batches: 0, status, metrics }
+    }
+
+    fn serve(mut self) {
+        let mut runner = match self.builder.build() {
+            Ok(runner) => runner,
+            Err(why) => return self.give_up(why),
+        };
+        while self.receive() {
+            let Some(picked) = self.scheduler.next_batch(Instant::now()) else { continue };
+            self.publish_queue();
+            if let Err(lost) = self.step(runner.as_mut(), picked) {
+                tracing::error!(%lost, "the runner is lost and will be built again");
+                runner = match self.builder.replace(runner) {
+                    Ok(runner) => runner,
+                    Err(why) => return self.give_up(why),
+                };
+            }
+        }
+        self.refuse_all(&EmbedError::ShuttingDown);
+    }
+
+    /// Takes in what has come, waiting only when no row waits; `false` when the worker shall end.
+    fn receive(&mut self) -> bool {
+        if self.status.is_aborted() {
+            return false;
+        }
+        if self.scheduler.is_empty() {
+            match self.inbox.blocking_recv() {
+                Some(job) => self.accept(job),
+                None => return false,
+            }
+        }
+        for _ in 0..self.inbox.max_capacity() {
+            match self.inbox.try_recv() {
+                Ok(job) => self.accept(job),
+                Err(_) => break,
+            }
+        }
+        if self.status.abandoned.swap(false, Ordering::AcqRel) {
+            self.scheduler.drop_cancelled();
+        }
+        self.publish_queue();
+        !self.status.is_aborted()
+    }
+
+    fn accept(&mut self, job: EmbedJob) {
+        let submitted = job.submitted;
+        for row in RowGather::split(job) {
+            let Err(row) = self.scheduler.enqueue(row, submitted) else { continue };
+            // Admission bounds the rows of those who wait; what is above are rows of those who left.
+            self.scheduler.drop_cancelled();
+            if let Err(row) = self.scheduler.enqueue(row, submitted) {
+                row.fail(EmbedError::QueueFull { limit: self.scheduler.len() });
+            }
+        }
+    }
+
+    /// Runs one batch and answers for it; an error means that the runner is lost.
+    fn step(&mut self, runner: &mut dyn Runner, picked: PickedBatch<RequestRow>) -> Result<(), RunError> {
+        let batch = Batch { rows: picked.rows.iter().map(|picked| picked.row.row.clone()).collect() };
+        for row in &picked.rows {
+            self.metrics.queue_seconds.observe(seconds(row.waited));
+        }
+        self.batches += 1;
+        let began = Instant::now();
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            let output = runner.run(&batch);
+            (output, runner.pool_usage())
+        }));
+        let took = began.elapsed();
+        self.metrics.batches.inc();
+        self.metrics.compute_seconds.observe(seconds(took));
+        let (told, lost) = match result {
+            Ok((Ok(output), usage)) if output.rows.len() == batch.rows.len() => {
+                self.metrics.set_pool(usage);
+                self.settle(picked.rows, output, took);
+                return Ok(());
+            }
+            Ok((Ok(output), _)) => {
+                let (found, expected) = (output.rows.len(), batch.rows.len());
+                let reason = format!("the device answered {found} rows of {expected}");
+                (reason, None)
+            }
+            Ok((Err(error @ RunError::Batch { .. }), _)) => (error.to_string(), None),
+            Ok((Err(error), _)) => (error.to_string(), Some(error)),
+            Err(panic) => {
+                let reason = format!("it panicked: {}", panic_message(panic.as_ref()));
+                ("the device's worker panicked".to_owned(), Some(RunError::DeviceLost { reason }))
+            }
+        };
+        tracing::error!(rows = batch.rows.len(), tokens = batch.tokens(), reason = %told, "a batch failed");
+        for row in picked.rows {
+            row.row.fail(EmbedError::Internal { reason: told.clone() });
+        }
+        self.scheduler.commit(Commit { deferred: Vec::new(), adapters_placed: 0 });
+        lost.map_or(Ok(()), Err)
+    }
+
+    /// Hands each row its outcome.
+    fn settle(&mut self, rows: Vec<Picked<RequestRow>>, output: BatchOutput, took: Duration) {
+        let mut deferred = Vec::new();
+        let mut placed = Vec::new();
+        let (mut computed, mut tokens) = (0u64, 0u64);
+        for (index, (picked, outcome)) in rows.into_iter().zip(output.rows).enumerate() {
+            if outcome == RowOutcome::Deferred && index > 0 {
+                deferred.push(picked);
+                continue;
+            }
+            let row = picked.row;
+            row.count_batch(self.batches, took);
+            if let RowOutcome::Embedding(_) = outcome {
+                computed += 1;
+                tokens += row.row.ids.len() as u64;
+                placed.extend(row.row.adapter.as_ref().map(|adapter| adapter.digest));
+            }
+            match self.judge(outcome) {
+                Ok(embedding) => row.bring(embedding),
+                Err(error) => {
+                    tracing::warn!(adapter = ?row.row.adapter.as_ref().map(|a| a.digest), %error, "a row failed");
+                    row.fail(error);
+                }
+            }
+        }
+        placed.dedup();
+        self.metrics.rows.inc_by(computed);
+        self.metrics.tokens.inc_by(tokens);
+        self.metrics.batch_rows.observe(computed as f64);
+        self.metrics.batch_tokens.observe(tokens as f64);
+        self.metrics.lora_launches.inc_by(output.lora_launches);
+        self.metrics.rows_deferred.inc_by(deferred.len() as u64);
+        self.scheduler.commit(Commit { deferred, adapters_placed: placed.len() });
+    }
+
+    fn judge(&self, outcome: RowOutcome) -> Result<Vec<f32>, EmbedError> {
+        let reason = match outcome {
+            RowOutcome::Embedding(values) if values.len() != self.dimensions => {
+                format!("the embedding has {} values instead of {}", values.len(), self.dimensions)
+            }
+            RowOutcome::Embedding(values) => match values.iter().position(|value| !value.is_finite()) {
+                Some(at) => format!("value {at} of the embedding is {}, not a finite number", values[at]),
+                None => return Ok(values),
+            },
+            RowOutcome::Failed(error) => return Err(error),
+            RowOutcome::Deferred => {
+                "the device has no place for the adapter although nothing is in its way".to_owned()
+            }
+        };
+        Err(EmbedError::Internal { reason })
+    }
+
+    fn give_up(mut self, why: RunError) {
+        tracing::error!(%why, "the engine has no device any more");
+        let answer = EmbedError::Internal { reason: why.to_string() };
+        self.status.failed(why.into());
+        self.refuse_all(&answer);
+    }
+
+    /// Answers all that wait or still come with `error`, until all senders are gone or know.
+    fn refuse_all(&mut self, error: &EmbedError) {
+        self.inbox.close();
+        for row in self.scheduler.drain() {
+            row.fail(error.clone());
+        }
+        while let Some(job) = self.inbox.blocking_recv() {
+            // A client that has left is not owed anything.
+            let _ = job.reply.send(Err(error.clone()));
+        }
+        self.publish_queue();
+    }
+
+    fn publish_queue(&self) {
+        self.metrics.queue_rows.set(i64::try_from(self.scheduler.len()).unwrap_or(i64::MAX));
+    }
+}
+
+/// Says that there is no device any more when the worker itself panics.
+struct FailsOnPanic<'a>(&'a Status);
+
+impl Drop for FailsOnPanic<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.failed(RunError::DeviceLost { reason: "its owner thread panicked".to_owned() }.into());
+        }
+    }
+}

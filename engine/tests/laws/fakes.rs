@@ -1,0 +1,342 @@
+//! A device, a tokenizer and a store of adapters whose answers are known and whose pace a test decides.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use polylora_adapters::{Digest, LoadedAdapter};
+use polylora_engine::*;
+use polylora_kernels::extent::{ExtentLayout, HostExtent};
+
+/// Width of the fake model.
+pub const WIDTH: usize = 8;
+/// Tokens an input may have.
+pub const MAX_TOKENS: usize = 32;
+/// A row with this id makes the device panic.
+pub const PANIC: u32 = 901;
+/// A row with this id has an embedding that is not finite.
+pub const NAN: u32 = 902;
+/// A row with this id makes the device wait at its gate.
+pub const GATE: u32 = 903;
+/// A row with this id fails the batch.
+pub const FAIL: u32 = 904;
+/// A row with this id loses the device.
+pub const LOSE: u32 = 905;
+/// A row with this id has an embedding that is too short.
+pub const SHORT: u32 = 906;
+
+/// A door that a thread waits at until the test opens it.
+#[derive(Default)]
+pub struct Gate {
+    state: Mutex<(usize, bool)>,
+    changed: Condvar,
+}
+
+impl Gate {
+    /// Waits until the gate is open.
+    pub fn pass(&self) {
+        let mut state = self.state.lock();
+        state.0 += 1;
+        self.changed.notify_all();
+        self.changed.wait_while(&mut state, |state| !state.1);
+    }
+
+    /// Waits until somebody has come to the gate.
+    pub fn wait_for_arrival(&self) {
+        let mut state = self.state.lock();
+        self.changed.wait_while(&mut state, |state| state.0 == 0);
+    }
+
+    /// Lets everybody through from now on.
+    pub fn open(&self) {
+        self.state.lock().1 = true;
+        self.changed.notify_all();
+    }
+}
+
+/// What a test sees and decides of the fakes.
+pub struct Control {
+    pub device_gate: Gate,
+    pub adapter_gate: Gate,
+    /// Token ids of every row of every batch, with the adapter's number.
+    pub batches: Mutex<Vec<Vec<(Option<u8>, Vec<u32>)>>>,
+    /// Adapters that the device has room for.
+    pub pool_room: AtomicUsize,
+    pub builds: AtomicUsize,
+    /// Builds beyond this one panic.
+    pub good_builds: AtomicUsize,
+    pub loads: AtomicUsize,
+    pub tokenized: AtomicUsize,
+    violations: Mutex<Vec<String>>,
+}
+
+impl Control {
+    /// Panics when the engine gave the device a batch that it must never see.
+    pub fn check(&self) {
+        assert_eq!(*self.violations.lock(), Vec::<String>::new());
+    }
+}
+
+/// What the fake model makes of a row: a function of its own ids and its own adapter.
+pub fn embedding_of(adapter: Option<u8>, ids: &[u32]) -> Vec<f32> {
+    let mut state = 17 + adapter.map_or(0, |number| 1000 + u64::from(number));
+    let mix = |state: u64, value: u64| (state ^ value).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(23);
+    ids.iter().for_each(|&id| state = mix(state, u64::from(id)));
+    (0..WIDTH as u64).map(|place| (mix(state, place) % 10_007) as f32 + 1.0).collect()
+}
+
+struct FakeRunner(Arc<Control>);
+
+impl Runner for FakeRunner {
+    fn run(&mut self, batch: &Batch) -> Result<BatchOutput, RunError> {
+        let control = &self.0;
+        let numbers: Vec<_> =
+            batch.rows.iter().map(|row| row.adapter.as_ref().map(|a| a.digest.0[0])).collect();
+        let log = batch.rows.iter().zip(&numbers).map(|(row, &number)| (number, row.ids.to_vec())).collect();
+        control.batches.lock().push(log);
+        let mut segments = numbers.clone();
+        segments.dedup();
+        let distinct: std::collections::BTreeSet<_> = segments.iter().collect();
+        if batch.rows.is_empty() || batch.rows.iter().any(|row| row.ids.is_empty()) {
+            control.violations.lock().push("an empty batch or row".to_owned());
+        }
+        if distinct.len() != segments.len() {
+            control.violations.lock().push(format!("segments {segments:?}"));
+        }
+        let has = |id: u32| batch.rows.iter().any(|row| row.ids.contains(&id));
+        if has(GATE) {
+            control.device_gate.pass();
+        }
+        assert!(!has(PANIC), "the fake device was told to panic");
+        if has(FAIL) {
+            return Err(RunError::Batch { reason: "told to fail".to_owned() });
+        }
+        if has(LOSE) {
+            return Err(RunError::DeviceLost { reason: "told to get lost".to_owned() });
+        }
+        let room = control.pool_room.load(Ordering::SeqCst);
+        let mut placed = vec![];
+        let mut outcome = |row: &BatchRow, number: Option<u8>| {
+            if let Some(number) = number {
+                if number == HUGE {
+                    return RowOutcome::Failed(EmbedError::AdapterTooLarge { bytes: 9, pool_bytes: 5 });
+                }
+                if !placed.contains(&number) {
+                    if placed.len() == room {
+                        return RowOutcome::Deferred;
+                    }
+                    placed.push(number);
+                }
+            }
+            let mut embedding = embedding_of(number, &row.ids);
+            if row.ids.contains(&NAN) {
+                embedding[3] = f32::NAN;
+            }
+            if row.ids.contains(&SHORT) {
+                embedding.pop();
+            }
+            RowOutcome::Embedding(embedding)
+        };
+        let rows = batch.rows.iter().zip(numbers).map(|(row, number)| outcome(row, number)).collect();
+        Ok(BatchOutput { rows, lora_launches: placed.len() as u64 })
+    }
+
+    fn pool_usage(&self) -> PoolUsage {
+        PoolUsage { adapters: 2, bytes: 640 }
+    }
+}
+
+/// Number of the adapter `huge`, which no pool has room for.
+const HUGE: u8 = 250;
+
+struct FakeTokenizer(Arc<Control>);
+
+/// Ids of a text: 1, its bytes, 2.
+pub fn ids_of(text: &str) -> Vec<u32> {
+    std::iter::once(1).chain(text.bytes().map(u32::from)).chain([2]).collect()
+}
+
+impl Tokenize for FakeTokenizer {
+    fn encode(&self, text: &str, limit: Option<usize>) -> Result<Vec<u32>, String> {
+        self.0.tokenized.fetch_add(1, Ordering::SeqCst);
+        let mut ids = ids_of(text);
+        if let Some(limit) = limit.filter(|&limit| limit < ids.len()) {
+            ids.truncate(limit - 1);
+            ids.push(2);
+        }
+        Ok(ids)
+    }
+
+    fn vocab_size(&self) -> usize {
+        256
+    }
+}
+
+/// Adapters `a1` to `a99` in memory, `slow-1` to `slow-9` behind the gate, `panics`, `refused`, `huge`.
+struct FakeAdapters(Arc<Control>);
+
+/// The adapter whose digest is all `number`.
+pub fn adapter(number: u8) -> LoadedAdapter {
+    let extent = HostExtent::zeroed(ExtentLayout::new(vec![], |_| 0));
+    LoadedAdapter { digest: Digest([number; 32]), extent: Arc::new(extent) }
+}
+
+impl AdapterSource for FakeAdapters {
+    fn find(&self, name: &str) -> Result<FoundAdapter, EmbedError> {
+        let number = |prefix: &str| name.strip_prefix(prefix).and_then(|n| n.parse::<u8>().ok());
+        match name {
+            "huge" => Ok(FoundAdapter::Loaded(adapter(HUGE))),
+            "panics" => Ok(FoundAdapter::NotLoaded),
+            "refused" => {
+                Err(EmbedError::AdapterInvalid { name: name.to_owned(), reason: "it is a fake".to_owned() })
+            }
+            _ if number("slow-").is_some() => Ok(FoundAdapter::NotLoaded),
+            _ => match number("a") {
+                Some(number) => Ok(FoundAdapter::Loaded(adapter(number))),
+                None => Err(EmbedError::UnknownAdapter { name: name.to_owned() }),
+            },
+        }
+    }
+
+    fn load(&self, name: &str) -> Result<LoadedAdapter, EmbedError> {
+        self.0.loads.fetch_add(1, Ordering::SeqCst);
+        assert_ne!(name, "panics");
+        self.0.adapter_gate.pass();
+        let number: u8 = name.trim_start_matches("slow-").parse().unwrap();
+        Ok(adapter(100 + number))
+    }
+
+    fn list(&self) -> Vec<AdapterInfo> {
+        vec![]
+    }
+
+    fn memory(&self) -> AdapterMemory {
+        AdapterMemory { adapters: 7, bytes: 700 }
+    }
+}
+
+/// Fakes with gates of their own, as a test may want to set before the engine starts.
+pub fn control() -> Arc<Control> {
+    Arc::new(Control {
+        device_gate: Gate::default(),
+        adapter_gate: Gate::default(),
+        batches: Mutex::default(),
+        pool_room: AtomicUsize::new(usize::MAX),
+        builds: AtomicUsize::new(0),
+        good_builds: AtomicUsize::new(usize::MAX),
+        loads: AtomicUsize::new(0),
+        tokenized: AtomicUsize::new(0),
+        violations: Mutex::default(),
+    })
+}
+
+/// An engine around `control` that has not been waited for.
+pub fn start_with(
+    control: &Arc<Control>,
+    config: EngineConfig,
+    factory: RunnerFactory,
+) -> Result<Arc<Engine>, StartError> {
+    let model = ModelInfo {
+        name: "fake".to_owned(),
+        root: "fake".to_owned(),
+        digest: String::new(),
+        dimensions: WIDTH,
+        max_tokens: MAX_TOKENS,
+        vocab_size: 1000,
+        dtype: "f32".to_owned(),
+        device: "fake".to_owned(),
+        prompts: vec![],
+    };
+    let prompts = BTreeMap::from([("query".to_owned(), "q:".to_owned())]);
+    let parts = EngineParts {
+        model,
+        tokenizer: Arc::new(FakeTokenizer(Arc::clone(control))),
+        prompts,
+        adapters: Arc::new(FakeAdapters(Arc::clone(control))),
+        runner: factory,
+    };
+    Engine::start(config, parts).map(Arc::new)
+}
+
+/// Builds fake runners and panics when there were enough.
+pub fn factory(control: &Arc<Control>) -> RunnerFactory {
+    let control = Arc::clone(control);
+    Box::new(move || {
+        let build = control.builds.fetch_add(1, Ordering::SeqCst);
+        assert!(build < control.good_builds.load(Ordering::SeqCst), "the fake device does not come back");
+        Ok(Box::new(FakeRunner(Arc::clone(&control))))
+    })
+}
+
+/// An engine that is ready. The probe was its first batch.
+pub async fn start(config: EngineConfig) -> (Arc<Engine>, Arc<Control>) {
+    let control = control();
+    let engine = start_with(&control, config, factory(&control)).unwrap();
+    engine.ready().await.unwrap();
+    (engine, control)
+}
+
+/// Bounds for tests: as by default, with two tokenizer threads.
+pub fn config() -> EngineConfig {
+    EngineConfig { tokenize_threads: 2, ..EngineConfig::default() }
+}
+
+/// A request for rows of ids.
+pub fn ids(adapter: Option<&str>, rows: &[&[u32]]) -> EmbedRequest {
+    request(adapter, rows.iter().map(|row| EmbedInput::Tokens(row.to_vec())).collect())
+}
+
+/// A request for texts.
+pub fn texts(adapter: Option<&str>, texts: &[&str]) -> EmbedRequest {
+    request(adapter, texts.iter().map(|text| EmbedInput::Text((*text).to_owned())).collect())
+}
+
+fn request(adapter: Option<&str>, inputs: Vec<EmbedInput>) -> EmbedRequest {
+    EmbedRequest {
+        inputs,
+        adapter: adapter.map(str::to_owned),
+        prompt_name: None,
+        dimensions: None,
+        truncate: false,
+    }
+}
+
+/// A client: a request that runs on its own and goes away when aborted.
+pub fn client(
+    engine: &Arc<Engine>,
+    request: EmbedRequest,
+) -> tokio::task::JoinHandle<Result<EmbedReply, EmbedError>> {
+    let engine = Arc::clone(engine);
+    tokio::spawn(async move { engine.embed(request).await })
+}
+
+/// A client whose row holds the device at its gate; returns when it is there.
+pub fn hold_device(
+    engine: &Arc<Engine>,
+    control: &Control,
+) -> impl Future<Output = Result<EmbedReply, EmbedError>> + use<> {
+    let held = client(engine, ids(None, &[&[GATE]]));
+    tokio::task::block_in_place(|| control.device_gate.wait_for_arrival());
+    async move { held.await.unwrap() }
+}
+
+/// Waits until `condition` holds; a test that never gets there fails.
+pub async fn until(what: &str, condition: impl Fn() -> bool) {
+    for _ in 0..30_000 {
+        if condition() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    panic!("never came true: {what}");
+}
+
+/// Value of a metric without labels, or with its labels in `name`.
+pub fn metric(engine: &Engine, name: &str) -> f64 {
+    let text = engine.render_metrics();
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {name} in\n{text}")).parse().unwrap()
+}

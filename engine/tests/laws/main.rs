@@ -1,0 +1,7 @@
+//! Laws of the engine: of the scheduler alone, and of the whole engine around a fake device.
+
+mod answers;
+mod clients;
+mod failures;
+mod fakes;
+mod scheduling;

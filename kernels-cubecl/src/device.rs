@@ -1,0 +1,286 @@
+//! Devices: how a user names one, and which of them this build and this machine have.
+
+use std::fmt;
+use std::str::FromStr;
+
+use burn::tensor::{DType, Device};
+
+/// A device as a user names it: `auto`, `cpu`, `wgpu`, `wgpu:1`, `cuda`, `cuda:0`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeviceSpec {
+    /// The first of CUDA, another real GPU, the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// A GPU through wgpu (Metal, Vulkan, DX12); without number the adapter that wgpu prefers.
+    Wgpu(Option<usize>),
+    /// An NVIDIA GPU.
+    Cuda(Option<usize>),
+}
+
+/// The dtype of weights and activations as a user names it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DTypeSpec {
+    /// What is fastest on the device at full accuracy: f32.
+    #[default]
+    Auto,
+    /// 32-bit floats.
+    F32,
+    /// 16-bit IEEE floats.
+    F16,
+    /// bfloat16.
+    Bf16,
+}
+
+/// A device that was opened, and what is computed on it.
+#[derive(Clone, Debug)]
+pub struct OpenDevice {
+    /// The device.
+    pub device: Device,
+    /// Dtype of weights and activations.
+    pub dtype: DType,
+    /// What to call it: `cpu (avx512)`, `cuda:0 (NVIDIA H100)`.
+    pub name: String,
+}
+
+/// Why a device cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DeviceError {
+    /// The name is not a device's.
+    #[error("`{found}` names no device: expected auto, cpu, wgpu, wgpu:N, cuda or cuda:N")]
+    UnknownDevice {
+        /// What was given.
+        found: String,
+    },
+    /// The name is not a dtype's.
+    #[error("`{found}` names no dtype: expected auto, f32, f16 or bf16")]
+    UnknownDType {
+        /// What was given.
+        found: String,
+    },
+    /// The program was built without this backend.
+    #[error("this build has no {backend} support: build with `--features {backend}` (it has: {built_in})")]
+    NotBuiltIn {
+        /// The backend asked for.
+        backend: &'static str,
+        /// The backends there are.
+        built_in: String,
+    },
+    /// No such device on this machine.
+    #[error("{spec} was asked for, but this machine has {found} such device(s)")]
+    NotFound {
+        /// What was asked for.
+        spec: String,
+        /// Devices found.
+        found: usize,
+    },
+    /// The device does not compute in this dtype.
+    #[error("{device} does not compute in {dtype}: use --dtype f32 (or auto)")]
+    DTypeUnsupported {
+        /// The device.
+        device: String,
+        /// The dtype asked for.
+        dtype: String,
+    },
+}
+
+impl FromStr for DeviceSpec {
+    type Err = DeviceError;
+
+    fn from_str(text: &str) -> Result<Self, DeviceError> {
+        let unknown = || DeviceError::UnknownDevice { found: text.to_owned() };
+        let (kind, index) = match text.split_once(':') {
+            Some((kind, index)) => (kind, Some(index.parse().map_err(|_| unknown())?)),
+            None => (text, None),
+        };
+        match (kind, index) {
+            ("auto", None) => Ok(DeviceSpec::Auto),
+            ("cpu", None) => Ok(DeviceSpec::Cpu),
+            ("wgpu", index) => Ok(DeviceSpec::Wgpu(index)),
+            ("cuda", index) => Ok(DeviceSpec::Cuda(index)),
+            _ => Err(unknown()),
+        }
+    }
+}
+
+impl fmt::Display for DeviceSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DeviceSpec::Auto => f.write_str("auto"),
+            DeviceSpec::Cpu => f.write_str("cpu"),
+            DeviceSpec::Wgpu(None) => f.write_str("wgpu"),
+            DeviceSpec::Wgpu(Some(i)) => write!(f, "wgpu:{i}"),
+            DeviceSpec::Cuda(None) => f.write_str("cuda"),
+            DeviceSpec::Cuda(Some(i)) => write!(f, "cuda:{i}"),
+        }
+    }
+}
+
+impl FromStr for DTypeSpec {
+    type Err = DeviceError;
+
+    /// Takes vLLM's and torch's spellings too.
+    fn from_str(text: &str) -> Result<Self, DeviceError> {
+        match text {
+            "auto" => Ok(DTypeSpec::Auto),
+            "f32" | "float32" | "float" => Ok(DTypeSpec::F32),
+            "f16" | "float16" | "half" => Ok(DTypeSpec::F16),
+            "bf16" | "bfloat16" => Ok(DTypeSpec::Bf16),
+            _ => Err(DeviceError::UnknownDType { found: text.to_owned() }),
+        }
+    }
+}
+
+impl fmt::Display for DTypeSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            DTypeSpec::Auto => "auto",
+            DTypeSpec::F32 => "f32",
+            DTypeSpec::F16 => "f16",
+            DTypeSpec::Bf16 => "bf16",
+        })
+    }
+}
+
+/// The backends that this build has.
+pub fn built_in() -> &'static [&'static str] {
+    &[
+        "cpu",
+        #[cfg(feature = "wgpu")]
+        "wgpu",
+        #[cfg(feature = "vulkan")]
+        "vulkan",
+        #[cfg(feature = "cuda")]
+        "cuda",
+    ]
+}
+
+/// Opens a device for computing in a dtype. `auto` never picks a software adapter.
+///
+/// # Errors
+/// When the build or the machine lacks the device, or the device the dtype.
+pub fn open(spec: DeviceSpec, dtype: DTypeSpec) -> Result<OpenDevice, DeviceError> {
+    let (device, name) = match spec {
+        DeviceSpec::Auto => match best_gpu() {
+            Some(found) => found,
+            None => cpu(),
+        },
+        DeviceSpec::Cpu => cpu(),
+        DeviceSpec::Wgpu(index) => wgpu(index)?,
+        DeviceSpec::Cuda(index) => cuda(index)?,
+    };
+    let dtype_name = dtype.to_string();
+    let dtype = match dtype {
+        DTypeSpec::Auto | DTypeSpec::F32 => DType::F32,
+        DTypeSpec::F16 => DType::F16,
+        DTypeSpec::Bf16 => DType::BF16,
+    };
+    if !device.supports_dtype(dtype) {
+        return Err(DeviceError::DTypeUnsupported { device: name, dtype: dtype_name });
+    }
+    Ok(OpenDevice { device, dtype, name })
+}
+
+/// Whether `device` is the CPU.
+pub fn is_cpu(device: &Device) -> bool {
+    *device == Device::flex()
+}
+
+fn cpu() -> (Device, String) {
+    let isa = polylora_kernels_cpu::isa::Isa::current();
+    (Device::flex(), format!("cpu ({})", isa.name()))
+}
+
+#[cfg(not(feature = "cube"))]
+fn best_gpu() -> Option<(Device, String)> {
+    None
+}
+
+/// The first CUDA device, else the first wgpu adapter that is a card and not a software rasteriser.
+#[cfg(feature = "cube")]
+fn best_gpu() -> Option<(Device, String)> {
+    if let Ok(found) = cuda(None) {
+        return Some(found);
+    }
+    wgpu_devices().into_iter().enumerate().find_map(|(i, device)| {
+        let identity = device.identity()?;
+        identity.physical?;
+        Some((device, format!("wgpu:{i} ({})", identity.name)))
+    })
+}
+
+#[cfg(not(feature = "wgpu"))]
+fn wgpu(_index: Option<usize>) -> Result<(Device, String), DeviceError> {
+    Err(DeviceError::NotBuiltIn { backend: "wgpu", built_in: built_in().join(", ") })
+}
+
+#[cfg(feature = "wgpu")]
+fn wgpu(index: Option<usize>) -> Result<(Device, String), DeviceError> {
+    named(wgpu_devices(), DeviceSpec::Wgpu(index), index)
+}
+
+#[cfg(all(feature = "cube", not(feature = "wgpu")))]
+fn wgpu_devices() -> Vec<Device> {
+    vec![]
+}
+
+#[cfg(feature = "wgpu")]
+fn wgpu_devices() -> Vec<Device> {
+    Device::enumerate(burn::tensor::DeviceType::Wgpu).iter().cloned().collect()
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(_index: Option<usize>) -> Result<(Device, String), DeviceError> {
+    Err(DeviceError::NotBuiltIn { backend: "cuda", built_in: built_in().join(", ") })
+}
+
+#[cfg(feature = "cuda")]
+fn cuda(index: Option<usize>) -> Result<(Device, String), DeviceError> {
+    let devices = Device::enumerate(burn::tensor::DeviceType::Cuda).iter().cloned().collect();
+    named(devices, DeviceSpec::Cuda(index), index)
+}
+
+#[cfg(feature = "cube")]
+fn named(
+    devices: Vec<Device>,
+    spec: DeviceSpec,
+    index: Option<usize>,
+) -> Result<(Device, String), DeviceError> {
+    let found = devices.len();
+    let device = devices.into_iter().nth(index.unwrap_or(0));
+    let device = device.ok_or(DeviceError::NotFound { spec: spec.to_string(), found })?;
+    let model = device.identity().map_or_else(String::new, |identity| format!(" ({})", identity.name));
+    Ok((device, format!("{spec}{model}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_and_nonsense_is_refused_by_name() {
+        for (text, spec) in [
+            ("auto", DeviceSpec::Auto),
+            ("cpu", DeviceSpec::Cpu),
+            ("wgpu", DeviceSpec::Wgpu(None)),
+            ("wgpu:1", DeviceSpec::Wgpu(Some(1))),
+            ("cuda:0", DeviceSpec::Cuda(Some(0))),
+        ] {
+            assert_eq!(text.parse(), Ok(spec));
+            assert_eq!(spec.to_string(), text);
+        }
+        for text in ["", "gpu", "cpu:0", "cuda:", "cuda:x", "cuda:-1", "auto:1"] {
+            assert_eq!(text.parse::<DeviceSpec>(), Err(DeviceError::UnknownDevice { found: text.into() }));
+        }
+        assert_eq!("half".parse(), Ok(DTypeSpec::F16));
+        assert!("int8".parse::<DTypeSpec>().is_err());
+    }
+
+    #[test]
+    fn the_cpu_is_always_there() {
+        let cpu = open(DeviceSpec::Cpu, DTypeSpec::Auto).expect("a cpu");
+        assert!(is_cpu(&cpu.device));
+        assert!(built_in().contains(&"cpu"));
+    }
+}

@@ -1,0 +1,36 @@
+//! The tensor operations of polylora: one door for every backend.
+//!
+//! Each family of ops is a trait with `#[backend_extension]` whose default body is the plain tensor version in
+//! [`mod@reference`]: the oracle of the tests, the fallback of every backend, and what autodiff runs through. The
+//! implementation for Flex (Burn's CPU backend) hands slices to `polylora-kernels-cpu`; CubeCL backends (CUDA, wgpu) take
+//! the default bodies until their kernels are in place.
+//!
+//! The crate knows tensors, segments and extents, never requests or adapters' names. It is the only one with `cfg` on a
+//! backend feature.
+
+#[cfg(feature = "cube")]
+mod cube;
+pub mod device;
+pub mod extent;
+mod flex;
+mod lora;
+mod memory;
+pub mod ops;
+mod optional;
+mod reference;
+mod segments;
+mod sequences;
+mod site_group;
+mod weight;
+
+pub use lora::{LoraBatch, LoraOperand, LoraTable, PlacedAdapter};
+pub use memory::AdapterMemory;
+pub use ops::attention::{Attention, AttentionMask, attention_packed};
+pub use ops::embedding::{Embedding, embed_norm};
+pub use ops::linear::{Linear, linear, linear_add_norm};
+pub use ops::pooling::pool;
+pub use polylora_kernels_cpu::{Activation, HeadShape, Pooling};
+pub use segments::{Segment, segments_of};
+pub use sequences::Sequences;
+pub use site_group::{SiteGroup, SiteSpan};
+pub use weight::{Norm, Weight};

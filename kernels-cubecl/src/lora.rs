@@ -1,0 +1,112 @@
+//! The adapters of one batch, in the form the ops compute with.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, Dispatch, ExtensionType};
+
+use crate::extent::{HostExtent, SiteSlot};
+use crate::memory::AdapterMemory;
+use crate::segments::Segment;
+use crate::site_group::{SiteGroup, SiteSpan};
+
+/// An adapter of a batch and where it lies in the device's arena.
+#[derive(Clone, Debug)]
+pub struct PlacedAdapter {
+    /// Its layout and values.
+    pub extent: Arc<HostExtent>,
+    /// Start in the arena, in values.
+    pub offset: usize,
+}
+
+/// The rows of a batch by adapter: plain data, shared by all layers.
+#[derive(Debug)]
+pub struct LoraTable {
+    /// Segments in order of rows, covering all of them.
+    pub segments: Vec<Segment>,
+    /// The adapters that the segments name.
+    pub adapters: Vec<PlacedAdapter>,
+}
+
+impl LoraTable {
+    /// For each segment with an adapter that has an effect in `group`: its rows, the adapter and its slots by span.
+    pub(crate) fn effects<'a>(
+        &'a self,
+        group: &'a SiteGroup,
+    ) -> impl Iterator<Item = (&'a Segment, &'a PlacedAdapter, Vec<(&'a SiteSpan, &'a SiteSlot)>)> {
+        self.segments.iter().filter_map(move |segment| {
+            let adapter = &self.adapters[segment.adapter?];
+            let layout = adapter.extent.layout();
+            let slots: Vec<_> =
+                group.spans().iter().filter_map(|span| Some((span, layout.slot(span.site)?))).collect();
+            (!slots.is_empty()).then_some((segment, adapter, slots))
+        })
+    }
+}
+
+/// What LoRA brings to one linear layer, as the ops see it.
+#[derive(Clone, Debug, ExtensionType)]
+pub enum LoraOperand<B: Backend> {
+    /// Nothing: no LoRA kernel is launched.
+    Absent,
+    /// Values in the host extents.
+    Host(Arc<LoraTable>, Arc<SiteGroup>),
+    /// Values in the device's arena.
+    Arena {
+        /// The arena, `[capacity]`.
+        values: FloatTensor<B>,
+        /// Rows by adapter.
+        table: Arc<LoraTable>,
+        /// The layer's sites.
+        group: Arc<SiteGroup>,
+    },
+}
+
+/// The adapters of one packed batch.
+#[derive(Clone, Debug)]
+pub struct LoraBatch {
+    table: Arc<LoraTable>,
+    memory: AdapterMemory,
+    launches: Arc<AtomicU64>,
+}
+
+impl LoraBatch {
+    /// A batch whose rows are all of the base model.
+    pub fn base() -> Self {
+        Self::new(vec![], vec![], AdapterMemory::HostAlias)
+    }
+
+    /// A batch of `segments` (covering all rows) through `adapters`, whose values lie in `memory`.
+    ///
+    /// # Panics
+    /// When a segment names an adapter that is not there, or the segments are out of order.
+    pub fn new(segments: Vec<Segment>, adapters: Vec<PlacedAdapter>, memory: AdapterMemory) -> Self {
+        assert!(segments.iter().all(|s| s.adapter.is_none_or(|a| a < adapters.len())), "unknown adapter");
+        let ordered = segments.windows(2).all(|w| w[0].rows.end <= w[1].rows.start);
+        assert!(ordered, "segments overlap or are out of order");
+        let table = Arc::new(LoraTable { segments, adapters });
+        Self { table, memory, launches: Arc::default() }
+    }
+
+    /// LoRA launches so far: linear layers that ran with an adapter's part.
+    pub fn launches(&self) -> u64 {
+        self.launches.load(Ordering::Relaxed)
+    }
+
+    /// The operand for one layer; counts a launch when there is one.
+    pub(crate) fn operand(&self, group: &Arc<SiteGroup>) -> LoraOperand<Dispatch> {
+        if self.table.effects(group).next().is_none() {
+            return LoraOperand::Absent;
+        }
+        self.launches.fetch_add(1, Ordering::Relaxed);
+        match &self.memory {
+            AdapterMemory::HostAlias => LoraOperand::Host(self.table.clone(), group.clone()),
+            AdapterMemory::Arena(values) => LoraOperand::Arena {
+                values: values.clone().into_dispatch(),
+                table: self.table.clone(),
+                group: group.clone(),
+            },
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! Where adapters' values live for the device: in its own arena, or, on the CPU, where they already are.
+
+use std::sync::Arc;
+
+use burn::tensor::{DType, Device, Tensor, TensorData};
+
+use crate::device::is_cpu;
+use crate::extent::HostExtent;
+
+/// The device's memory for adapters.
+#[derive(Clone, Debug)]
+pub enum AdapterMemory {
+    /// The kernels read the host extents themselves; nothing is copied.
+    HostAlias,
+    /// One tensor, `[capacity]`, of the compute dtype.
+    Arena(Tensor<1>),
+}
+
+impl AdapterMemory {
+    /// Memory for `capacity` values of `dtype` on `device`. On the CPU in f32 nothing is allocated.
+    pub fn new(device: &Device, dtype: DType, capacity: usize) -> Self {
+        if is_cpu(device) && dtype == DType::F32 {
+            AdapterMemory::HostAlias
+        } else {
+            Self::arena(device, dtype, capacity)
+        }
+    }
+
+    /// An arena even where aliasing would do: what the reference computes with.
+    pub fn arena(device: &Device, dtype: DType, capacity: usize) -> Self {
+        AdapterMemory::Arena(Tensor::zeros([capacity], (device, dtype)))
+    }
+
+    /// Writes an extent to `offset`, in values. The caller sees to it that no batch in flight reads there.
+    pub fn store(&mut self, offset: usize, extent: &Arc<HostExtent>) {
+        if let AdapterMemory::Arena(arena) = self {
+            let len = extent.layout().len();
+            let data = TensorData::new(extent.values().to_vec(), [len]);
+            let values = Tensor::<1>::from_data(data, (&arena.device(), DType::F32)).cast(arena.dtype());
+            let whole = std::mem::replace(arena, values.clone());
+            *arena = whole.slice_assign([offset..offset + len], values);
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! Embedding lookup with its norm.
+
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Backend, Dispatch, ExtensionType, backend_extension};
+use burn::tensor::{Int, Tensor};
+
+use crate::reference;
+use crate::weight::{Norm, NormTensors};
+
+/// `norm(words[ids] + positions[position_ids])` as the ops see it.
+#[derive(Clone, Debug, ExtensionType)]
+pub struct EmbedNormArgs<B: Backend> {
+    /// Word table, `[vocabulary, width]`.
+    pub words: FloatTensor<B>,
+    /// Position table, `[positions, width]`.
+    pub positions: FloatTensor<B>,
+    /// Token ids, `[T]`.
+    pub ids: IntTensor<B>,
+    /// Positions, `[T]`.
+    pub position_ids: IntTensor<B>,
+    /// The norm.
+    #[extension_type]
+    pub norm: NormTensors<B>,
+}
+
+/// Embedding lookup.
+#[backend_extension(Cube: cfg(feature = "cube"), Flex)]
+pub trait EmbeddingOps: Backend {
+    /// See [`EmbedNormArgs`]; gives `[T, width]`.
+    fn embed_norm(#[extension_type] args: EmbedNormArgs<Self>) -> FloatTensor<Self> {
+        reference::embedding::embed_norm::<Self>(args)
+    }
+}
+
+/// The tables of an embedding layer.
+#[derive(Clone, Debug)]
+pub struct Embedding {
+    /// Word table, `[vocabulary, width]`.
+    pub words: Tensor<2>,
+    /// Position table, `[positions, width]`; what is the same for every token (a token type) is added to it at load.
+    pub positions: Tensor<2>,
+    /// The norm.
+    pub norm: Norm,
+}
+
+/// Token ids and positions, `[T]` each, to `[T, width]`. The caller has checked that both are in their tables.
+pub fn embed_norm(ids: Tensor<1, Int>, position_ids: Tensor<1, Int>, tables: &Embedding) -> Tensor<2> {
+    Tensor::from_dispatch(<Dispatch as EmbeddingOps>::embed_norm(EmbedNormArgs {
+        words: tables.words.clone().into_dispatch(),
+        positions: tables.positions.clone().into_dispatch(),
+        ids: ids.into_dispatch(),
+        position_ids: position_ids.into_dispatch(),
+        norm: tables.norm.to_dispatch(),
+    }))
+}

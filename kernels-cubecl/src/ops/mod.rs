@@ -1,0 +1,6 @@
+//! The doors: one trait per family of ops, and the functions on tensors that go through it.
+
+pub mod attention;
+pub mod embedding;
+pub mod linear;
+pub mod pooling;

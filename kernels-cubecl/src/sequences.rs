@@ -1,0 +1,57 @@
+//! Where the sequences of a packed batch begin and end.
+
+use std::sync::Arc;
+
+use burn::backend::tensor::IntTensor;
+use burn::backend::{Backend, Dispatch, ExtensionType};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+
+/// Sequence bounds as the ops see them: on the device for kernels, on the host for loops.
+#[derive(Clone, Debug, ExtensionType)]
+pub struct SequenceBounds<B: Backend> {
+    /// `[B + 1]`, i32.
+    pub cu_seqlens: IntTensor<B>,
+    /// The same on the host.
+    pub host: Arc<[u32]>,
+}
+
+/// Bounds of the sequences in a packed batch: sequence `i` has rows `cu_seqlens[i] .. cu_seqlens[i + 1]`.
+#[derive(Clone, Debug)]
+pub struct Sequences {
+    cu_seqlens: Tensor<1, Int>,
+    host: Arc<[u32]>,
+}
+
+impl Sequences {
+    /// Sequences of `lengths` rows, one after the other, on `device`.
+    ///
+    /// # Panics
+    /// When a sequence is empty: it has nothing to attend to and no embedding.
+    pub fn new(lengths: &[usize], device: &Device) -> Self {
+        assert!(lengths.iter().all(|l| *l > 0), "a packed batch has no empty sequence");
+        let mut host = vec![0u32];
+        for length in lengths {
+            host.push(host[host.len() - 1] + *length as u32);
+        }
+        let data: Vec<i32> = host.iter().map(|at| *at as i32).collect();
+        let shape = [data.len()];
+        Self {
+            cu_seqlens: Tensor::from_data(TensorData::new(data, shape), (device, DType::I32)),
+            host: host.into(),
+        }
+    }
+
+    /// Number of sequences.
+    pub fn count(&self) -> usize {
+        self.host.len() - 1
+    }
+
+    /// Number of rows in all.
+    pub fn rows(&self) -> usize {
+        self.host[self.host.len() - 1] as usize
+    }
+
+    pub(crate) fn to_dispatch(&self) -> SequenceBounds<Dispatch> {
+        SequenceBounds { cu_seqlens: self.cu_seqlens.clone().into_dispatch(), host: self.host.clone() }
+    }
+}

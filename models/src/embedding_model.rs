@@ -1,0 +1,126 @@
+//! An embedding model: encoder, tokenizer, pooling, prompts.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{DType, Device};
+use polylora_adapters::{BaseModel, Digest, LowRank, SiteCatalog};
+use polylora_kernels::device::OpenDevice;
+use polylora_kernels::extent::SiteId;
+use polylora_kernels::{LoraBatch, pool};
+
+use crate::bert::Bert;
+use crate::{
+    BatchError, BertConfig, Encoder, ModelError, PackedBatch, SentenceTransformersConfig, TextTokenizer, dora,
+};
+
+/// A loaded embedding model.
+pub struct EmbeddingModel {
+    encoder: Box<dyn Encoder>,
+    tokenizer: TextTokenizer,
+    settings: SentenceTransformersConfig,
+    digest: Digest,
+    device: Device,
+    dtype: DType,
+    width: usize,
+    vocab_size: usize,
+    dir: PathBuf,
+}
+
+impl EmbeddingModel {
+    /// Loads a sentence-transformers or Hugging Face directory onto a device.
+    ///
+    /// # Errors
+    /// With the file, the field or tensor, what was found and what was expected.
+    pub fn load(dir: &Path, on: &OpenDevice) -> Result<Self, ModelError> {
+        let config = BertConfig::read(dir)?;
+        let settings = SentenceTransformersConfig::read(dir)?;
+        let stated = settings.max_seq_length;
+        let positions = config.max_position_embeddings;
+        let tokenizer = TextTokenizer::read(dir, stated, positions, settings.do_lower_case)?;
+        tokenizer.check_vocabulary(config.vocab_size)?;
+        let mut checkpoint = Bert::open(dir)?;
+        let digest = Digest(checkpoint.digest(&config.canonical())?);
+        let encoder = Bert::load(&config, &mut checkpoint, &on.device, on.dtype)?;
+        Ok(Self {
+            encoder: Box::new(encoder),
+            tokenizer,
+            settings,
+            digest,
+            device: on.device.clone(),
+            dtype: on.dtype,
+            width: config.hidden_size,
+            vocab_size: config.vocab_size,
+            dir: dir.to_owned(),
+        })
+    }
+
+    /// Embeds packed rows, each through its adapter: one vector a row, `[width]` f32, pooled and normalised as the
+    /// model's files say.
+    ///
+    /// # Errors
+    /// When a row does not fit the model.
+    pub fn embed(&self, rows: &[&[u32]], lora: &LoraBatch) -> Result<Vec<Vec<f32>>, BatchError> {
+        let batch = PackedBatch::new(rows, self.max_tokens(), self.vocab_size, &self.device)?;
+        let hidden = self.encoder.forward(&batch, lora);
+        let pooled = pool(hidden, &batch.sequences, self.settings.pooling, self.settings.normalize);
+        let values: Vec<f32> = pooled.into_data().iter::<f32>().collect();
+        Ok(values.chunks_exact(self.width).map(<[f32]>::to_vec).collect())
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &TextTokenizer {
+        &self.tokenizer
+    }
+
+    /// Pooling, normalisation, prompts.
+    pub fn settings(&self) -> &SentenceTransformersConfig {
+        &self.settings
+    }
+
+    /// Tokens one row may have, special tokens included.
+    pub fn max_tokens(&self) -> usize {
+        self.tokenizer.max_tokens()
+    }
+
+    /// Width of an embedding.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Number of token ids.
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    /// The directory it was loaded from.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The device it computes on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The dtype it computes in.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+}
+
+impl BaseModel for EmbeddingModel {
+    fn catalog(&self) -> &SiteCatalog {
+        self.encoder.catalog()
+    }
+
+    fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    fn dora_row_norms(&self, site: SiteId, delta: LowRank<'_>) -> Vec<f32> {
+        let site = self.catalog().site(site);
+        let fused = self.encoder.layer_of(site.group).weight.to_f32();
+        let weight = &fused[site.offset * site.in_width..][..site.out_width * site.in_width];
+        dora::row_norms(weight, site.in_width, delta)
+    }
+}

@@ -1,0 +1,32 @@
+//! Small JSON files of a model directory.
+
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+
+use crate::ModelError;
+
+/// No configuration file of a model is larger.
+const LARGEST_BYTES: u64 = 4 << 20;
+
+/// Reads `dir/name`; `None` when there is no such file.
+pub(crate) fn read<T: DeserializeOwned>(dir: &Path, name: &str) -> Result<Option<T>, ModelError> {
+    let path = dir.join(name);
+    let length = match std::fs::metadata(&path) {
+        Ok(metadata) => metadata.len(),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(ModelError::Io { path, source }),
+    };
+    if length > LARGEST_BYTES {
+        let reason = format!("has {length} bytes, expected at most {LARGEST_BYTES}");
+        return Err(ModelError::Json { path, reason });
+    }
+    let text = match std::fs::read(&path) {
+        Ok(text) => text,
+        Err(source) => return Err(ModelError::Io { path, source }),
+    };
+    match serde_json::from_slice(&text) {
+        Ok(value) => Ok(Some(value)),
+        Err(e) => Err(ModelError::Json { path, reason: e.to_string() }),
+    }
+}

@@ -1,0 +1,98 @@
+//! Text to token ids with the model's own `tokenizer.json`.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use tokenizers::{Tokenizer, TruncationParams};
+
+use crate::{ModelError, json_file};
+
+/// A tokenizer. Truncation and padding that `tokenizer.json` asks for are off: the limit is the model's, and packed rows
+/// are not padded.
+#[derive(Clone)]
+pub struct TextTokenizer {
+    whole: Tokenizer,
+    cut: Tokenizer,
+    max_tokens: usize,
+    lowercase: bool,
+    path: PathBuf,
+}
+
+#[derive(Default, Deserialize)]
+struct TokenizerConfig {
+    /// Some files write 1e30 for "no limit".
+    model_max_length: Option<f64>,
+}
+
+impl TextTokenizer {
+    /// Reads `dir/tokenizer.json`; `limits` are the model's: the limit that its files state, and that of its position
+    /// table. Without the former, `model_max_length` of tokenizer_config.json counts.
+    ///
+    /// # Errors
+    /// When the file is missing or not a tokenizer.
+    pub fn read(
+        dir: &Path,
+        stated: Option<usize>,
+        positions: usize,
+        lowercase: bool,
+    ) -> Result<Self, ModelError> {
+        let path = dir.join("tokenizer.json");
+        if !path.is_file() {
+            let hint = "a fast tokenizer is needed: save it with `AutoTokenizer.from_pretrained(..).save_pretrained(..)`";
+            return Err(ModelError::Missing { path, hint });
+        }
+        let config = json_file::read::<TokenizerConfig>(dir, "tokenizer_config.json")?.unwrap_or_default();
+        let stated = stated.or_else(|| {
+            let length = config.model_max_length.filter(|l| *l >= 1.0 && *l < 1e9)?;
+            Some(length as usize)
+        });
+        let max_tokens = stated.unwrap_or(positions).min(positions);
+        let refuse = |reason: String| ModelError::Tokenizer { path: path.clone(), reason };
+        let mut whole = Tokenizer::from_file(&path).map_err(|e| refuse(e.to_string()))?;
+        whole.with_padding(None);
+        whole.with_truncation(None).map_err(|e| refuse(e.to_string()))?;
+        let cut = truncating(&whole, max_tokens).map_err(refuse)?;
+        Ok(Self { whole, cut, max_tokens, lowercase, path })
+    }
+
+    /// Token ids with special tokens. With `limit`, at most so many: the text is cut, the special tokens stay.
+    ///
+    /// # Errors
+    /// The tokenizer's words.
+    pub fn encode(&self, text: &str, limit: Option<usize>) -> Result<Vec<u32>, String> {
+        let lowered = self.lowercase.then(|| text.to_lowercase());
+        let text = lowered.as_deref().unwrap_or(text);
+        let other;
+        let tokenizer = match limit {
+            None => &self.whole,
+            Some(limit) if limit == self.max_tokens => &self.cut,
+            Some(limit) => {
+                other = truncating(&self.whole, limit)?;
+                &other
+            }
+        };
+        Ok(tokenizer.encode_fast(text, true).map_err(|e| e.to_string())?.get_ids().to_vec())
+    }
+
+    /// Tokens one text may have, special tokens included.
+    pub fn max_tokens(&self) -> usize {
+        self.max_tokens
+    }
+
+    /// Checks that every id it can give is in a table of `vocab_size` rows.
+    pub(crate) fn check_vocabulary(&self, vocab_size: usize) -> Result<(), ModelError> {
+        let highest = self.whole.get_vocab(true).into_values().max().unwrap_or(0) as usize;
+        if highest < vocab_size {
+            return Ok(());
+        }
+        let reason = format!("gives ids up to {highest}, config.json's vocab_size is {vocab_size}");
+        Err(ModelError::Tokenizer { path: self.path.clone(), reason })
+    }
+}
+
+fn truncating(whole: &Tokenizer, limit: usize) -> Result<Tokenizer, String> {
+    let mut cut = whole.clone();
+    let params = TruncationParams { max_length: limit, ..TruncationParams::default() };
+    cut.with_truncation(Some(params)).map_err(|e| e.to_string())?;
+    Ok(cut)
+}

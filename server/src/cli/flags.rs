@@ -1,0 +1,180 @@
+//! The flags, and how they are laid over the settings.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, ValueEnum};
+
+use crate::settings::{
+    ApiKey, ByteSize, DeviceChoice, DtypeChoice, LogFilter, LogFormat, Settings, parse_setting,
+};
+
+/// Flags that say which model runs and how.
+#[derive(Debug, Default, Args)]
+pub struct EngineFlags {
+    /// TOML file with settings; its keys are the flags' names with underscores.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Embedding model: a name of the catalogue or a folder in the Hugging Face layout [default: all-MiniLM-L6-v2].
+    #[arg(long, value_name = "NAME|DIR", value_parser = parse_setting::<String>)]
+    pub embedding_model: Option<String>,
+    /// Folder of adapters: each sub-folder with an adapter_config.json is served under the sub-folder's name.
+    #[arg(long, value_name = "DIR", value_parser = parse_setting::<PathBuf>)]
+    pub adapters_dir: Option<PathBuf>,
+    /// Where to compute: auto, cpu, wgpu, wgpu:N, cuda or cuda:N [default: auto].
+    #[arg(long, value_name = "DEVICE", value_parser = parse_setting::<DeviceChoice>)]
+    pub device: Option<DeviceChoice>,
+    /// Number format: auto, f32, f16 or bf16 [default: auto].
+    #[arg(long, value_name = "DTYPE", value_parser = parse_setting::<DtypeChoice>)]
+    pub dtype: Option<DtypeChoice>,
+    /// CPU threads for the computation [default: one a core].
+    #[arg(long, value_name = "N", value_parser = parse_setting::<NonZeroUsize>)]
+    pub threads: Option<NonZeroUsize>,
+    /// Most tokens in one forward pass [default: 16384].
+    #[arg(long, value_name = "N", value_parser = parse_setting::<NonZeroUsize>)]
+    pub max_batch_tokens: Option<NonZeroUsize>,
+    /// Cut inputs at the model's limit (true, the default) or refuse them (false).
+    #[arg(
+        long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", value_parser = parse_setting::<bool>
+    )]
+    pub auto_truncate: Option<bool>,
+    /// Refuse inputs over the model's limit; the same as --auto-truncate false.
+    #[arg(long, conflicts_with = "auto_truncate")]
+    pub no_auto_truncate: bool,
+    /// Form of the log lines on standard error: text or json [default: text].
+    #[arg(long, value_name = "FORMAT", value_parser = parse_setting::<LogFormat>)]
+    pub log_format: Option<LogFormat>,
+    /// What is logged: off, error, warn, info, debug, trace, or directives such as info,polylora_engine=debug
+    /// [default: info, for embed warn].
+    #[arg(long, value_name = "LEVEL", value_parser = parse_setting::<LogFilter>)]
+    pub log_level: Option<LogFilter>,
+}
+
+/// Flags of `polylora serve`.
+#[derive(Debug, Default, Args)]
+pub struct ServeFlags {
+    /// The model and how it runs.
+    #[command(flatten)]
+    pub engine: EngineFlags,
+    /// Address or host name to listen on [default: 127.0.0.1].
+    #[arg(long, value_name = "HOST", value_parser = parse_setting::<String>)]
+    pub host: Option<String>,
+    /// Port to listen on; 0 lets the system choose [default: 8080].
+    #[arg(long, value_name = "PORT", value_parser = parse_setting::<u16>)]
+    pub port: Option<u16>,
+    /// Names under which clients reach the base model; the first leads in lists and replies. The model's own name keeps
+    /// working.
+    #[arg(
+        long, value_name = "NAME", num_args = 1.., action = ArgAction::Append, value_parser = parse_setting::<String>
+    )]
+    pub served_model_name: Vec<String>,
+    /// Refuse to start when an adapter of the folder is refused, instead of serving the others.
+    #[arg(long)]
+    pub strict_adapters: bool,
+    /// Most inputs in one request [default: 2048].
+    #[arg(long, value_name = "N", value_parser = parse_setting::<NonZeroUsize>)]
+    pub max_client_batch_size: Option<NonZeroUsize>,
+    /// Most requests in flight; more are answered 429 [default: 512].
+    #[arg(long, value_name = "N", value_parser = parse_setting::<NonZeroUsize>)]
+    pub max_concurrent_requests: Option<NonZeroUsize>,
+    /// Key that clients must send as `Authorization: Bearer KEY`. Other users of the machine can read a flag: rather set
+    /// POLYLORA__API_KEY.
+    #[arg(long, value_name = "KEY", value_parser = parse_setting::<ApiKey>)]
+    pub api_key: Option<ApiKey>,
+    /// Memory for adapters on the device, e.g. 512MiB [default: 512MiB].
+    #[arg(long, value_name = "BYTES", value_parser = parse_setting::<ByteSize>)]
+    pub lora_memory: Option<ByteSize>,
+    /// Memory for adapters in the host's cache, e.g. 2GiB [default: 1GiB].
+    #[arg(long, value_name = "BYTES", value_parser = parse_setting::<ByteSize>)]
+    pub host_cache_bytes: Option<ByteSize>,
+    /// Most bytes in one request's body [default: 2MB].
+    #[arg(long, value_name = "BYTES", value_parser = parse_setting::<ByteSize>)]
+    pub payload_limit: Option<ByteSize>,
+    /// Seconds that requests in flight get to finish after SIGTERM or SIGINT; a second signal ends them [default: 30].
+    #[arg(long, value_name = "SECS", value_parser = parse_setting::<u64>)]
+    pub shutdown_timeout: Option<u64>,
+}
+
+/// Flags of `polylora embed`.
+#[derive(Debug, Default, Args)]
+pub struct EmbedFlags {
+    /// The model and how it runs.
+    #[command(flatten)]
+    pub engine: EngineFlags,
+    /// Adapter: a name in --adapters-dir, or a folder with an adapter_config.json.
+    #[arg(long, value_name = "NAME|DIR", value_parser = parse_setting::<String>)]
+    pub adapter: Option<String>,
+    /// How embeddings are printed.
+    #[arg(long, value_enum, default_value_t = OutputFormat::Json)]
+    pub format: OutputFormat,
+    /// Texts to embed; without any, each line of standard input is one.
+    #[arg(value_name = "TEXT")]
+    pub texts: Vec<String>,
+}
+
+/// How embeddings are printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    /// A JSON array a line.
+    #[default]
+    Json,
+    /// Numbers with spaces between them, one embedding a line.
+    Text,
+}
+
+/// Flags of `polylora pull`.
+#[derive(Debug, Args)]
+pub struct PullFlags {
+    /// Name in the catalogue, e.g. all-MiniLM-L6-v2.
+    #[arg(value_name = "NAME", value_parser = parse_setting::<String>)]
+    pub name: String,
+}
+
+impl EngineFlags {
+    /// Lays the flags that were given over the settings.
+    pub fn lay_over(self, settings: &mut Settings) {
+        put(&mut settings.embedding_model, self.embedding_model);
+        put_some(&mut settings.adapters_dir, self.adapters_dir);
+        put(&mut settings.device, self.device);
+        put(&mut settings.dtype, self.dtype);
+        put_some(&mut settings.threads, self.threads);
+        put(&mut settings.max_batch_tokens, self.max_batch_tokens);
+        put(&mut settings.auto_truncate, self.auto_truncate);
+        put(&mut settings.auto_truncate, self.no_auto_truncate.then_some(false));
+        put(&mut settings.log_format, self.log_format);
+        put_some(&mut settings.log_level, self.log_level);
+    }
+}
+
+impl ServeFlags {
+    /// Lays the flags that were given over the settings.
+    pub fn lay_over(self, settings: &mut Settings) {
+        self.engine.lay_over(settings);
+        put(&mut settings.host, self.host);
+        put(&mut settings.port, self.port);
+        put(
+            &mut settings.served_model_name,
+            (!self.served_model_name.is_empty()).then_some(self.served_model_name),
+        );
+        put(&mut settings.strict_adapters, self.strict_adapters.then_some(true));
+        put(&mut settings.max_client_batch_size, self.max_client_batch_size);
+        put(&mut settings.max_concurrent_requests, self.max_concurrent_requests);
+        put_some(&mut settings.api_key, self.api_key);
+        put(&mut settings.lora_memory, self.lora_memory);
+        put(&mut settings.host_cache_bytes, self.host_cache_bytes);
+        put(&mut settings.payload_limit, self.payload_limit);
+        put(&mut settings.shutdown_timeout, self.shutdown_timeout);
+    }
+}
+
+fn put<T>(slot: &mut T, flag: Option<T>) {
+    if let Some(value) = flag {
+        *slot = value;
+    }
+}
+
+fn put_some<T>(slot: &mut Option<T>, flag: Option<T>) {
+    if flag.is_some() {
+        *slot = flag;
+    }
+}

@@ -1,0 +1,118 @@
+//! From a parsed command line to its end: settings, logging, runtime, command, exit status.
+
+use std::error::Error;
+use std::io;
+
+use tokio::runtime::{Builder, Runtime};
+
+use crate::cli::{Cli, Command};
+use crate::embed_command::{EmbedCommandError, EmbedJob, embed};
+use crate::pull_command::{PullCommandError, pull};
+use crate::serve::{ServeError, serve};
+use crate::settings::{Environment, Settings, SettingsError, load};
+use crate::telemetry::{self, TelemetryError};
+
+/// Why the program ends without success.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The settings cannot be used.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// Logging could not be set up.
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
+    /// The runtime could not be started.
+    #[error("the threads of the program could not be started")]
+    Runtime(#[source] io::Error),
+    /// `serve` failed.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// `embed` failed.
+    #[error(transparent)]
+    Embed(#[from] EmbedCommandError),
+    /// `pull` failed.
+    #[error(transparent)]
+    Pull(#[from] PullCommandError),
+}
+
+impl Failure {
+    /// The exit status: 2 for what was asked wrongly, as clap has it, and 1 for what went wrong.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Settings(_) | Self::Telemetry(_) | Self::Embed(EmbedCommandError::NoTexts) => 2,
+            Self::Runtime(_) | Self::Serve(_) | Self::Embed(_) | Self::Pull(_) => 1,
+        }
+    }
+
+    /// The failure and its causes, a line each.
+    pub fn lines(&self) -> Vec<String> {
+        let mut lines = vec![format!("error: {}", one_line(self))];
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            lines.push(format!("  because: {}", one_line(error)));
+            cause = error.source();
+        }
+        lines
+    }
+}
+
+/// Does what the command line says.
+///
+/// # Errors
+/// [`Failure`], which knows its exit status.
+pub fn run(cli: Cli, environment: &Environment) -> Result<(), Failure> {
+    match cli.into_command() {
+        Command::Serve(flags) => {
+            let mut settings = load(flags.engine.config.as_deref(), environment)?;
+            flags.lay_over(&mut settings);
+            started(&settings, "info", |runtime| Ok(runtime.block_on(serve(settings.clone()))?))
+        }
+        Command::Embed(flags) => {
+            let mut settings = load(flags.engine.config.as_deref(), environment)?;
+            flags.engine.lay_over(&mut settings);
+            let job = EmbedJob { adapter: flags.adapter, format: flags.format, texts: flags.texts };
+            started(&settings, "warn", |runtime| Ok(runtime.block_on(embed(settings.clone(), job))?))
+        }
+        Command::Pull(flags) => {
+            telemetry::init(&load(None, environment)?, "info")?;
+            Ok(pull(&flags.name)?)
+        }
+    }
+}
+
+fn started(
+    settings: &Settings,
+    default_level: &str,
+    command: impl FnOnce(&Runtime) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    telemetry::init(settings, default_level)?;
+    let runtime = Builder::new_multi_thread().enable_all().build().map_err(Failure::Runtime)?;
+    let result = command(&runtime);
+    // A model that is still loading, or a request that was cut off, must not hold the process up.
+    runtime.shutdown_background();
+    result
+}
+
+fn one_line(error: &dyn Error) -> String {
+    error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_told_with_its_causes_a_line_each() {
+        let source = io::Error::new(io::ErrorKind::AddrInUse, "in\nuse");
+        let failure = Failure::from(ServeError::Bind { host: "::1".into(), port: 80, source });
+        assert_eq!(failure.lines(), ["error: cannot listen on ::1:80 (--host, --port)", "  because: in use"]);
+        assert_eq!(failure.exit_code(), 1);
+    }
+
+    #[test]
+    fn a_slip_in_the_settings_is_a_usage_error() {
+        let reason = "unknown".to_owned();
+        let failure = Failure::from(SettingsError::Together { reason });
+        assert_eq!(failure.exit_code(), 2);
+    }
+}

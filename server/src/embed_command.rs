@@ -1,0 +1,196 @@
+//! `polylora embed`: texts in, one embedding a line out, through the same engine as the server's.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use polylora_engine::{EmbedError, EmbedInput, EmbedRequest, EmbeddingService};
+
+use crate::assemble::{AssembleError, Assembly, NamedAdapter, start_engine};
+use crate::cli::OutputFormat;
+use crate::settings::Settings;
+
+/// Texts in one request to the engine: enough for full batches, few enough that lines come out while others go in.
+const TEXTS_A_REQUEST: usize = 256;
+
+/// Why texts could not be embedded.
+#[derive(Debug, thiserror::Error)]
+pub enum EmbedCommandError {
+    /// Nothing to embed, and a person at the keyboard.
+    #[error("there is nothing to embed: give texts as arguments, or lines on standard input")]
+    NoTexts,
+    /// The folder has no name that could be the adapter's.
+    #[error("{} has no last component that could name the adapter: give the folder by its name", path.display())]
+    AdapterName {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The engine does not start.
+    #[error(transparent)]
+    Assemble(#[from] AssembleError),
+    /// A text has no characters.
+    #[error("text {number} is empty")]
+    EmptyText {
+        /// Number of the text or line, from 1.
+        number: usize,
+    },
+    /// The engine refuses.
+    #[error("embedding texts {first} to {last} failed")]
+    Embed {
+        /// Number of the first text of the request, from 1.
+        first: usize,
+        /// Number of its last.
+        last: usize,
+        /// Why.
+        source: EmbedError,
+    },
+    /// Standard input cannot be read.
+    #[error("standard input cannot be read")]
+    Read(#[source] io::Error),
+    /// Standard output cannot be written.
+    #[error("standard output cannot be written")]
+    Write(#[source] io::Error),
+}
+
+/// What is embedded, and how it is printed.
+#[derive(Clone, Debug)]
+pub struct EmbedJob {
+    /// A name or a folder.
+    pub adapter: Option<String>,
+    /// How embeddings are printed.
+    pub format: OutputFormat,
+    /// The texts; none for the lines of standard input.
+    pub texts: Vec<String>,
+}
+
+/// An adapter as the user writes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdapterArgument {
+    /// The name of one in the folder of adapters.
+    Name(String),
+    /// A folder.
+    Folder(PathBuf),
+}
+
+impl AdapterArgument {
+    /// A text with a path separator or a leading dot is a folder; a plain word is a name where there is a folder of
+    /// adapters, and else a folder if it has an adapter_config.json.
+    pub fn read(text: &str, adapters_dir: Option<&Path>) -> Self {
+        let path = Path::new(text);
+        let is_path = text.starts_with('.') || text.contains(std::path::is_separator);
+        if is_path || (adapters_dir.is_none() && path.join("adapter_config.json").is_file()) {
+            Self::Folder(path.to_owned())
+        } else {
+            Self::Name(text.to_owned())
+        }
+    }
+}
+
+/// Embeds the job's texts and prints them on standard output.
+///
+/// # Errors
+/// [`EmbedCommandError`]. A reader of the output that goes away is none.
+pub async fn embed(settings: Settings, job: EmbedJob) -> Result<(), EmbedCommandError> {
+    if job.texts.is_empty() && io::stdin().is_terminal() {
+        return Err(EmbedCommandError::NoTexts);
+    }
+    let (name, extra) =
+        match job.adapter.map(|text| AdapterArgument::read(&text, settings.adapters_dir.as_deref())) {
+            None => (None, None),
+            Some(AdapterArgument::Name(name)) => (Some(name), None),
+            Some(AdapterArgument::Folder(path)) => {
+                let name = folder_name(&path)?;
+                (Some(name.clone()), Some(NamedAdapter { name, path }))
+            }
+        };
+    let truncate = settings.auto_truncate;
+    let starting = tokio::task::spawn_blocking(move || start_engine(&settings, extra.as_slice()));
+    let Assembly { service, .. } = starting.await.map_err(AssembleError::at("starting the engine"))??;
+    let request =
+        EmbedRequest { inputs: Vec::new(), adapter: name, prompt_name: None, dimensions: None, truncate };
+    let mut out = io::stdout().lock();
+    if job.texts.is_empty() {
+        let lines = io::BufReader::new(io::stdin()).lines();
+        print_embeddings(service.as_ref(), request, lines, job.format, &mut out).await
+    } else {
+        print_embeddings(service.as_ref(), request, job.texts.into_iter().map(Ok), job.format, &mut out).await
+    }
+}
+
+/// Embeds texts as they come and prints each embedding on a line of its own; `template` says everything but the inputs.
+///
+/// # Errors
+/// [`EmbedCommandError`]. An `out` whose reader went away ends it without error.
+pub async fn print_embeddings(
+    service: &dyn EmbeddingService,
+    template: EmbedRequest,
+    texts: impl Iterator<Item = io::Result<String>>,
+    format: OutputFormat,
+    out: &mut impl Write,
+) -> Result<(), EmbedCommandError> {
+    let mut texts = texts.enumerate().peekable();
+    let mut done = 0;
+    while texts.peek().is_some() {
+        let mut inputs = Vec::new();
+        for (index, text) in texts.by_ref().take(TEXTS_A_REQUEST) {
+            let text = text.map_err(EmbedCommandError::Read)?;
+            if text.is_empty() {
+                return Err(EmbedCommandError::EmptyText { number: index + 1 });
+            }
+            inputs.push(EmbedInput::Text(text));
+        }
+        let (first, last) = (done + 1, done + inputs.len());
+        done = last;
+        let request = EmbedRequest { inputs, ..template.clone() };
+        let reply = service.embed(request).await.map_err(|source| EmbedCommandError::Embed {
+            first,
+            last,
+            source,
+        })?;
+        let written = reply
+            .embeddings
+            .iter()
+            .try_for_each(|row| print_row(row, format, out))
+            .and_then(|()| out.flush());
+        match written {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+            other => other.map_err(EmbedCommandError::Write)?,
+        }
+    }
+    Ok(())
+}
+
+fn print_row(row: &[f32], format: OutputFormat, out: &mut impl Write) -> io::Result<()> {
+    match format {
+        OutputFormat::Json => serde_json::to_writer(&mut *out, row).map_err(io::Error::from)?,
+        OutputFormat::Text => {
+            for (index, value) in row.iter().enumerate() {
+                write!(out, "{}{value}", if index == 0 { "" } else { " " })?;
+            }
+        }
+    }
+    out.write_all(b"\n")
+}
+
+/// The folder's own name, also for `.` and `..`.
+fn folder_name(path: &Path) -> Result<String, EmbedCommandError> {
+    let full = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    full.file_name()
+        .and_then(|name| name.to_str())
+        .map(str::to_owned)
+        .ok_or_else(|| EmbedCommandError::AdapterName { path: path.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_is_a_name_and_a_path_is_a_folder() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let folder = dir.path().to_str().expect("Unicode");
+        assert_eq!(AdapterArgument::read("law", Some(dir.path())), AdapterArgument::Name("law".into()));
+        assert_eq!(AdapterArgument::read("law", None), AdapterArgument::Name("law".into()));
+        assert_eq!(AdapterArgument::read("./law", Some(dir.path())), AdapterArgument::Folder("./law".into()));
+        assert_eq!(AdapterArgument::read(folder, None), AdapterArgument::Folder(folder.into()));
+    }
+}

@@ -1,0 +1,20 @@
+//! The polylora server: command line, configuration and HTTP in front of an embedding engine.
+//!
+//! This crate alone knows JSON and status codes. Everything behind the routes goes through
+//! [`polylora_engine::EmbeddingService`], so that the whole HTTP surface runs without a model in tests.
+
+pub mod assemble;
+pub mod auth;
+pub mod cli;
+pub mod dispatch;
+pub mod embed_command;
+pub mod http_metrics;
+pub mod pull_command;
+pub mod request_log;
+pub mod routes;
+pub mod serve;
+pub mod settings;
+pub mod shutdown;
+pub mod state;
+pub mod telemetry;
+pub mod wire;

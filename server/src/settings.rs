@@ -1,0 +1,113 @@
+//! What the server is told before it starts: defaults, under a TOML file, under `POLYLORA__…` variables, under flags.
+
+mod choices;
+mod layers;
+mod value;
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+pub use choices::{ApiKey, ByteSize, DeviceChoice, DtypeChoice, LogFilter, LogFormat};
+pub use layers::{CONFIG_VARIABLE, ENVIRONMENT_PREFIX, Environment, SettingsError, load};
+pub use value::{Setting, ValueError, parse_setting};
+
+use value::{list, optional, scalar};
+
+/// Every setting, resolved. The names are the keys of the TOML file and, in upper case after `POLYLORA__`, of the
+/// environment; flags have dashes instead of underscores.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table of settings")]
+pub struct Settings {
+    /// Address or host name to listen on.
+    #[serde(deserialize_with = "scalar")]
+    pub host: String,
+    /// Port to listen on; 0 lets the system choose.
+    #[serde(deserialize_with = "scalar")]
+    pub port: u16,
+    /// Catalogue name or folder of the embedding model.
+    #[serde(deserialize_with = "scalar")]
+    pub embedding_model: String,
+    /// Folder whose sub-folders are the adapters.
+    #[serde(deserialize_with = "optional")]
+    pub adapters_dir: Option<PathBuf>,
+    /// Refuse to start when an adapter of the folder is refused.
+    #[serde(deserialize_with = "scalar")]
+    pub strict_adapters: bool,
+    /// Names of the base model for clients; the first is the one that replies and lists lead with.
+    #[serde(deserialize_with = "list")]
+    pub served_model_name: Vec<String>,
+    /// Where to compute.
+    #[serde(deserialize_with = "scalar")]
+    pub device: DeviceChoice,
+    /// Number format of weights and activations.
+    #[serde(deserialize_with = "scalar")]
+    pub dtype: DtypeChoice,
+    /// CPU threads for the computation; `None` is one a core.
+    #[serde(deserialize_with = "optional")]
+    pub threads: Option<NonZeroUsize>,
+    /// Inputs one request may have.
+    #[serde(deserialize_with = "scalar")]
+    pub max_client_batch_size: NonZeroUsize,
+    /// Requests in flight; more are answered 429.
+    #[serde(deserialize_with = "scalar")]
+    pub max_concurrent_requests: NonZeroUsize,
+    /// Tokens in one forward pass.
+    #[serde(deserialize_with = "scalar")]
+    pub max_batch_tokens: NonZeroUsize,
+    /// Cut inputs at the model's limit instead of refusing them.
+    #[serde(deserialize_with = "scalar")]
+    pub auto_truncate: bool,
+    /// Key that clients must send as a bearer token.
+    #[serde(deserialize_with = "optional")]
+    pub api_key: Option<ApiKey>,
+    /// Bytes for adapters in the device's arena.
+    #[serde(deserialize_with = "scalar")]
+    pub lora_memory: ByteSize,
+    /// Bytes for adapters in the host's cache.
+    #[serde(deserialize_with = "scalar")]
+    pub host_cache_bytes: ByteSize,
+    /// Bytes one request's body may have.
+    #[serde(deserialize_with = "scalar")]
+    pub payload_limit: ByteSize,
+    /// Seconds that requests in flight get to finish after a stop signal.
+    #[serde(deserialize_with = "scalar")]
+    pub shutdown_timeout: u64,
+    /// Form of the log lines.
+    #[serde(deserialize_with = "scalar")]
+    pub log_format: LogFormat,
+    /// What is logged; `None` is `info`, and `warn` for `embed`.
+    #[serde(deserialize_with = "optional")]
+    pub log_level: Option<LogFilter>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        const fn count(n: usize) -> NonZeroUsize {
+            NonZeroUsize::new(n).expect("a default above zero")
+        }
+        Self {
+            host: "127.0.0.1".into(),
+            port: 8080,
+            embedding_model: "all-MiniLM-L6-v2".into(),
+            adapters_dir: None,
+            strict_adapters: false,
+            served_model_name: Vec::new(),
+            device: DeviceChoice::Auto,
+            dtype: DtypeChoice::Auto,
+            threads: None,
+            max_client_batch_size: count(2048),
+            max_concurrent_requests: count(512),
+            max_batch_tokens: count(16_384),
+            auto_truncate: true,
+            api_key: None,
+            lora_memory: ByteSize(512 << 20),
+            host_cache_bytes: ByteSize(1 << 30),
+            payload_limit: ByteSize(2_000_000),
+            shutdown_timeout: 30,
+            log_format: LogFormat::Text,
+            log_level: None,
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! `POST /v1/embeddings` as OpenAI's clients send and read it, with vLLM's ways of naming an adapter.
+//!
+//! Fields that are not listed here are ignored, as vLLM does, so that clients may send what other servers know (`user`,
+//! `priority`, `add_special_tokens`, ...). What would change the result and cannot be done is refused, never ignored.
+
+use axum::http::StatusCode;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use polylora_engine::{EmbedReply, EmbedRequest};
+use serde::{Deserialize, Serialize};
+
+use super::error::ApiError;
+use super::input::Inputs;
+use crate::state::{ModelNames, ModelRef};
+
+/// Bytes that the name of a model or adapter may have; no longer one is looked up.
+const MAX_NAME_BYTES: usize = 256;
+
+/// The body of a request. A field that is `null` counts as left out.
+#[derive(Debug, Deserialize)]
+#[serde(expecting = "a JSON object")]
+pub struct EmbeddingsRequest {
+    /// What to embed.
+    input: Option<Inputs>,
+    /// Base model, alias or adapter; left out, the base model.
+    model: Option<String>,
+    /// Adapter, beside a `model` that is the base or the same adapter.
+    lora_name: Option<String>,
+    /// Adapter, in vLLM's object.
+    lora_request: Option<LoraRequest>,
+    /// Numbers or base64.
+    encoding_format: Option<EncodingFormat>,
+    /// Width to cut embeddings to.
+    dimensions: Option<usize>,
+    /// Prompt of the model that goes in front of each text.
+    prompt_name: Option<String>,
+    /// vLLM's way to ask for truncation: -1, or a number of tokens from the model's limit upwards.
+    truncate_prompt_tokens: Option<i64>,
+}
+
+/// vLLM's object for an adapter; what else it holds (ids, paths) is the server's to know and is ignored.
+#[derive(Debug, Deserialize)]
+#[serde(expecting = "an object with the field lora_name")]
+struct LoraRequest {
+    lora_name: String,
+}
+
+/// How embeddings are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EncodingFormat {
+    /// A list of numbers.
+    #[default]
+    Float,
+    /// Little-endian f32 in base64, which openai-python asks for.
+    Base64,
+}
+
+/// What the server knows when it reads a request.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadingRules<'a> {
+    /// The names of the base model.
+    pub names: &'a ModelNames,
+    /// Whether long inputs are cut when the request does not say.
+    pub auto_truncate: bool,
+    /// The model's limit of tokens.
+    pub max_tokens: usize,
+}
+
+/// A request in the engine's terms, and what the reply needs to know of it.
+#[derive(Clone, Debug)]
+pub struct ReadRequest {
+    /// For the engine.
+    pub engine: EmbedRequest,
+    /// How to write the embeddings.
+    pub encoding: EncodingFormat,
+    /// The name that the reply repeats.
+    pub model: String,
+    /// The field that named the adapter, for errors.
+    pub named_by: &'static str,
+}
+
+impl EmbeddingsRequest {
+    /// Reads the request in the engine's terms.
+    ///
+    /// # Errors
+    /// A missing `input`, fields that disagree about the adapter, a truncation that cannot be done.
+    pub fn read(self, rules: ReadingRules<'_>) -> Result<ReadRequest, ApiError> {
+        let inputs = self.input.ok_or_else(|| {
+            let message =
+                "the field `input` is missing: send a string, a list of strings or lists of token ids";
+            ApiError::invalid(StatusCode::BAD_REQUEST, "missing_required_parameter", message).naming("input")
+        })?;
+        let truncate = read_truncation(self.truncate_prompt_tokens, rules)?;
+        let lora_request = self.lora_request.map(|request| request.lora_name);
+        let (adapter, named_by) = agreed_adapter(&[
+            ("model", self.model.as_deref().and_then(|name| rules.names.resolve(name).adapter())),
+            ("lora_name", self.lora_name.as_deref()),
+            ("lora_request.lora_name", lora_request.as_deref()),
+        ])?;
+        if let Some(name) = adapter.filter(|name| name.len() > MAX_NAME_BYTES) {
+            return Err(ApiError::model_not_found(name).naming(named_by));
+        }
+        let adapter = adapter.map(str::to_owned);
+        let model =
+            self.model.or_else(|| adapter.clone()).unwrap_or_else(|| rules.names.primary().to_owned());
+        let engine = EmbedRequest {
+            inputs: inputs.0,
+            adapter,
+            prompt_name: self.prompt_name,
+            dimensions: self.dimensions,
+            truncate,
+        };
+        Ok(ReadRequest { engine, encoding: self.encoding_format.unwrap_or_default(), model, named_by })
+    }
+}
+
+/// The adapter that the fields name together, and the first field that names it.
+fn agreed_adapter<'a>(
+    fields: &[(&'static str, Option<&'a str>)],
+) -> Result<(Option<&'a str>, &'static str), ApiError> {
+    let mut named = fields.iter().filter_map(|&(field, name)| Some((field, name?)));
+    let Some((field, name)) = named.next() else { return Ok((None, "model")) };
+    if let Some((other_field, other)) = named.find(|&(_, other)| other != name) {
+        let message = format!(
+            "`{field}` names the adapter `{name:.100}` and `{other_field}` names `{other:.100}`: name one adapter"
+        );
+        let error = ApiError::invalid(StatusCode::BAD_REQUEST, "conflicting_adapters", message);
+        return Err(error.naming(other_field));
+    }
+    Ok((Some(name), field))
+}
+
+fn read_truncation(asked: Option<i64>, rules: ReadingRules<'_>) -> Result<bool, ApiError> {
+    match asked {
+        None => Ok(rules.auto_truncate),
+        Some(-1) => Ok(true),
+        Some(tokens) if usize::try_from(tokens).is_ok_and(|tokens| tokens >= rules.max_tokens) => Ok(true),
+        Some(tokens) => Err(ApiError::invalid(
+            StatusCode::BAD_REQUEST,
+            "unsupported_value",
+            format!(
+                "truncate_prompt_tokens is {tokens}; inputs are cut at the model's limit only: send -1, or {} or more",
+                rules.max_tokens
+            ),
+        )
+        .naming("truncate_prompt_tokens")),
+    }
+}
+
+/// The body of a reply.
+#[derive(Debug, Serialize)]
+pub struct EmbeddingsResponse<'a> {
+    object: &'static str,
+    data: Vec<EmbeddingObject<'a>>,
+    model: &'a str,
+    usage: Usage,
+}
+
+#[derive(Debug, Serialize)]
+struct EmbeddingObject<'a> {
+    object: &'static str,
+    index: usize,
+    embedding: Embedding<'a>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Embedding<'a> {
+    Float(&'a [f32]),
+    Base64(String),
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Usage {
+    prompt_tokens: usize,
+    total_tokens: usize,
+}
+
+impl<'a> EmbeddingsResponse<'a> {
+    /// The reply to a request for `model`.
+    ///
+    /// # Errors
+    /// 500 for an embedding with a value that is no number: JSON cannot say it, and no client wants it.
+    pub fn new(reply: &'a EmbedReply, model: &'a str, encoding: EncodingFormat) -> Result<Self, ApiError> {
+        if let Some(index) =
+            reply.embeddings.iter().position(|row| row.iter().any(|value| !value.is_finite()))
+        {
+            return Err(ApiError::internal(format!(
+                "the embedding of input {index} has a value that is not finite"
+            )));
+        }
+        let data = reply.embeddings.iter().enumerate().map(|(index, values)| EmbeddingObject {
+            object: "embedding",
+            index,
+            embedding: match encoding {
+                EncodingFormat::Float => Embedding::Float(values),
+                EncodingFormat::Base64 => Embedding::Base64(little_endian_base64(values)),
+            },
+        });
+        let usage = Usage { prompt_tokens: reply.tokens, total_tokens: reply.tokens };
+        Ok(Self { object: "list", data: data.collect(), model, usage })
+    }
+}
+
+fn little_endian_base64(values: &[f32]) -> String {
+    if cfg!(target_endian = "little") {
+        STANDARD.encode(bytemuck::cast_slice::<f32, u8>(values))
+    } else {
+        STANDARD.encode(values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>())
+    }
+}
+
+impl<'a> ModelRef<'a> {
+    fn adapter(self) -> Option<&'a str> {
+        match self {
+            Self::Base => None,
+            Self::Adapter(name) => Some(name),
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! An engine without a model: it judges requests as the real one does and answers with numbers made from the input.
+
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::http::{HeaderMap, Request, StatusCode, header};
+use polylora_engine::{
+    AdapterInfo, BoxFuture, EmbedError, EmbedInput, EmbedReply, EmbedRequest, EmbeddingService, Health,
+    ModelInfo, Timings,
+};
+use polylora_server::routes::router;
+use polylora_server::settings::Settings;
+use polylora_server::state::AppState;
+use serde_json::Value;
+use tower::ServiceExt;
+
+pub const BASE: &str = "all-MiniLM-L6-v2";
+pub const CATALOGUE_ALIAS: &str = "sentence-transformers/all-MiniLM-L6-v2";
+pub const WIDTH: usize = 4;
+const VOCABULARY: usize = 30_522;
+
+/// What the fake does with a request that it finds nothing wrong with.
+#[derive(Clone, Debug, Default)]
+pub enum Mood {
+    #[default]
+    Answers,
+    Fails(EmbedError),
+    Panics,
+    GivesNan,
+    LosesRows,
+    Hangs,
+}
+
+pub struct FakeEngine {
+    pub mood: Mood,
+    pub health: Health,
+    pub adapters: Vec<&'static str>,
+    pub computed: Mutex<Vec<EmbedRequest>>,
+    pub model: ModelInfo,
+}
+
+impl Default for FakeEngine {
+    fn default() -> Self {
+        Self {
+            mood: Mood::default(),
+            health: Health::Ready,
+            adapters: vec!["law", "team/medical"],
+            computed: Mutex::default(),
+            model: ModelInfo {
+                name: BASE.into(),
+                root: "/models/minilm".into(),
+                digest: "00".repeat(32),
+                dimensions: WIDTH,
+                max_tokens: 8,
+                vocab_size: VOCABULARY,
+                dtype: "f32".into(),
+                device: "cpu".into(),
+                prompts: vec!["query".into()],
+            },
+        }
+    }
+}
+
+/// The embedding of input `index`: no two inputs and no two adapters have the same.
+pub fn expected(index: usize, adapter: Option<&str>) -> Vec<f32> {
+    let adapter = adapter.map_or(0.0, |name| name.len() as f32);
+    vec![index as f32 + 0.1, adapter, -0.5, 1.0e-20]
+}
+
+impl FakeEngine {
+    fn judge(&self, request: &EmbedRequest) -> Result<EmbedReply, EmbedError> {
+        if let Some(name) = &request.adapter {
+            if name == "broken" {
+                let reason = "adapter_config.json: r is 0, expected at least 1".into();
+                return Err(EmbedError::AdapterInvalid { name: name.clone(), reason });
+            }
+            if !self.adapters.iter().any(|known| known == name) {
+                return Err(EmbedError::UnknownAdapter { name: name.clone() });
+            }
+        }
+        if request.inputs.is_empty() {
+            return Err(EmbedError::NoInputs);
+        }
+        if request.inputs.len() > 4 {
+            return Err(EmbedError::TooManyInputs { found: request.inputs.len(), max: 4 });
+        }
+        if let Some(name) = request.prompt_name.as_ref().filter(|name| *name != "query") {
+            return Err(EmbedError::UnknownPrompt { name: name.clone(), known: "query".into() });
+        }
+        if let Some(found) = request.dimensions.filter(|found| !(1..=WIDTH).contains(found)) {
+            return Err(EmbedError::DimensionsOutOfRange { found, max: WIDTH });
+        }
+        let mut tokens = 0;
+        for (index, input) in request.inputs.iter().enumerate() {
+            let count = match input {
+                EmbedInput::Text(text) if text.is_empty() => return Err(EmbedError::EmptyInput { index }),
+                EmbedInput::Text(text) => text.split_whitespace().count() + 2,
+                EmbedInput::Tokens(ids) if ids.is_empty() => return Err(EmbedError::EmptyInput { index }),
+                EmbedInput::Tokens(ids) => {
+                    if let Some(&token) = ids.iter().find(|&&id| id as usize >= VOCABULARY) {
+                        return Err(EmbedError::TokenOutOfVocabulary {
+                            index,
+                            token,
+                            vocab_size: VOCABULARY,
+                        });
+                    }
+                    ids.len()
+                }
+            };
+            if count > self.model.max_tokens && !request.truncate {
+                return Err(EmbedError::TooLong { index, tokens: count, max: self.model.max_tokens });
+            }
+            tokens += count.min(self.model.max_tokens);
+        }
+        let width = request.dimensions.unwrap_or(WIDTH);
+        let row = |index| expected(index, request.adapter.as_deref())[..width].to_vec();
+        let embeddings = (0..request.inputs.len()).map(row).collect();
+        Ok(EmbedReply { embeddings, tokens, timings: Timings::default() })
+    }
+}
+
+impl EmbeddingService for FakeEngine {
+    fn embed(&self, request: EmbedRequest) -> BoxFuture<'_, Result<EmbedReply, EmbedError>> {
+        Box::pin(async move {
+            let mut reply = self.judge(&request)?;
+            self.computed.lock().expect("no panic while held").push(request);
+            match &self.mood {
+                Mood::Answers => {}
+                Mood::Fails(error) => return Err(error.clone()),
+                Mood::Panics => panic!("the fake engine panics"),
+                Mood::GivesNan => reply.embeddings[0][1] = f32::NAN,
+                Mood::LosesRows => reply.embeddings.clear(),
+                Mood::Hangs => std::future::pending().await,
+            }
+            Ok(reply)
+        })
+    }
+
+    fn model(&self) -> &ModelInfo {
+        &self.model
+    }
+
+    fn adapters(&self) -> Vec<AdapterInfo> {
+        let info = |name: &&str| AdapterInfo {
+            name: (*name).into(),
+            root: format!("/adapters/{name}"),
+            max_rank: 8,
+            digest: None,
+            created: 1_700_000_000,
+        };
+        self.adapters.iter().map(info).collect()
+    }
+
+    fn health(&self) -> Health {
+        self.health
+    }
+
+    fn render_metrics(&self) -> String {
+        "# TYPE polylora_fake gauge\npolylora_fake 1".into()
+    }
+}
+
+/// A server over a fake engine.
+pub struct Server {
+    pub engine: Arc<FakeEngine>,
+    pub router: Router,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub text: String,
+}
+
+impl Reply {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
+    }
+
+    /// Status, code and param of an error object, which must have all its four fields.
+    pub fn error(&self) -> (u16, String, Option<String>) {
+        let json = self.json();
+        let error = json["error"].as_object().unwrap_or_else(|| panic!("no error object: {}", self.text));
+        let mut keys: Vec<_> = error.keys().map(String::as_str).collect();
+        keys.sort_unstable();
+        assert_eq!(keys, ["code", "message", "param", "type"]);
+        assert_eq!(self.header("content-type"), Some("application/json"));
+        assert!(!error["message"].as_str().expect("a message").is_empty());
+        let code = error["code"].as_str().expect("a code").to_owned();
+        (self.status.as_u16(), code, error["param"].as_str().map(str::to_owned))
+    }
+
+    pub fn message(&self) -> String {
+        self.json()["error"]["message"].as_str().expect("a message").to_owned()
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+}
+
+impl Server {
+    pub fn new() -> Self {
+        Self::with(FakeEngine::default(), Settings::default())
+    }
+
+    pub fn with(engine: FakeEngine, settings: Settings) -> Self {
+        let engine = Arc::new(engine);
+        let state =
+            AppState::new(engine.clone(), &[CATALOGUE_ALIAS.into()], &settings).expect("no clash of names");
+        Self { engine, router: router(state) }
+    }
+
+    pub fn in_mood(mood: Mood) -> Self {
+        Self::with(FakeEngine { mood, ..FakeEngine::default() }, Settings::default())
+    }
+
+    pub async fn send(&self, request: Request<Body>) -> Reply {
+        let response = self.router.clone().oneshot(request).await.expect("the router answers");
+        let (parts, body) = response.into_parts();
+        let bytes = to_bytes(body, 1 << 24).await.expect("a whole body");
+        let text = String::from_utf8(bytes.to_vec()).expect("UTF-8");
+        Reply { status: parts.status, headers: parts.headers, text }
+    }
+
+    pub async fn get(&self, path: &str) -> Reply {
+        self.send(Request::get(path).body(Body::empty()).expect("a request")).await
+    }
+
+    /// Posts to `/v1/embeddings`.
+    pub async fn post(&self, body: impl Into<Body>) -> Reply {
+        let request = Request::post("/v1/embeddings").header(header::CONTENT_TYPE, "application/json");
+        self.send(request.body(body.into()).expect("a request")).await
+    }
+
+    pub fn computed(&self) -> Vec<EmbedRequest> {
+        self.engine.computed.lock().expect("no panic while held").clone()
+    }
+}

@@ -1,0 +1,11 @@
+//! The laws of the HTTP surface and of the commands, against an engine without a model.
+
+mod auth;
+mod embed_command;
+mod embeddings;
+mod errors;
+mod fake_engine;
+mod fuzz;
+mod models;
+mod operations;
+mod stopping;
