@@ -80,7 +80,8 @@ impl Arena {
         assert_eq!(live, Some(extent.len), "{extent:?} is not in use in this arena");
         let mut hole = extent;
         let before = self.free_by_offset.range(..extent.offset).next_back();
-        let before = before.map(|(&offset, &len)| Extent { offset, len }).filter(|h| h.end() == extent.offset);
+        let before =
+            before.map(|(&offset, &len)| Extent { offset, len }).filter(|h| h.end() == extent.offset);
         if let Some(left) = before {
             self.remove_hole(left);
             hole = Extent { offset: left.offset, len: left.len + hole.len };
@@ -122,7 +123,11 @@ impl Arena {
     pub fn check_integrity(&self) {
         let by_len: BTreeMap<usize, usize> = self.free_by_len.iter().map(|&(len, at)| (at, len)).collect();
         assert_eq!(by_len, self.free_by_offset, "the two indices of holes disagree");
-        assert_eq!(self.free_by_offset.values().sum::<usize>(), self.free, "the count of free elements is off");
+        assert_eq!(
+            self.free_by_offset.values().sum::<usize>(),
+            self.free,
+            "the count of free elements is off"
+        );
         let holes = self.free_by_offset.iter().map(|(&at, &len)| (at, len, true));
         let mut ranges: Vec<_> = holes.chain(self.live.iter().map(|(&at, &len)| (at, len, false))).collect();
         ranges.sort_unstable();

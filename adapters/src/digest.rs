@@ -72,7 +72,9 @@ impl AdapterDigest {
 
     /// Begins the site `name`, whose effective scale is `scale` and which brings `tensors` tensors.
     pub(crate) fn site(&mut self, name: &str, scale: f32, tensors: usize) {
-        self.update(|d| d.field(name.as_bytes()).field(&scale.to_bits().to_le_bytes()).number(tensors as u64));
+        self.update(|d| {
+            d.field(name.as_bytes()).field(&scale.to_bits().to_le_bytes()).number(tensors as u64)
+        });
     }
 
     /// Adds a tensor of the site that was begun last: its bytes as the file has them.

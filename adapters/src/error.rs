@@ -5,7 +5,10 @@ use std::{io, path::PathBuf};
 /// Why an adapter cannot be used. Every message names the file, the tensor or field, what was found and what was
 /// expected; names and values that come out of the files are quoted, so that they cannot forge log lines.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs, reason = "the fields carry the same names throughout and each message says what they are")]
+#[allow(
+    missing_docs,
+    reason = "the fields carry the same names throughout and each message says what they are"
+)]
 pub enum AdapterError {
     /// The system refused to open or read.
     #[error("{}: cannot be read: {source}", file.display())]
@@ -166,9 +169,13 @@ pub enum AdapterError {
 /// The beginning of `text` on one line: what an error shows of words that come out of a file.
 pub(crate) fn excerpt(text: &str) -> String {
     const SHOWN_CHARACTERS: usize = 300;
-    let shown: String = text.chars().take(SHOWN_CHARACTERS).flat_map(|c| {
-        let control = c.is_control();
-        c.escape_default().filter(move |_| control).chain((!control).then_some(c))
-    }).collect();
+    let shown: String = text
+        .chars()
+        .take(SHOWN_CHARACTERS)
+        .flat_map(|c| {
+            let control = c.is_control();
+            c.escape_default().filter(move |_| control).chain((!control).then_some(c))
+        })
+        .collect();
     if text.chars().nth(SHOWN_CHARACTERS).is_some() { shown + " (and more)" } else { shown }
 }

@@ -75,6 +75,13 @@ where
         Self { kept, failures, capacity_bytes, hits: count(), loads: count(), failed_loads: count() }
     }
 
+    /// The adapter of `key` when it is kept.
+    pub fn get(&self, key: &K) -> Option<LoadedAdapter> {
+        let kept = self.kept.get(key)?;
+        self.hits.fetch_add(1, Relaxed);
+        Some(kept)
+    }
+
     /// The adapter of `key`, loaded by `load` when it is not kept. Of callers at the same time one loads and all get
     /// its outcome. An adapter above the capacity is given out and not kept. Blocks while a load runs.
     ///
@@ -154,7 +161,8 @@ mod tests {
 
     fn adapter(key: u8, kib: usize) -> LoadedAdapter {
         let (in_width, out_width) = (kib * 256, 0);
-        let shape = SiteShape { site: SiteId(0), in_width, out_width, rank: 1, has_gain: false, has_bias: false };
+        let shape =
+            SiteShape { site: SiteId(0), in_width, out_width, rank: 1, has_gain: false, has_bias: false };
         let extent = HostExtent::zeroed(ExtentLayout::new(vec![shape], |site| site.0));
         LoadedAdapter { digest: Digest([key; 32]), extent: Arc::new(extent) }
     }
@@ -164,7 +172,11 @@ mod tests {
     }
 
     /// 32 threads ask at once; the load waits until all have started.
-    fn ask_from_32(cache: &TestCache, loads: &AtomicUsize, fails: bool) -> Vec<Result<LoadedAdapter, Arc<String>>> {
+    fn ask_from_32(
+        cache: &TestCache,
+        loads: &AtomicUsize,
+        fails: bool,
+    ) -> Vec<Result<LoadedAdapter, Arc<String>>> {
         let start = Barrier::new(32);
         thread::scope(|scope| {
             let threads: Vec<_> = (0..32)

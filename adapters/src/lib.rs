@@ -13,6 +13,7 @@ mod loaded;
 mod peft;
 mod pool;
 mod residency;
+mod revision;
 mod site_catalog;
 mod store;
 mod weights;

@@ -24,8 +24,8 @@ pub enum PoolMode {
 
 /// Where a missing adapter's values are written.
 pub trait ExtentSink {
-    /// Writes `extent` at `offset` (in elements) of the device's buffer. After an error, or a panic, the pool forgets
-    /// the adapter and its place.
+    /// Writes `extent`, which may be empty, at `offset` (in elements) of the device's buffer. After an error, or a
+    /// panic, the pool forgets the adapter and its place.
     fn store(&mut self, offset: usize, extent: &Arc<HostExtent>) -> Result<(), StoreError>;
 }
 

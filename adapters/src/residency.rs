@@ -204,7 +204,9 @@ impl Residency {
                     leased += 1;
                     leased_len += resident.place.len;
                 }
-                Hold::Idle { since } => assert_eq!(self.idle.get(&since), Some(digest), "an idle one is unlisted"),
+                Hold::Idle { since } => {
+                    assert_eq!(self.idle.get(&since), Some(digest), "an idle one is unlisted")
+                }
             }
         }
         assert_eq!(self.idle.len() + leased, self.residents.len(), "the list of idle ones is off");

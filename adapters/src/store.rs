@@ -15,8 +15,9 @@ use std::{
 use parking_lot::Mutex;
 
 use crate::{
-    AdapterDirectory, AdapterIdentity, AdapterManifest, AdapterName, AdapterSource, BaseModel, Digest, Finding,
-    HostCache, HostCacheStats, LoadedAdapter, Refusal, RefusedFolder,
+    AdapterDirectory, AdapterManifest, AdapterName, AdapterSource, BaseModel, Digest, Finding, HostCache,
+    HostCacheStats, LoadedAdapter, Refusal, RefusedFolder,
+    revision::{CacheKey, Revision},
 };
 
 /// Default of [`StoreOptions::recheck_after`].
@@ -78,36 +79,6 @@ pub struct ServedAdapter {
     pub digest: Option<Digest>,
 }
 
-/// One state of a folder.
-struct Revision {
-    finding: Finding,
-    last_load: Mutex<LastLoad>,
-}
-
-/// What came of reading a revision's tensors.
-#[derive(Clone)]
-enum LastLoad {
-    NotYet,
-    Loaded(Digest),
-    Failed(Arc<Refusal>),
-}
-
-impl Revision {
-    fn new(finding: Finding) -> Arc<Self> {
-        Arc::new(Self { finding, last_load: Mutex::new(LastLoad::NotYet) })
-    }
-
-    /// What can be served and the digest, once known; or why nothing can.
-    fn seen(&self) -> Result<(&AdapterManifest, Option<Digest>), Arc<Refusal>> {
-        match (&self.finding, self.last_load.lock().clone()) {
-            (Finding::Refused(reason), _) => Err(Arc::clone(reason)),
-            (Finding::Served(_), LastLoad::Failed(reason)) => Err(reason),
-            (Finding::Served(manifest), LastLoad::Loaded(digest)) => Ok((manifest, Some(digest))),
-            (Finding::Served(manifest), LastLoad::NotYet) => Ok((manifest, None)),
-        }
-    }
-}
-
 /// The state that was last seen, and when it was last compared with the folder.
 struct Watch {
     revision: Arc<Revision>,
@@ -124,19 +95,6 @@ struct Watched {
 enum Look {
     WhenDue,
     Now,
-}
-
-/// One state of one adapter's files.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct CacheKey {
-    folder: PathBuf,
-    identity: AdapterIdentity,
-}
-
-impl CacheKey {
-    fn of(manifest: &AdapterManifest) -> Self {
-        Self { folder: manifest.folder().to_owned(), identity: manifest.identity() }
-    }
 }
 
 /// Adapters by name, loaded on first use and kept within a byte bound.
@@ -166,7 +124,7 @@ impl AdapterStore {
     /// # Errors
     /// [`LoadError::Unknown`], or [`LoadError::Refused`] with the reason.
     pub fn load(&self, name: &str) -> Result<LoadedAdapter, LoadError> {
-        let (name, watched) = self.find(name)?;
+        let (name, watched) = self.watched(name)?;
         let mut revision = self.current(name, watched, Look::WhenDue);
         let mut reason = None;
         for _ in 0..MAX_STARTS {
@@ -176,7 +134,7 @@ impl AdapterStore {
             };
             match self.cache.get_or_load(&CacheKey::of(manifest), || self.read(name, manifest)) {
                 Ok(loaded) => {
-                    *revision.last_load.lock() = LastLoad::Loaded(loaded.digest);
+                    revision.loaded(loaded.digest);
                     return Ok(loaded);
                 }
                 Err(changing) if matches!(*changing, Refusal::Changing { .. }) => {
@@ -184,7 +142,7 @@ impl AdapterStore {
                     revision = self.current(name, watched, Look::Now);
                 }
                 Err(other) => {
-                    *revision.last_load.lock() = LastLoad::Failed(Arc::clone(&other));
+                    revision.failed(Arc::clone(&other));
                     return Err(refused(name, &other));
                 }
             }
@@ -193,14 +151,32 @@ impl AdapterStore {
         Err(refused(name, &reason.unwrap_or_else(changing)))
     }
 
+    /// The adapter of that name when it is in the host cache and need not be looked at first; `None` when only
+    /// [`AdapterStore::load`] can tell. Touches no file and waits for nobody.
+    ///
+    /// # Errors
+    /// [`LoadError::Unknown`], or [`LoadError::Refused`] while a refused adapter is not looked at again.
+    pub fn find(&self, name: &str) -> Result<Option<LoadedAdapter>, LoadError> {
+        let (name, watched) = self.watched(name)?;
+        // Whoever holds the lock is looking at the files.
+        let Some(watch) = watched.watch.try_lock() else { return Ok(None) };
+        if self.is_due(&watch) {
+            return Ok(None);
+        }
+        match &watch.revision.finding {
+            Finding::Served(manifest) => Ok(self.cache.get(&CacheKey::of(manifest))),
+            Finding::Refused(reason) => Err(refused(name, reason)),
+        }
+    }
+
     /// Compares the adapter's folder with what is served at once, whatever the pauses: after an operator replaced it.
     /// The next [`AdapterStore::load`] reads the new files if they differ, and tries again what failed.
     ///
     /// # Errors
     /// As for [`AdapterStore::load`], short of what only the tensors tell.
     pub fn refresh(&self, name: &str) -> Result<(), LoadError> {
-        let (name, watched) = self.find(name)?;
-        let before = self.current(name, watched, Look::WhenDue);
+        let (name, watched) = self.watched(name)?;
+        let before = watched.revision();
         let now = self.current(name, watched, Look::Now);
         match (&now.finding, Arc::ptr_eq(&before, &now)) {
             (Finding::Refused(reason), _) => Err(refused(name, reason)),
@@ -243,7 +219,7 @@ impl AdapterStore {
         self.cache.stats()
     }
 
-    fn find(&self, name: &str) -> Result<(&AdapterName, &Watched), LoadError> {
+    fn watched(&self, name: &str) -> Result<(&AdapterName, &Watched), LoadError> {
         self.adapters.get_key_value(name).ok_or_else(|| LoadError::Unknown { name: name.to_owned() })
     }
 
@@ -263,15 +239,19 @@ impl AdapterStore {
         Ok(outcome?)
     }
 
-    /// The state of the folder: inspected anew when it is due, or asked for, and was changed or refused. One caller
-    /// looks, others with the same name wait for what it sees.
-    fn current(&self, name: &AdapterName, watched: &Watched, look: Look) -> Arc<Revision> {
-        let mut watch = watched.watch.lock();
+    fn is_due(&self, watch: &Watch) -> bool {
         let pause = match &watch.revision.finding {
             Finding::Served(_) => self.options.recheck_after,
             Finding::Refused(_) => self.options.retry_after,
         };
-        if look == Look::WhenDue && watch.looked.elapsed() < pause {
+        watch.looked.elapsed() >= pause
+    }
+
+    /// The state of the folder: inspected anew when it is due, or asked for, and was changed or refused. One caller
+    /// looks, others with the same name wait for what it sees.
+    fn current(&self, name: &AdapterName, watched: &Watched, look: Look) -> Arc<Revision> {
+        let mut watch = watched.watch.lock();
+        if look == Look::WhenDue && !self.is_due(&watch) {
             return Arc::clone(&watch.revision);
         }
         if let Finding::Served(manifest) = &watch.revision.finding {

@@ -147,7 +147,8 @@ pub(crate) fn lay_out(sites: &[FoldedSite], catalog: &SiteCatalog) -> HostExtent
     let mut extent = HostExtent::zeroed(ExtentLayout::new(shapes, |site| catalog.site(site).group));
     for site in sites {
         let slot = *extent.layout().slot(site.shape.site).expect("each folded site has a slot");
-        let mut put = |at: usize, values: &[f32]| extent.values_mut()[at..][..values.len()].copy_from_slice(values);
+        let mut put =
+            |at: usize, values: &[f32]| extent.values_mut()[at..][..values.len()].copy_from_slice(values);
         put(slot.a, &site.a);
         put(slot.b, &site.b);
         if let (Some(at), Some(gain)) = (slot.gain, &site.gain) {

@@ -5,7 +5,8 @@ mod peft_files;
 use std::fs;
 
 use peft_files::{
-    MadeUpBase, Stored, TemporaryAdapter, adapter, read_config, read_tensors, safetensors_in_order, safetensors_of,
+    MadeUpBase, Stored, TemporaryAdapter, adapter, read_config, read_tensors, safetensors_in_order,
+    safetensors_of,
 };
 use polylora_adapters::{AdapterManifest, Digest, FileTrust, LoadedAdapter};
 use serde_json::{Value, json};
@@ -44,10 +45,9 @@ fn prefix_and_adapter_name_and_folder_change_nothing() {
         tensors.iter_mut().for_each(|t| t.name = t.name.replace(from, to));
         load(&config, &safetensors_of(&tensors))
     };
-    for other in [
-        renamed("base_model.model.", "base_model.model.bert."),
-        renamed(".weight", ".my_adapter.weight"),
-    ] {
+    for other in
+        [renamed("base_model.model.", "base_model.model.bert."), renamed(".weight", ".my_adapter.weight")]
+    {
         assert_eq!(other.digest, plain.digest);
         assert_eq!(other.extent.values(), plain.extent.values());
     }
@@ -95,7 +95,11 @@ fn the_base_counts() {
 fn equal_values_in_another_dtype_are_another_content_and_the_same_values() {
     let (config, mut tensors) = original();
     for t in &mut tensors {
-        let halves: Vec<_> = t.bytes.chunks(4).map(|b| half::bf16::from_f32(f32::from_le_bytes(b.try_into().unwrap()))).collect();
+        let halves: Vec<_> = t
+            .bytes
+            .chunks(4)
+            .map(|b| half::bf16::from_f32(f32::from_le_bytes(b.try_into().unwrap())))
+            .collect();
         let widened: Vec<f32> = halves.iter().map(|h| h.to_f32()).collect();
         *t = Stored::f32(&t.name, &t.shape, &widened);
     }
@@ -128,7 +132,8 @@ fn what_is_hashed_is_what_is_loaded_when_the_file_changes_after_inspection() {
     let manifest = AdapterManifest::inspect(folder.path(), FileTrust::WithinFolder, &base.catalog).unwrap();
     let other = read_tensors(&adapter("attn_r16"));
     fs::write(folder.path().join("adapter_model.safetensors"), safetensors_of(&other)).unwrap();
-    fs::write(folder.path().join("adapter_config.json"), read_config(&adapter("attn_r16")).to_string()).unwrap();
+    fs::write(folder.path().join("adapter_config.json"), read_config(&adapter("attn_r16")).to_string())
+        .unwrap();
     assert!(manifest.is_stale());
     let loaded = manifest.load(&base).unwrap();
     let expected = load(&read_config(&adapter("attn_r16")), &safetensors_of(&other));

@@ -6,7 +6,8 @@ use std::{fs, path::Path};
 
 use minilm::{MiniLm, copy_adapter, fixture};
 use polylora_adapters::{
-    AdapterDirectory, AdapterError, AdapterName, AdapterSource, BaseModel, Finding, NameError, OpenError, Refusal,
+    AdapterDirectory, AdapterError, AdapterName, AdapterSource, BaseModel, Finding, NameError, OpenError,
+    Refusal,
 };
 
 fn open(directory: &Path) -> AdapterDirectory {
@@ -41,7 +42,8 @@ fn bad_adapters_are_refused_by_name_and_do_not_hold_up_the_rest() {
     // What only the tensors tell is found on first use.
     assert_eq!(served(&opened), ["_good_control", "inf_weights", "nan_weights"]);
     let manifest = fs::read_to_string(fixture("bad/manifest.json")).expect("it is there");
-    let manifest: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&manifest).expect("it is JSON");
+    let manifest: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_str(&manifest).expect("it is JSON");
     let mut expected: Vec<&String> = manifest.keys().collect();
     // A folder without a configuration is no adapter at all.
     expected.retain(|name| !served(&opened).contains(name) && *name != "config_missing");
@@ -96,7 +98,11 @@ fn a_single_folder_has_the_name_it_is_given_and_says_what_is_wrong_with_it() {
     assert_eq!(served(&opened), ["mine"]);
     let opened = AdapterDirectory::single(name(), &fixture("bad/config_missing"), catalog.catalog());
     let refused = opened.refused();
-    assert!(matches!(&*refused[0].reason, Refusal::Adapter(AdapterError::ConfigMissing { .. })), "{}", refused[0]);
+    assert!(
+        matches!(&*refused[0].reason, Refusal::Adapter(AdapterError::ConfigMissing { .. })),
+        "{}",
+        refused[0]
+    );
 }
 
 #[test]
@@ -121,14 +127,19 @@ mod links {
         symlink(&outside, inside.join("leak")).expect("a link");
         symlink("../outside", inside.join("leak_up")).expect("a link");
         symlink("nowhere", inside.join("dangling")).expect("a link");
+        // Not even whether an adapter is there is told of a folder outside.
+        fs::create_dir(root.path().join("empty")).expect("it can be made");
+        symlink("../empty", inside.join("leak_nothing")).expect("a link");
         let opened = open(&inside);
         assert_eq!(served(&opened), ["current", "v1"]);
         let refused = opened.refused();
         let names: Vec<&str> = refused.iter().map(|r| r.name.as_str()).collect();
-        assert_eq!(names, ["dangling", "leak", "leak_up"]);
+        assert_eq!(names, ["dangling", "leak", "leak_nothing", "leak_up"]);
         assert!(matches!(&*refused[0].reason, Refusal::Io { .. }));
         for leak in &refused[1..] {
             let Refusal::OutsideDirectory { found, .. } = &*leak.reason else { panic!("{leak}") };
+            let outside =
+                if leak.name == "leak_nothing" { root.path().join("empty") } else { outside.clone() };
             assert_eq!(*found, outside.canonicalize().expect("it exists"));
         }
     }
@@ -142,7 +153,11 @@ mod links {
             symlink(fixture("adapters/qv_r8").join(file), folder.join(file)).expect("a link");
         }
         let refused = open(root.path()).refused();
-        assert!(matches!(&*refused[0].reason, Refusal::Adapter(AdapterError::OutsideFolder { .. })), "{}", refused[0]);
+        assert!(
+            matches!(&*refused[0].reason, Refusal::Adapter(AdapterError::OutsideFolder { .. })),
+            "{}",
+            refused[0]
+        );
         let named = AdapterSource::named(folder);
         assert_eq!(named.inspect(MiniLm::new().catalog()).expect("links are followed").max_rank(), 8);
     }

@@ -28,15 +28,18 @@ fn copy(folder: &Path) {
 
 #[test]
 fn a_link_out_of_the_folder_is_followed_only_where_links_are_trusted() {
-    let root = tempfile::tempdir().unwrap();
-    let (blobs, snapshot) = (root.path().join("blobs"), root.path().join("snapshots/1"));
-    copy(&blobs);
     for linked in FILES {
+        let root = tempfile::tempdir().unwrap();
+        let (blobs, snapshot) = (root.path().join("blobs"), root.path().join("snapshots/1"));
+        copy(&blobs);
         copy(&snapshot);
         fs::remove_file(snapshot.join(linked)).unwrap();
         symlink(Path::new("../../blobs").join(linked), snapshot.join(linked)).unwrap();
         let error = inspect(&snapshot, FileTrust::WithinFolder).unwrap_err();
-        assert!(matches!(&error, AdapterError::OutsideFolder { file, .. } if file.ends_with(linked)), "{error}");
+        assert!(
+            matches!(&error, AdapterError::OutsideFolder { file, .. } if file.ends_with(linked)),
+            "{error}"
+        );
         assert!(error.to_string().contains("blobs"), "{error}");
         inspect(&snapshot, FileTrust::FollowLinks).unwrap();
     }
@@ -84,7 +87,10 @@ fn only_regular_files_are_read() {
 #[test]
 fn what_is_missing_is_named() {
     let root = tempfile::tempdir().unwrap();
-    assert!(matches!(inspect(&root.path().join("none"), FileTrust::WithinFolder), Err(AdapterError::Io { .. })));
+    assert!(matches!(
+        inspect(&root.path().join("none"), FileTrust::WithinFolder),
+        Err(AdapterError::Io { .. })
+    ));
     assert!(matches!(inspect(root.path(), FileTrust::WithinFolder), Err(AdapterError::ConfigMissing { .. })));
     copy(root.path());
     fs::remove_file(root.path().join(FILES[1])).unwrap();

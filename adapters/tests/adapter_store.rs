@@ -83,6 +83,25 @@ fn a_name_that_is_not_served_is_unknown() {
 }
 
 #[test]
+fn finding_reads_no_file_and_leaves_to_loading_what_it_cannot_know() {
+    let root = tempfile::tempdir().expect("a temporary folder");
+    copy_adapter("adapters/qv_r8", &root.path().join("law"));
+    copy_adapter("bad/truncated", &root.path().join("cut"));
+    let calm = StoreOptions { recheck_after: NEVER, retry_after: NEVER, ..EAGER };
+    let (calm, eager) = (store(root.path(), calm), store(root.path(), EAGER));
+    assert!(calm.find("law").expect("it is served").is_none(), "it was not loaded yet");
+    let loaded = calm.load("law").expect("it loads");
+    eager.load("law").expect("it loads");
+    fs::remove_dir_all(root.path().join("law")).expect("it can be removed");
+    let found = calm.find("law").expect("it is served").expect("it is kept");
+    assert!(Arc::ptr_eq(&found.extent, &loaded.extent));
+    assert!(matches!(calm.find("cut"), Err(LoadError::Refused { .. })));
+    assert!(matches!(calm.find("none"), Err(LoadError::Unknown { .. })));
+    assert!(eager.find("law").expect("it was served").is_none(), "its files must be looked at first");
+    assert!(eager.find("cut").expect("it may be good by now").is_none());
+}
+
+#[test]
 fn what_only_the_tensors_tell_is_refused_on_first_use_for_all_who_ask() {
     let store = store(&fixture("bad"), StoreOptions { retry_after: NEVER, ..EAGER });
     assert!(names(&store).contains(&"nan_weights".to_owned()));
@@ -116,7 +135,11 @@ fn replaced_files_are_served_under_the_same_name_and_the_old_weights_never_again
     assert_eq!(store.memory().adapters, 1, "the old one is not kept");
     assert!(old.extent.values().iter().any(|v| *v != 0.0), "who holds the old one keeps it");
     replace(&folder, "adapters/qv_r8");
-    assert_eq!(store.load("law").expect("it loads").digest, old.digest, "the same content is the same adapter");
+    assert_eq!(
+        store.load("law").expect("it loads").digest,
+        old.digest,
+        "the same content is the same adapter"
+    );
 }
 
 #[test]
@@ -141,7 +164,11 @@ fn files_that_changed_unnoticed_are_inspected_anew_before_they_are_served() {
     replace(&folder, "adapters/attn_r16");
     let loaded = store.load("law").expect("it loads");
     let info = &store.infos()[0];
-    assert_eq!((info.max_rank, info.digest), (16, Some(loaded.digest)), "listing and weights are of one state");
+    assert_eq!(
+        (info.max_rank, info.digest),
+        (16, Some(loaded.digest)),
+        "listing and weights are of one state"
+    );
 }
 
 #[test]
@@ -181,7 +208,17 @@ fn a_link_that_is_led_out_of_the_directory_later_is_refused() {
     let store = store(&inside, EAGER);
     let v1 = store.load("current").expect("it loads").digest;
     lead_to("v2");
-    assert_ne!(store.load("current").expect("it loads").digest, v1, "a link led elsewhere is another content");
+    assert_ne!(
+        store.load("current").expect("it loads").digest,
+        v1,
+        "a link led elsewhere is another content"
+    );
+    // The very files that were served, only that they now lie outside.
+    fs::rename(inside.join("v2"), root.path().join("moved")).expect("it can be moved");
+    lead_to("../moved");
+    assert!(matches!(&*refusal(store.load("current")), Refusal::OutsideDirectory { .. }));
+    lead_to("v1");
+    assert_eq!(store.load("current").expect("it is back inside").digest, v1);
     lead_to("../outside");
     assert!(matches!(&*refusal(store.load("current")), Refusal::OutsideDirectory { .. }));
 }

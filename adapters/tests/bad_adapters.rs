@@ -45,9 +45,24 @@ const TABLE: &[(&str, IsThatKind, &[&str], bool)] = &[
         &["\"base_model.model.encoder.layer.0.attention.self.query.lora_B.weight\"", "missing"],
         false,
     ),
-    ("truncated", |e| matches!(e, AdapterError::OffsetsOutsideFile { end: 18432, available: 18332, .. }), &["15360..18432", "18332"], false),
-    ("truncated_header", |e| matches!(e, AdapterError::HeaderBeyondFile { available: 192, .. }), &["808", "192"], false),
-    ("empty_file", |e| matches!(e, AdapterError::FileTooShort { found: 0, expected: 8, .. }), &["0 bytes", "at least 8"], false),
+    (
+        "truncated",
+        |e| matches!(e, AdapterError::OffsetsOutsideFile { end: 18432, available: 18332, .. }),
+        &["15360..18432", "18332"],
+        false,
+    ),
+    (
+        "truncated_header",
+        |e| matches!(e, AdapterError::HeaderBeyondFile { available: 192, .. }),
+        &["808", "192"],
+        false,
+    ),
+    (
+        "empty_file",
+        |e| matches!(e, AdapterError::FileTooShort { found: 0, expected: 8, .. }),
+        &["0 bytes", "at least 8"],
+        false,
+    ),
     (
         "nan_weights",
         |e| matches!(e, AdapterError::NotFinite { index: 7, value, .. } if value.is_nan()),
@@ -72,15 +87,30 @@ const TABLE: &[(&str, IsThatKind, &[&str], bool)] = &[
         &["encoder.layer.17.attention.self.query", "lora_A.weight", "40"],
         false,
     ),
-    ("huge_header", |e| matches!(e, AdapterError::HeaderTooLong { found, .. } if *found == 1 << 60), &["1152921504606846976", "16777216"], false),
-    ("header_longer_than_file", |e| matches!(e, AdapterError::HeaderBeyondFile { found: 19249, available: 19240, .. }), &["19249", "19240"], false),
+    (
+        "huge_header",
+        |e| matches!(e, AdapterError::HeaderTooLong { found, .. } if *found == 1 << 60),
+        &["1152921504606846976", "16777216"],
+        false,
+    ),
+    (
+        "header_longer_than_file",
+        |e| matches!(e, AdapterError::HeaderBeyondFile { found: 19249, available: 19240, .. }),
+        &["19249", "19240"],
+        false,
+    ),
     (
         "overlapping_offsets",
         |e| matches!(e, AdapterError::OffsetsOverlap { found: 0, expected: 3072, .. }),
         &["lora_A.weight", "lora_B.weight", "3072"],
         false,
     ),
-    ("shape_overflow", |e| matches!(e, AdapterError::ShapeOverflow { .. }), &["lora_A.weight", "8589934592"], false),
+    (
+        "shape_overflow",
+        |e| matches!(e, AdapterError::ShapeOverflow { .. }),
+        &["lora_A.weight", "8589934592"],
+        false,
+    ),
     (
         "offsets_outside_file",
         |e| matches!(e, AdapterError::OffsetsOutsideFile { available: 64, .. }),
@@ -89,13 +119,48 @@ const TABLE: &[(&str, IsThatKind, &[&str], bool)] = &[
     ),
     ("config_not_json", |e| matches!(e, AdapterError::ConfigNotJson { .. }), &["line 1"], false),
     ("config_missing", |e| matches!(e, AdapterError::ConfigMissing { .. }), &["missing"], false),
-    ("config_zero_rank", |e| matches!(e, AdapterError::RankOutOfRange { .. }), &["`r`", "rank 0", "1 to 4096"], false),
-    ("config_negative_rank", |e| matches!(e, AdapterError::RankOutOfRange { .. }), &["`r`", "rank -2", "1 to 4096"], false),
-    ("config_rank_is_string", |e| matches!(e, AdapterError::FieldInvalid { .. }), &["`r`", "\"two\"", "an integer"], false),
-    ("config_absurd_rank", |e| matches!(e, AdapterError::RankOutOfRange { .. }), &["`r`", "1099511627776", "1 to 4096"], false),
-    ("peft_type_unsupported", |e| matches!(e, AdapterError::PeftTypeUnsupported { .. }), &["`peft_type`", "PREFIX_TUNING", "LORA"], false),
-    ("integer_weights", |e| matches!(e, AdapterError::DtypeUnsupported { .. }), &["lora_A.weight", "I32", "F32, F16 or BF16"], false),
-    ("pickle_only", |e| matches!(e, AdapterError::PickleOnly { .. }), &["adapter_model.bin", "safe_serialization=True"], false),
+    (
+        "config_zero_rank",
+        |e| matches!(e, AdapterError::RankOutOfRange { .. }),
+        &["`r`", "rank 0", "1 to 4096"],
+        false,
+    ),
+    (
+        "config_negative_rank",
+        |e| matches!(e, AdapterError::RankOutOfRange { .. }),
+        &["`r`", "rank -2", "1 to 4096"],
+        false,
+    ),
+    (
+        "config_rank_is_string",
+        |e| matches!(e, AdapterError::FieldInvalid { .. }),
+        &["`r`", "\"two\"", "an integer"],
+        false,
+    ),
+    (
+        "config_absurd_rank",
+        |e| matches!(e, AdapterError::RankOutOfRange { .. }),
+        &["`r`", "1099511627776", "1 to 4096"],
+        false,
+    ),
+    (
+        "peft_type_unsupported",
+        |e| matches!(e, AdapterError::PeftTypeUnsupported { .. }),
+        &["`peft_type`", "PREFIX_TUNING", "LORA"],
+        false,
+    ),
+    (
+        "integer_weights",
+        |e| matches!(e, AdapterError::DtypeUnsupported { .. }),
+        &["lora_A.weight", "I32", "F32, F16 or BF16"],
+        false,
+    ),
+    (
+        "pickle_only",
+        |e| matches!(e, AdapterError::PickleOnly { .. }),
+        &["adapter_model.bin", "safe_serialization=True"],
+        false,
+    ),
 ];
 
 #[test]
@@ -105,7 +170,8 @@ fn every_defect_has_its_error_with_the_facts() {
         let message = error.to_string();
         assert!(is_that_kind(&error), "{name}: {error:?}");
         assert_eq!(at_load, *in_numbers, "{name}: {message}");
-        let file = if message.contains("adapter_config.json") { "adapter_config.json" } else { "adapter_model." };
+        let file =
+            if message.contains("adapter_config.json") { "adapter_config.json" } else { "adapter_model." };
         let place = format!("bad/{name}/{file}");
         assert!(message.contains(&place), "{name}: {message}");
         for fact in *facts {
@@ -117,7 +183,8 @@ fn every_defect_has_its_error_with_the_facts() {
 #[test]
 fn the_table_covers_every_folder_and_the_control_is_accepted() {
     let folders = fs::read_dir(fixtures().join("bad")).unwrap().map(|entry| entry.unwrap());
-    let folders = folders.filter(|entry| entry.path().is_dir()).map(|entry| entry.file_name().into_string().unwrap());
+    let folders =
+        folders.filter(|entry| entry.path().is_dir()).map(|entry| entry.file_name().into_string().unwrap());
     let mut tested: BTreeSet<String> = TABLE.iter().map(|row| row.0.to_owned()).collect();
     tested.insert("_good_control".into());
     assert_eq!(folders.collect::<BTreeSet<_>>(), tested);

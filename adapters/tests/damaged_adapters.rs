@@ -5,7 +5,9 @@ mod peft_files;
 use std::{fs, path::Path, sync::Mutex};
 
 use peak_alloc::PeakAlloc;
-use peft_files::{LAYERS, MadeUpBase, Stored, adapter, bad, read_config, safetensors_in_order, safetensors_of};
+use peft_files::{
+    LAYERS, MadeUpBase, Stored, adapter, bad, read_config, safetensors_in_order, safetensors_of,
+};
 use polylora_adapters::{AdapterError, AdapterManifest, FileTrust, LoadedAdapter, MAX_HEADER_BYTES};
 use proptest::{prelude::*, sample::subsequence};
 use safetensors::Dtype;
@@ -24,8 +26,8 @@ const FIXED_BYTES: usize = 4 << 20;
 fn read_within(folder: &Path, base: &MadeUpBase, bound: usize) -> Result<LoadedAdapter, AdapterError> {
     let before = ALLOCATOR.current_usage();
     ALLOCATOR.reset_peak_usage();
-    let result =
-        AdapterManifest::inspect(folder, FileTrust::WithinFolder, &base.catalog).and_then(|manifest| manifest.load(base));
+    let result = AdapterManifest::inspect(folder, FileTrust::WithinFolder, &base.catalog)
+        .and_then(|manifest| manifest.load(base));
     let taken = ALLOCATOR.peak_usage().saturating_sub(before);
     assert!(taken <= bound, "{taken} bytes were taken, expected at most {bound}");
     result
@@ -59,10 +61,15 @@ fn a_lying_header_allocates_nothing() {
         lying[..8].copy_from_slice(&length.to_le_bytes());
         write(folder.path(), &config, &lying);
         let error = read_within(folder.path(), &base, FIXED_BYTES).unwrap_err();
-        assert!(matches!(error, AdapterError::HeaderTooLong { .. } | AdapterError::HeaderBeyondFile { .. }), "{error}");
+        assert!(
+            matches!(error, AdapterError::HeaderTooLong { .. } | AdapterError::HeaderBeyondFile { .. }),
+            "{error}"
+        );
     }
     let name = "base_model.model.encoder.layer.0.attention.self.query.lora_A.weight";
-    for (shape, end) in [(json!([1u64 << 40, 384]), 1u64 << 50), (json!([1u64 << 62, 4]), 64), (json!([u64::MAX]), u64::MAX)] {
+    for (shape, end) in
+        [(json!([1u64 << 40, 384]), 1u64 << 50), (json!([1u64 << 62, 4]), 64), (json!([u64::MAX]), u64::MAX)]
+    {
         let header = json!({name: {"dtype": "F32", "shape": shape, "data_offsets": [0, end]}}).to_string();
         let lying = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[0; 64]].concat();
         write(folder.path(), &config, &lying);
@@ -78,14 +85,19 @@ fn a_file_of_holes_is_refused_before_its_bytes_are_read() {
     let folder = tempfile::tempdir().unwrap();
     let name = "base_model.model.encoder.layer.0.attention.self.query.lora_A.weight";
     let end = 1u64 << 36;
-    let header = json!({name: {"dtype": "F32", "shape": [end / 1536, 384], "data_offsets": [0, end / 1536 * 1536]}}).to_string();
+    let header =
+        json!({name: {"dtype": "F32", "shape": [end / 1536, 384], "data_offsets": [0, end / 1536 * 1536]}})
+            .to_string();
     let begin = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
     write(folder.path(), &config, &begin);
     let path = folder.path().join("adapter_model.safetensors");
     let file = fs::OpenOptions::new().write(true).open(path).unwrap();
     file.set_len(begin.len() as u64 + end / 1536 * 1536).unwrap();
     let error = read_within(folder.path(), &base, FIXED_BYTES).unwrap_err();
-    assert!(matches!(error, AdapterError::TensorMissing { .. } | AdapterError::RankMismatch { .. }), "{error}");
+    assert!(
+        matches!(error, AdapterError::TensorMissing { .. } | AdapterError::RankMismatch { .. }),
+        "{error}"
+    );
 }
 
 #[test]

@@ -99,7 +99,8 @@ impl Model {
         // Those that went are the longest unused, and the last of them was needed.
         let mut expected = self.idle[..gone.len()].to_vec();
         if let Some((last, rest)) = expected.split_last() {
-            let kept = self.places.iter().filter(|(t, _)| !rest.contains(t)).map(|(_, place)| *place).collect();
+            let kept =
+                self.places.iter().filter(|(t, _)| !rest.contains(t)).map(|(_, place)| *place).collect();
             assert!(Self::longest_hole(kept, capacity) < need, "{last} was evicted without need");
         }
         expected.sort();
@@ -261,7 +262,10 @@ fn holes_matter_to_copies_and_not_to_aliases() {
         assert_eq!(wide.is_ok(), fits, "{mode:?}");
         assert!(pool.stats().resident_bytes <= 4 * LINE_BYTES);
         if let Err(error) = wide {
-            assert!(matches!(error, PoolError::AllLeased { reachable_bytes: LINE_BYTES, leases: 2, .. }), "{error}");
+            assert!(
+                matches!(error, PoolError::AllLeased { reachable_bytes: LINE_BYTES, leases: 2, .. }),
+                "{error}"
+            );
             assert_eq!(pool.stats().evictions, 0);
         }
     }

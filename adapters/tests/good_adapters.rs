@@ -24,8 +24,12 @@ fn stored(tensors: &[Stored], module: &str, tail: &str) -> Vec<f32> {
     let tensor = tensors.iter().find(|t| t.name == name).unwrap_or_else(|| panic!("no {name}"));
     match tensor.dtype {
         Dtype::F32 => tensor.bytes.chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect(),
-        Dtype::F16 => tensor.bytes.chunks(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-        Dtype::BF16 => tensor.bytes.chunks(2).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+        Dtype::F16 => {
+            tensor.bytes.chunks(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
+        }
+        Dtype::BF16 => {
+            tensor.bytes.chunks(2).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
+        }
         other => panic!("{other:?}"),
     }
 }
@@ -45,7 +49,10 @@ fn check(name: &str, expected: impl Fn(&str) -> Option<(usize, f32)>) {
         };
         let slot = slot.unwrap_or_else(|| panic!("{name}: {} is targeted", site.name));
         (targets, max_rank) = (targets + 1, max_rank.max(rank));
-        assert_eq!((slot.shape.rank, slot.shape.in_width, slot.shape.out_width), (rank, site.in_width, site.out_width));
+        assert_eq!(
+            (slot.shape.rank, slot.shape.in_width, slot.shape.out_width),
+            (rank, site.in_width, site.out_width)
+        );
         let a = stored(&tensors, &site.name, "lora_A.weight");
         let b = stored(&tensors, &site.name, "lora_B.weight");
         let delta = LowRank { a: &a, b: &b, rank, scale };
@@ -60,7 +67,13 @@ fn check(name: &str, expected: impl Fn(&str) -> Option<(usize, f32)>) {
     assert_eq!((manifest.targets(), manifest.max_rank()), (targets, max_rank), "{name}");
 }
 
-fn slot_holds(loaded: &LoadedAdapter, slot: &SiteSlot, delta: LowRank<'_>, gain: Option<&[f32]>, bias: Option<&[f32]>) {
+fn slot_holds(
+    loaded: &LoadedAdapter,
+    slot: &SiteSlot,
+    delta: LowRank<'_>,
+    gain: Option<&[f32]>,
+    bias: Option<&[f32]>,
+) {
     let (values, out) = (loaded.extent.values(), slot.shape.out_width);
     assert_eq!(&values[slot.a..][..delta.a.len()], delta.a);
     for o in 0..out {
@@ -112,13 +125,16 @@ fn a_string_of_targets_is_a_regular_expression_for_the_whole_name() {
 #[test]
 fn dora_brings_gains() {
     check("dora_r8", |name| {
-        (name.ends_with("query") || name.ends_with("value") || name.ends_with("output.dense")).then_some((8, 2.0))
+        (name.ends_with("query") || name.ends_with("value") || name.ends_with("output.dense"))
+            .then_some((8, 2.0))
     });
 }
 
 #[test]
 fn trained_biases_come_along() {
-    check("bias_lora_only_r4", |name| (name.ends_with("query") || name.ends_with("value")).then_some((4, 2.0)));
+    check("bias_lora_only_r4", |name| {
+        (name.ends_with("query") || name.ends_with("value")).then_some((4, 2.0))
+    });
 }
 
 #[test]

@@ -119,7 +119,9 @@ impl EmbeddingPath {
         let jobs = self.jobs.lock().clone().ok_or(EmbedError::ShuttingDown)?;
         let mut awaited = Awaited { answer, status: &self.status, is_answered: false };
         let job = EmbedJob { rows, adapter, submitted: Instant::now(), reply };
+        let rows = job.rows.len();
         jobs.send(job).await.map_err(|_| self.worker_is_gone())?;
+        self.metrics.rows_wait(rows);
         drop(jobs);
         let answer = (&mut awaited.answer).await;
         awaited.is_answered = true;

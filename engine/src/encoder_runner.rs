@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use polylora_adapters::{Digest, DevicePool, ExtentSink, Lease, PoolError, PoolMode, StoreError};
+use polylora_adapters::{DevicePool, Digest, ExtentSink, Lease, PoolError, PoolMode, StoreError};
 use polylora_kernels::extent::HostExtent;
 use polylora_kernels::{AdapterMemory, LoraBatch, PlacedAdapter, segments_of};
 use polylora_models::EmbeddingModel;
@@ -98,7 +98,7 @@ impl Placement {
         }
         match pool.lease(adapter, &mut ArenaSink(memory)) {
             Ok(lease) => {
-                let placed = PlacedAdapter { extent: adapter.extent.clone(), offset: lease.offset() };
+                let placed = PlacedAdapter { extent: lease.extent().clone(), offset: lease.offset() };
                 self.placed.push(placed);
                 self.leases.push(lease);
                 Seat::At(Some(self.leases.len() - 1))
@@ -107,7 +107,10 @@ impl Placement {
                 let outcome = match error {
                     PoolError::AllLeased { .. } => RowOutcome::Deferred,
                     PoolError::TooLarge { needed_bytes, budget_bytes, .. } => {
-                        RowOutcome::Failed(EmbedError::AdapterTooLarge { needed_bytes, budget_bytes })
+                        RowOutcome::Failed(EmbedError::AdapterTooLarge {
+                            bytes: needed_bytes,
+                            pool_bytes: budget_bytes,
+                        })
                     }
                     PoolError::Store { .. } => {
                         RowOutcome::Failed(EmbedError::Internal { reason: error.to_string() })

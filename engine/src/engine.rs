@@ -32,6 +32,8 @@ pub struct EngineParts {
     pub tokenizer: Arc<dyn Tokenize>,
     /// Texts that go in front of inputs, by name.
     pub prompts: BTreeMap<String, String>,
+    /// Name of the prompt that is used when none is asked for; token ids get none.
+    pub default_prompt: Option<String>,
     /// The adapters.
     pub adapters: Arc<dyn AdapterSource>,
     /// Builds what computes, on the device's thread.
@@ -85,7 +87,7 @@ impl Engine {
     pub fn start(config: EngineConfig, parts: EngineParts) -> Result<Self, StartError> {
         let limits = config.check()?;
         let runtime = Handle::try_current().map_err(|_| StartError::NoRuntime)?;
-        let EngineParts { mut model, tokenizer, prompts, adapters, runner } = parts;
+        let EngineParts { mut model, tokenizer, prompts, default_prompt, adapters, runner } = parts;
         model.prompts = prompts.keys().cloned().collect();
         if tokenizer.vocab_size() > model.vocab_size {
             tracing::warn!(
@@ -110,6 +112,7 @@ impl Engine {
             check: RequestCheck {
                 max_inputs: config.max_client_batch_size,
                 dimensions: model.dimensions,
+                default_prompt: default_prompt.and_then(|name| prompts.get(&name).map(|text| text.as_str().into())),
                 prompts: prompts.into_iter().map(|(name, text)| (name, text.into())).collect(),
             },
             // Both fit into 32 bits: `check` has seen them.

@@ -11,14 +11,16 @@
 
 mod adapter_loads;
 mod adapter_source;
+mod adapter_store_source;
 mod admission;
 mod batch_policy;
 mod config;
 mod embedding_cut;
 mod embedding_path;
+mod encoder_runner;
 mod engine;
 mod error;
-mod metrics;
+pub mod metrics;
 mod request;
 mod request_check;
 mod row_gather;
@@ -27,12 +29,14 @@ mod runner_builder;
 mod scheduler;
 mod service;
 mod status;
+mod text_tokenizer;
 mod tokenize;
 mod worker;
 
 pub use adapter_source::{AdapterMemory, AdapterSource, FoundAdapter};
 pub use batch_policy::BatchLimits;
 pub use config::{EngineConfig, StartError};
+pub use encoder_runner::EncoderRunner;
 pub use engine::{Engine, EngineParts, InFlight, Shutdown};
 pub use error::{Blame, EmbedError};
 pub use request::{EmbedInput, EmbedReply, EmbedRequest, Timings};

@@ -23,6 +23,7 @@
 //! | `polylora_pool_adapters` | gauge | adapters in the device's pool |
 //! | `polylora_pool_bytes` | gauge | their bytes |
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use prometheus::core::Collector;
@@ -59,7 +60,8 @@ pub(crate) struct Metrics {
     pub(crate) tokenize_seconds: Histogram,
     pub(crate) queue_seconds: Histogram,
     pub(crate) compute_seconds: Histogram,
-    pub(crate) queue_rows: IntGauge,
+    queue_rows: IntGauge,
+    waiting: AtomicI64,
 }
 
 impl Metrics {
@@ -88,6 +90,7 @@ impl Metrics {
             queue_seconds: make.seconds("polylora_queue_seconds", "From tokenised to picked, one row"),
             compute_seconds: make.seconds("polylora_compute_seconds", "One batch on the device"),
             queue_rows: make.gauge("polylora_queue_rows", "Rows that wait for the device"),
+            waiting: AtomicI64::new(0),
             registry: make.registry,
         }
     }
@@ -96,6 +99,16 @@ impl Metrics {
     pub(crate) fn request(&self) -> RequestCount<'_> {
         self.requests_in_flight.inc();
         RequestCount { metrics: self, began: Instant::now(), outcome: "cancelled" }
+    }
+
+    /// Rows wait for the device from now on.
+    pub(crate) fn rows_wait(&self, rows: usize) {
+        self.waiting.fetch_add(gauge(rows), Ordering::Relaxed);
+    }
+
+    /// Rows wait no more: picked, or nobody's.
+    pub(crate) fn rows_leave(&self, rows: usize) {
+        self.waiting.fetch_sub(gauge(rows), Ordering::Relaxed);
     }
 
     /// Notes what lies in the device's pool.
@@ -108,6 +121,8 @@ impl Metrics {
     pub(crate) fn render(&self, memory: AdapterMemory) -> String {
         self.adapters_resident.set(gauge(memory.adapters));
         self.adapter_bytes.set(gauge(memory.bytes));
+        // A row may be picked before its sender has counted it.
+        self.queue_rows.set(self.waiting.load(Ordering::Relaxed).max(0));
         TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_else(|error| {
             tracing::error!(%error, "the metrics could not be rendered");
             String::new()

@@ -14,6 +14,8 @@ pub(crate) struct RequestCheck {
     pub(crate) dimensions: usize,
     /// The model's prompts.
     pub(crate) prompts: BTreeMap<String, Arc<str>>,
+    /// What goes in front of a text when no prompt is named.
+    pub(crate) default_prompt: Option<Arc<str>>,
 }
 
 impl RequestCheck {
@@ -32,7 +34,10 @@ impl RequestCheck {
         if let Some(found) = request.dimensions.filter(|&found| found == 0 || found > self.dimensions) {
             return Err(EmbedError::DimensionsOutOfRange { found, max: self.dimensions });
         }
-        request.prompt_name.as_deref().map(|name| self.prompt(name)).transpose()
+        match request.prompt_name.as_deref() {
+            Some(name) => self.prompt(name).map(Some),
+            None => Ok(self.default_prompt.clone()),
+        }
     }
 
     fn prompt(&self, name: &str) -> Result<Arc<str>, EmbedError> {
@@ -59,7 +64,7 @@ mod tests {
     fn check() -> RequestCheck {
         let prompts = [("passage", "passage: "), ("query", "query: ")];
         let prompts = prompts.map(|(name, text)| (name.to_owned(), Arc::from(text)));
-        RequestCheck { max_inputs: 2, dimensions: 8, prompts: BTreeMap::from(prompts) }
+        RequestCheck { max_inputs: 2, dimensions: 8, prompts: BTreeMap::from(prompts), default_prompt: None }
     }
 
     fn request(inputs: &[&str]) -> EmbedRequest {

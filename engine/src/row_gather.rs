@@ -52,8 +52,7 @@ pub(crate) struct RowGather {
 pub(crate) struct RequestRow {
     /// What the device computes.
     pub(crate) row: BatchRow,
-    /// The request's results.
-    pub(crate) gather: Rc<RefCell<RowGather>>,
+    gather: Rc<RefCell<RowGather>>,
     index: usize,
 }
 

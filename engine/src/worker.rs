@@ -70,6 +70,7 @@ struct Worker {
     builder: RunnerBuilder,
     dimensions: usize,
     batches: u64,
+    waiting: usize,
     status: Arc<Status>,
     metrics: Arc<Metrics>,
 }
@@ -78,7 +79,16 @@ impl Worker {
     fn new(parts: WorkerParts) -> Self {
         let WorkerParts { inbox, limits, factory, dimensions, status, metrics } = parts;
         let builder = RunnerBuilder::new(factory, Arc::clone(&status), Arc::clone(&metrics));
-        Self { inbox, scheduler: Scheduler::new(limits), builder, dimensions, batches: 0, status, metrics }
+        Self {
+            inbox,
+            scheduler: Scheduler::new(limits),
+            builder,
+            dimensions,
+            batches: 0,
+            waiting: 0,
+            status,
+            metrics,
+        }
     }
 
     fn serve(mut self) {
@@ -87,8 +97,9 @@ impl Worker {
             Err(why) => return self.give_up(why),
         };
         while self.receive() {
-            let Some(picked) = self.scheduler.next_batch(Instant::now()) else { continue };
-            self.publish_queue();
+            let picked = self.scheduler.next_batch(Instant::now());
+            self.count_waiting();
+            let Some(picked) = picked else { continue };
             if let Err(lost) = self.step(runner.as_mut(), picked) {
                 tracing::error!(%lost, "the runner is lost and will be built again");
                 runner = match self.builder.replace(runner) {
@@ -120,12 +131,14 @@ impl Worker {
         if self.status.abandoned.swap(false, Ordering::AcqRel) {
             self.scheduler.drop_cancelled();
         }
-        self.publish_queue();
+        self.count_waiting();
         !self.status.is_aborted()
     }
 
     fn accept(&mut self, job: EmbedJob) {
         let submitted = job.submitted;
+        // Counted by the sender already.
+        self.waiting += job.rows.len();
         for row in RowGather::split(job) {
             let Err(row) = self.scheduler.enqueue(row, submitted) else { continue };
             // Admission bounds the rows of those who wait; what is above are rows of those who left.
@@ -179,9 +192,9 @@ impl Worker {
 
     /// Hands each row its outcome.
     fn settle(&mut self, rows: Vec<Picked<RequestRow>>, output: BatchOutput, took: Duration) {
+        // Before the answers: who has one finds himself counted.
+        let adapters_placed = self.count_computed(&rows, &output);
         let mut deferred = Vec::new();
-        let mut placed = Vec::new();
-        let (mut computed, mut tokens) = (0u64, 0u64);
         for (index, (picked, outcome)) in rows.into_iter().zip(output.rows).enumerate() {
             if outcome == RowOutcome::Deferred && index > 0 {
                 deferred.push(picked);
@@ -189,11 +202,6 @@ impl Worker {
             }
             let row = picked.row;
             row.count_batch(self.batches, took);
-            if let RowOutcome::Embedding(_) = outcome {
-                computed += 1;
-                tokens += row.row.ids.len() as u64;
-                placed.extend(row.row.adapter.as_ref().map(|adapter| adapter.digest));
-            }
             match self.judge(outcome) {
                 Ok(embedding) => row.bring(embedding),
                 Err(error) => {
@@ -202,14 +210,30 @@ impl Worker {
                 }
             }
         }
-        placed.dedup();
-        self.metrics.rows.inc_by(computed);
+        self.metrics.rows_deferred.inc_by(deferred.len() as u64);
+        self.scheduler.commit(Commit { deferred, adapters_placed });
+    }
+
+    /// Counts what went through the device and says through how many adapters.
+    fn count_computed(&self, rows: &[Picked<RequestRow>], output: &BatchOutput) -> usize {
+        let computed = rows.iter().zip(&output.rows).filter_map(|(picked, outcome)| match outcome {
+            RowOutcome::Embedding(_) => Some(&picked.row.row),
+            RowOutcome::Deferred | RowOutcome::Failed(_) => None,
+        });
+        let (mut rows, mut tokens, mut adapters) = (0u64, 0u64, Vec::new());
+        for row in computed {
+            rows += 1;
+            tokens += row.ids.len() as u64;
+            adapters.extend(row.adapter.as_ref().map(|adapter| adapter.digest));
+        }
+        self.metrics.rows.inc_by(rows);
         self.metrics.tokens.inc_by(tokens);
-        self.metrics.batch_rows.observe(computed as f64);
+        self.metrics.batch_rows.observe(rows as f64);
         self.metrics.batch_tokens.observe(tokens as f64);
         self.metrics.lora_launches.inc_by(output.lora_launches);
-        self.metrics.rows_deferred.inc_by(deferred.len() as u64);
-        self.scheduler.commit(Commit { deferred, adapters_placed: placed.len() });
+        // Rows of one adapter are neighbours.
+        adapters.dedup();
+        adapters.len()
     }
 
     fn judge(&self, outcome: RowOutcome) -> Result<Vec<f32>, EmbedError> {
@@ -242,15 +266,20 @@ impl Worker {
         for row in self.scheduler.drain() {
             row.fail(error.clone());
         }
+        self.count_waiting();
         while let Some(job) = self.inbox.blocking_recv() {
+            self.metrics.rows_leave(job.rows.len());
             // A client that has left is not owed anything.
             let _ = job.reply.send(Err(error.clone()));
         }
-        self.publish_queue();
     }
 
-    fn publish_queue(&self) {
-        self.metrics.queue_rows.set(i64::try_from(self.scheduler.len()).unwrap_or(i64::MAX));
+    /// Brings the count of waiting rows up to date with the scheduler.
+    fn count_waiting(&mut self) {
+        let now = self.scheduler.len();
+        self.metrics.rows_wait(now.saturating_sub(self.waiting));
+        self.metrics.rows_leave(self.waiting.saturating_sub(now));
+        self.waiting = now;
     }
 }
 

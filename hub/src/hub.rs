@@ -4,11 +4,12 @@ use hf_hub::{Repo, RepoType};
 use serde::Deserialize;
 
 use crate::contents::{Digest, Pin, WantedFile};
-use crate::error::{SourceError, StorageError};
+use crate::error::StorageError;
 use crate::file_set;
 use crate::hub_config::HubConfig;
 use crate::names::{self, FilePath};
 use crate::progress::Progress;
+use crate::source_error::SourceError;
 use crate::staging::{self, Staging};
 use crate::store::Store;
 use crate::transfer::{Request, Transfer};

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use hf_hub::{Cache, Repo, RepoType};
 
 use crate::contents::{Digest, Pin, WantedFile};
-use crate::error::SourceError;
 use crate::file_set;
 use crate::hub::Listing;
 use crate::names::{self, FilePath};
+use crate::source_error::SourceError;
 use crate::staging::{self, Staging};
 
 /// Largest `modules.json` that is read, in bytes.

@@ -27,6 +27,7 @@
 //! - **A directory** is taken as it is.
 
 mod catalogue;
+mod catalogue_tables;
 mod contents;
 mod error;
 mod file_set;
@@ -37,6 +38,7 @@ mod names;
 mod pip;
 mod progress;
 mod puller;
+mod source_error;
 mod staging;
 mod store;
 mod transfer;
@@ -44,7 +46,8 @@ mod wheel;
 
 pub use catalogue::{Catalogue, CatalogueEntry, CatalogueError, HubRepo, WheelPackage};
 pub use contents::{Digest, Pin, WantedFile};
-pub use error::{Attempt, PullError, Source, SourceError, StorageError};
+pub use error::{Attempt, PullError, Source, StorageError};
 pub use hub_config::{ConfigError, HubConfig, ProgressStyle, TimeLimits, Token};
 pub use names::{FilePath, NameError};
 pub use puller::{ModelDir, Puller};
+pub use source_error::SourceError;

@@ -8,9 +8,10 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::catalogue::WheelPackage;
-use crate::error::{SourceError, StorageError};
+use crate::error::StorageError;
 use crate::hub_config::HubConfig;
 use crate::progress::Progress;
+use crate::source_error::SourceError;
 
 /// How often a running pip is looked at.
 const POLL: Duration = Duration::from_millis(50);
@@ -120,10 +121,12 @@ fn tail(path: &Path) -> String {
     }
 }
 
-/// pip's last error line, or its last line of any kind.
+/// pip's last error line, or its last line of any kind: of a traceback that is the cause.
 fn reason(said: &str, status: ExitStatus) -> String {
     let lines = || said.lines().map(str::trim).filter(|line| !line.is_empty());
-    let line = lines().rfind(|line| line.starts_with("ERROR:")).or_else(|| lines().next_back());
+    let line = lines()
+        .rfind(|line| line.starts_with("ERROR:") && *line != "ERROR: Exception:")
+        .or_else(|| lines().next_back());
     line.map_or_else(|| status.to_string(), |line| line.chars().take(MAX_REASON).collect())
 }
 

@@ -40,7 +40,13 @@ impl Progress {
         Self { bar }
     }
 
-    /// `bytes` are on disk now; may fall when a transfer begins anew.
+    /// The transfer begins, or goes on, with `bytes` on disk: they do not count as speed.
+    pub(crate) fn from(&self, bytes: u64) {
+        self.bar.set_position(bytes);
+        self.bar.reset_eta();
+    }
+
+    /// `bytes` are on disk now.
     pub(crate) fn at(&self, bytes: u64) {
         self.bar.set_position(bytes);
     }

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 
 use crate::catalogue::{Catalogue, CatalogueEntry};
 use crate::contents::WantedFile;
-use crate::error::{Attempt, PullError, Source, SourceError};
+use crate::error::{Attempt, PullError, Source};
 use crate::hub::Hub;
 use crate::hub_cache::HubCache;
 use crate::hub_config::HubConfig;
 use crate::names::{self, RepoId};
+use crate::source_error::SourceError;
 use crate::staging::Staging;
 use crate::store::{Marker, Store};
 use crate::wheel;

@@ -6,8 +6,9 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use crate::contents::{self, Checked, WantedFile};
-use crate::error::{SourceError, StorageError};
+use crate::error::StorageError;
 use crate::names::FilePath;
+use crate::source_error::SourceError;
 use crate::store::{self, MARKER, Marker};
 
 /// An unfinished model. Only the holder of the model's lock has one.

@@ -10,9 +10,10 @@ use ureq::http::{HeaderMap, Response, StatusCode, header};
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body, Proxy};
 
-use crate::error::{SourceError, StorageError};
+use crate::error::StorageError;
 use crate::hub_config::HubConfig;
 use crate::progress::Progress;
+use crate::source_error::SourceError;
 
 /// How often a transfer is begun or resumed without a single new byte before it is given up.
 const MAX_FRUITLESS: u32 = 3;
@@ -110,7 +111,7 @@ impl Transfer {
             if start > 0 && request.size == Some(start) {
                 return Ok(resumed);
             }
-            progress.at(start);
+            progress.from(start);
             reason = match self.step(request, start, &mut total, progress) {
                 Ok(Step::Done) => return Ok(resumed),
                 Ok(Step::Broken(why)) => why,
@@ -274,6 +275,7 @@ fn origin(url: &str) -> String {
 fn cause(error: &ureq::Error) -> String {
     match error {
         ureq::Error::HostNotFound => "its host name is not known (DNS)".to_owned(),
+        ureq::Error::Io(e) => one_line(&e.to_string()),
         ureq::Error::Timeout(limit) => format!("no answer in time ({limit})"),
         other => one_line(&other.to_string()),
     }

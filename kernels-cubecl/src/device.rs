@@ -44,6 +44,17 @@ pub struct OpenDevice {
     pub name: String,
 }
 
+impl OpenDevice {
+    /// The dtype as a user names it.
+    pub fn dtype_name(&self) -> &'static str {
+        match self.dtype {
+            DType::F16 => "f16",
+            DType::BF16 => "bf16",
+            _ => "f32",
+        }
+    }
+}
+
 /// Why a device cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {

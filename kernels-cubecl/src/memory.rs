@@ -37,8 +37,9 @@ impl AdapterMemory {
             let len = extent.layout().len();
             let data = TensorData::new(extent.values().to_vec(), [len]);
             let values = Tensor::<1>::from_data(data, (&arena.device(), DType::F32)).cast(arena.dtype());
-            let whole = std::mem::replace(arena, values.clone());
-            *arena = whole.slice_assign([offset..offset + len], values);
+            // Cloned, not taken: should the write panic, the arena is still whole. The handle is dropped before the next
+            // write, so that later ones can be in place.
+            *arena = arena.clone().slice_assign([offset..offset + len], values);
         }
     }
 }

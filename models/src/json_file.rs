@@ -25,8 +25,9 @@ pub(crate) fn read<T: DeserializeOwned>(dir: &Path, name: &str) -> Result<Option
         Ok(text) => text,
         Err(source) => return Err(ModelError::Io { path, source }),
     };
-    match serde_json::from_slice(&text) {
-        Ok(value) => Ok(Some(value)),
-        Err(e) => Err(ModelError::Json { path, reason: e.to_string() }),
-    }
+    let mut parser = serde_json::Deserializer::from_slice(&text);
+    let parsed =
+        serde_path_to_error::deserialize(&mut parser).map_err(|e| format!("`{}`: {}", e.path(), e.inner()));
+    let parsed = parsed.and_then(|value| parser.end().map(|()| value).map_err(|e| e.to_string()));
+    parsed.map(Some).map_err(|reason| ModelError::Json { path, reason })
 }

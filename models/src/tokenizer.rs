@@ -79,6 +79,11 @@ impl TextTokenizer {
         self.max_tokens
     }
 
+    /// Number of token ids, added ones included.
+    pub fn vocab_size(&self) -> usize {
+        self.whole.get_vocab_size(true)
+    }
+
     /// Checks that every id it can give is in a table of `vocab_size` rows.
     pub(crate) fn check_vocabulary(&self, vocab_size: usize) -> Result<(), ModelError> {
         let highest = self.whole.get_vocab(true).into_values().max().unwrap_or(0) as usize;

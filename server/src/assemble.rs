@@ -4,9 +4,16 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use polylora_engine::EmbeddingService;
+use polylora_adapters::{AdapterDirectory, AdapterName, AdapterStore, BaseModel, StoreOptions};
+use polylora_engine::{
+    EmbeddingService, EncoderRunner, Engine, EngineConfig, EngineParts, ModelInfo, Runner, StoredAdapters,
+};
+use polylora_hub::{Catalogue, HubConfig, ModelDir, Puller};
+use polylora_kernels::device::{DTypeSpec, DeviceSpec, OpenDevice, is_cpu, open};
+use polylora_models::EmbeddingModel;
+use tokio::runtime::Handle;
 
-use crate::settings::Settings;
+use crate::settings::{DeviceChoice, DtypeChoice, Settings};
 
 /// An adapter that is not in the folder of adapters, under the name it is to be served by.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +63,119 @@ impl AssembleError {
 /// # Errors
 /// [`AssembleError`] with the step and the reason.
 pub fn start_engine(settings: &Settings, extra: &[NamedAdapter]) -> Result<Assembly, AssembleError> {
-    let _ = extra;
+    set_threads(settings)?;
+    let (model_dir, aliases) = find_model(&settings.embedding_model)?;
+    let device = open_device(settings)?;
     let step = format!("loading the model `{}`", settings.embedding_model);
-    Err(AssembleError::at(step)("this build has no engine behind its server"))
+    let model = EmbeddingModel::load(&model_dir.path, &device).map_err(AssembleError::at(step))?;
+    let model = Arc::new(model);
+    let directory = find_adapters(settings, extra, &model)?;
+    let refused_adapters = directory.refused().len();
+    let info = describe(&model_dir, &model, &device);
+    let engine = start(settings, info, model, directory)?;
+    Ok(Assembly { service: Arc::new(engine), aliases, refused_adapters })
+}
+
+/// The compute threads are rayon's global pool: one a core, or as many as the settings say.
+fn set_threads(settings: &Settings) -> Result<(), AssembleError> {
+    let Some(threads) = settings.threads else {
+        return Ok(());
+    };
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global();
+    pool.map_err(AssembleError::at(format!("starting {threads} compute threads")))
+}
+
+/// The model's directory, and the names that the catalogue knows it by beside the first.
+fn find_model(name_or_dir: &str) -> Result<(ModelDir, Vec<String>), AssembleError> {
+    let step = || format!("finding the model `{name_or_dir}`");
+    let config = HubConfig::from_env().map_err(AssembleError::at(step()))?;
+    let puller = Puller::new(Catalogue::builtin(), config);
+    let dir = puller.resolve(name_or_dir).map_err(AssembleError::at(step()))?;
+    let entry = puller.catalogue().find(name_or_dir);
+    let aliases = entry.map(|entry| entry.aliases.clone()).unwrap_or_default();
+    Ok((dir, aliases))
+}
+
+fn open_device(settings: &Settings) -> Result<OpenDevice, AssembleError> {
+    let device = match settings.device {
+        DeviceChoice::Auto => DeviceSpec::Auto,
+        DeviceChoice::Cpu => DeviceSpec::Cpu,
+        DeviceChoice::Wgpu(index) => DeviceSpec::Wgpu(index),
+        DeviceChoice::Cuda(index) => DeviceSpec::Cuda(index),
+    };
+    let dtype = match settings.dtype {
+        DtypeChoice::Auto => DTypeSpec::Auto,
+        DtypeChoice::F32 => DTypeSpec::F32,
+        DtypeChoice::F16 => DTypeSpec::F16,
+        DtypeChoice::Bf16 => DTypeSpec::Bf16,
+    };
+    let opened = open(device, dtype).map_err(AssembleError::at(format!("opening the device `{device}`")))?;
+    if is_cpu(&opened.device) && dtype != DTypeSpec::Auto && dtype != DTypeSpec::F32 {
+        tracing::warn!(%dtype, "16-bit dtypes run through the plain reference on the CPU, slower than f32");
+    }
+    Ok(opened)
+}
+
+/// The folder of adapters, or the one adapter that a command names.
+fn find_adapters(
+    settings: &Settings,
+    extra: &[NamedAdapter],
+    model: &EmbeddingModel,
+) -> Result<AdapterDirectory, AssembleError> {
+    let catalog = model.catalog();
+    if let [NamedAdapter { name, path }] = extra {
+        let step = || format!("checking the adapter {}", path.display());
+        let name = AdapterName::new(name).map_err(AssembleError::at(step()))?;
+        let single = AdapterDirectory::single(name, path, catalog);
+        return single.strict().map_err(AssembleError::at(step()));
+    }
+    let Some(folder) = &settings.adapters_dir else {
+        return Ok(AdapterDirectory::default());
+    };
+    let step = || format!("checking the adapters in {}", folder.display());
+    let directory = AdapterDirectory::open(folder, catalog).map_err(AssembleError::at(step()))?;
+    if settings.strict_adapters { directory.strict().map_err(AssembleError::at(step())) } else { Ok(directory) }
+}
+
+fn describe(dir: &ModelDir, model: &EmbeddingModel, device: &OpenDevice) -> ModelInfo {
+    ModelInfo {
+        name: dir.name.clone(),
+        root: dir.path.display().to_string(),
+        digest: model.digest().to_hex(),
+        dimensions: model.width(),
+        max_tokens: model.max_tokens(),
+        vocab_size: model.vocab_size(),
+        dtype: device.dtype_name().to_owned(),
+        device: device.name.clone(),
+        prompts: model.settings().prompts.keys().cloned().collect(),
+    }
+}
+
+/// Starts the engine's threads and waits for the probe.
+fn start(
+    settings: &Settings,
+    info: ModelInfo,
+    model: Arc<EmbeddingModel>,
+    directory: AdapterDirectory,
+) -> Result<Engine, AssembleError> {
+    let options = StoreOptions::new(settings.host_cache_bytes.0);
+    let store = AdapterStore::new(directory, model.clone(), options);
+    let lora_bytes = settings.lora_memory.bytes();
+    let config = EngineConfig {
+        max_concurrent_requests: settings.max_concurrent_requests.get(),
+        max_client_batch_size: settings.max_client_batch_size.get(),
+        max_batch_tokens: settings.max_batch_tokens.get(),
+        ..EngineConfig::default()
+    };
+    let parts = EngineParts {
+        model: info,
+        tokenizer: Arc::new(model.tokenizer().clone()),
+        prompts: model.settings().prompts.clone(),
+        default_prompt: model.settings().default_prompt.clone(),
+        adapters: Arc::new(StoredAdapters::new(Arc::new(store))),
+        runner: Box::new(move || Ok(Box::new(EncoderRunner::new(model.clone(), lora_bytes)) as Box<dyn Runner>)),
+    };
+    let engine = Engine::start(config, parts).map_err(AssembleError::at("starting the engine"))?;
+    Handle::current().block_on(engine.ready()).map_err(AssembleError::at("the first embedding"))?;
+    Ok(engine)
 }

@@ -6,6 +6,7 @@ use super::{
     fields::Fields,
     json::Json,
     known_fields::{INIT_REASON, INITS_THAT_KEEP_THE_BASE, KNOWN_PEFT, Rule, rule},
+    pattern_map::PatternMap,
     patterns::Pattern,
     targets::{Choice, Layers, Targets},
 };
@@ -13,8 +14,10 @@ use crate::AdapterError;
 
 /// Highest rank of a site. Nothing real comes near: at such a rank a full fine-tune is smaller.
 pub const MAX_RANK: usize = 4096;
-/// Most keys of a pattern map, and most entries of a list of layers or of layer patterns.
-const MAX_PATTERNS: usize = 8192;
+/// Most entries of layers_to_transform.
+const MAX_LAYERS: usize = 8192;
+/// Most entries of layers_pattern.
+const MAX_LAYER_PATTERNS: usize = 16;
 /// PEFT's default of both `r` and `lora_alpha`.
 const DEFAULT_RANK: usize = 8;
 const DEFAULT_ALPHA: f64 = 8.0;
@@ -35,8 +38,16 @@ pub(super) struct LoraConfig {
     use_rslora: bool,
     rank: usize,
     alpha: f64,
-    rank_pattern: Vec<(Pattern, usize)>,
-    alpha_pattern: Vec<(Pattern, f64)>,
+    rank_pattern: PatternMap<usize>,
+    alpha_pattern: PatternMap<f64>,
+}
+
+/// How strongly one module is adapted.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Strength {
+    pub(super) rank: usize,
+    /// alpha/r, or alpha/sqrt(r) with rsLoRA.
+    pub(super) scale: f32,
 }
 
 impl LoraConfig {
@@ -61,31 +72,25 @@ impl LoraConfig {
             use_rslora: fields.switch("use_rslora")?,
             rank: rank.unwrap_or(DEFAULT_RANK),
             alpha: alpha.unwrap_or(DEFAULT_ALPHA),
-            rank_pattern: pattern_map(file, &fields, "rank_pattern", rank_of)?,
-            alpha_pattern: pattern_map(file, &fields, "alpha_pattern", alpha_of)?,
+            rank_pattern: PatternMap::parse(file, &fields, "rank_pattern", rank_of)?,
+            alpha_pattern: PatternMap::parse(file, &fields, "alpha_pattern", alpha_of)?,
         })
     }
 
-    /// Rank and effective scale of the module called `name` (with any prefix that a task head adds).
-    pub(super) fn rank_and_scale(&self, name: &str) -> Result<(usize, f32), AdapterError> {
-        let rank = self.first_match(&self.rank_pattern, name)?.unwrap_or(self.rank);
-        let alpha = self.first_match(&self.alpha_pattern, name)?.unwrap_or(self.alpha);
-        let divisor = if self.use_rslora { (rank as f64).sqrt() } else { rank as f64 };
-        let scale = (alpha / divisor) as f32;
-        if !scale.is_finite() {
-            let (file, module) = (self.file.clone(), name.to_owned());
-            return Err(AdapterError::ScaleNotFinite { file, module, alpha, rank, found: scale });
-        }
-        Ok((rank, scale))
-    }
-
-    fn first_match<T: Copy>(&self, map: &[(Pattern, T)], name: &str) -> Result<Option<T>, AdapterError> {
-        for (pattern, value) in map {
-            if pattern.matches(&self.file, name)? {
-                return Ok(Some(*value));
+    /// Rank and effective scale of the modules called `names` (with any prefix that a task head adds).
+    pub(super) fn strengths(&self, names: &[&str]) -> Result<Vec<Strength>, AdapterError> {
+        let (ranks, alphas) = (self.rank_pattern.values_for(names)?, self.alpha_pattern.values_for(names)?);
+        let strengths = names.iter().zip(ranks.into_iter().zip(alphas)).map(|(name, (rank, alpha))| {
+            let (rank, alpha) = (rank.unwrap_or(self.rank), alpha.unwrap_or(self.alpha));
+            let divisor = if self.use_rslora { (rank as f64).sqrt() } else { rank as f64 };
+            let scale = (alpha / divisor) as f32;
+            if !scale.is_finite() {
+                let (file, module) = (self.file.clone(), (*name).to_owned());
+                return Err(AdapterError::ScaleNotFinite { file, module, alpha, rank, found: scale });
             }
-        }
-        Ok(None)
+            Ok(Strength { rank, scale })
+        });
+        strengths.collect()
     }
 }
 
@@ -127,9 +132,11 @@ fn trains_bias(fields: &Fields) -> Result<bool, AdapterError> {
         None => Ok(false),
         Some(Json::Text(text)) if text == "none" => Ok(false),
         Some(Json::Text(text)) if text == "lora_only" => Ok(true),
-        Some(all @ Json::Text(text)) if text == "all" => {
-            Err(fields.unsupported("bias", all, "biases of modules without LoRA are not replaced; use \"lora_only\""))
-        }
+        Some(all @ Json::Text(text)) if text == "all" => Err(fields.unsupported(
+            "bias",
+            all,
+            "biases of modules without LoRA are not replaced; use \"lora_only\"",
+        )),
         Some(other) => Err(fields.invalid("bias", other, "\"none\" or \"lora_only\"")),
     }
 }
@@ -140,7 +147,9 @@ fn targets(file: &Path, fields: &Fields) -> Result<Targets, AdapterError> {
     let layers = layers(file, fields)?;
     let chosen = match fields.required("target_modules", TARGETS_EXPECTED)? {
         Json::Text(text) => {
-            if let Some(field) = ["layers_to_transform", "layers_pattern"].into_iter().find(|f| fields.get(f).is_some()) {
+            if let Some(field) =
+                ["layers_to_transform", "layers_pattern"].into_iter().find(|f| fields.get(f).is_some())
+            {
                 let found = fields.required(field, "")?;
                 return Err(fields.invalid(field, found, "null, because target_modules is a string"));
             }
@@ -149,13 +158,17 @@ fn targets(file: &Path, fields: &Fields) -> Result<Targets, AdapterError> {
                 false => Choice::Pattern(Pattern::whole(file, "target_modules", text)?),
             }
         }
-        list => Choice::Names(fields.texts("target_modules", list, TARGETS_EXPECTED)?.into_iter().collect(), layers),
+        list => Choice::Names(
+            fields.texts("target_modules", list, TARGETS_EXPECTED)?.into_iter().collect(),
+            layers,
+        ),
     };
     let excluded = match fields.get("exclude_modules").filter(|v| v.is_set()) {
         None => None,
         Some(Json::Text(text)) => Some(Choice::Pattern(Pattern::whole(file, "exclude_modules", text)?)),
         Some(list) => {
-            let names = fields.texts("exclude_modules", list, "a list of module names or a regular expression")?;
+            let names =
+                fields.texts("exclude_modules", list, "a list of module names or a regular expression")?;
             Some(Choice::Names(names.into_iter().collect(), None))
         }
     };
@@ -180,41 +193,33 @@ fn layers(file: &Path, fields: &Fields) -> Result<Option<Layers>, AdapterError> 
         Json::List(list) => list.as_slice(),
         one => std::slice::from_ref(one),
     };
-    bounded(fields, "layers_to_transform", wanted, numbers.len())?;
+    bounded(fields, "layers_to_transform", wanted, (numbers.len(), MAX_LAYERS))?;
     let numbers = numbers.iter().map(|number| match number {
-        Json::Integer(number) => u64::try_from(*number).map_err(|_| fields.invalid("layers_to_transform", wanted, EXPECTED)),
+        Json::Integer(number) => {
+            u64::try_from(*number).map_err(|_| fields.invalid("layers_to_transform", wanted, EXPECTED))
+        }
         _ => Err(fields.invalid("layers_to_transform", wanted, EXPECTED)),
     });
     let indices = numbers.collect::<Result<_, _>>()?;
     let patterns = match texts.is_empty() {
         true => vec![Pattern::layer(file, "layers_pattern", None)?],
         false => {
-            bounded(fields, "layers_pattern", wanted, texts.len())?;
+            let found = fields.get("layers_pattern").unwrap_or(&Json::Null);
+            bounded(fields, "layers_pattern", found, (texts.len(), MAX_LAYER_PATTERNS))?;
             texts.iter().map(|t| Pattern::layer(file, "layers_pattern", Some(t))).collect::<Result<_, _>>()?
         }
     };
     Ok(Some(Layers { indices, patterns }))
 }
 
-/// The pairs of a pattern map in the order of the file, since the first that matches wins.
-fn pattern_map<T>(
-    file: &Path,
+fn bounded(
     fields: &Fields,
     field: &str,
-    value_of: impl Fn(&str, &Json) -> Result<T, AdapterError>,
-) -> Result<Vec<(Pattern, T)>, AdapterError> {
-    let map = fields.map(field)?;
-    bounded(fields, field, fields.get(field).unwrap_or(&Json::Null), map.len())?;
-    let pairs = map.iter().map(|(key, value)| {
-        let place = format!("{field}[{}]", Json::Text(key.clone()));
-        Ok((Pattern::tail(file, &place, key)?, value_of(&place, value)?))
-    });
-    pairs.collect()
-}
-
-fn bounded(fields: &Fields, field: &str, found: &Json, len: usize) -> Result<(), AdapterError> {
-    if len <= MAX_PATTERNS {
+    found: &Json,
+    (len, max): (usize, usize),
+) -> Result<(), AdapterError> {
+    if len <= max {
         return Ok(());
     }
-    Err(fields.invalid(field, found, format!("at most {MAX_PATTERNS} entries")))
+    Err(fields.invalid(field, found, format!("at most {max} entries")))
 }

@@ -94,7 +94,12 @@ impl<'a> Fields<'a> {
     }
 
     /// `value`, of `field`, as texts; `expected` says what else it may be.
-    pub(super) fn texts(&self, field: &str, value: &Json, expected: &str) -> Result<Vec<String>, AdapterError> {
+    pub(super) fn texts(
+        &self,
+        field: &str,
+        value: &Json,
+        expected: &str,
+    ) -> Result<Vec<String>, AdapterError> {
         let Json::List(list) = value else { return Err(self.invalid(field, value, expected)) };
         let texts = list.iter().map(|element| match element {
             Json::Text(text) => Ok(text.clone()),

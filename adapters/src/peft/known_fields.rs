@@ -21,9 +21,20 @@ pub(super) enum Rule {
 pub(super) fn rule(field: &str) -> Option<Rule> {
     use Rule::{Read, Refused, WithoutEffect};
     Some(match field {
-        "peft_type" | "r" | "lora_alpha" | "target_modules" | "exclude_modules" | "layers_to_transform"
-        | "layers_pattern" | "rank_pattern" | "alpha_pattern" | "use_rslora" | "use_dora" | "bias"
-        | "init_lora_weights" | "base_model_name_or_path" => Read,
+        "peft_type"
+        | "r"
+        | "lora_alpha"
+        | "target_modules"
+        | "exclude_modules"
+        | "layers_to_transform"
+        | "layers_pattern"
+        | "rank_pattern"
+        | "alpha_pattern"
+        | "use_rslora"
+        | "use_dora"
+        | "bias"
+        | "init_lora_weights"
+        | "base_model_name_or_path" => Read,
 
         // Training, origin and ways of computing the same.
         "lora_dropout" | "task_type" | "auto_mapping" | "revision" | "inference_mode" | "peft_version"
@@ -33,7 +44,9 @@ pub(super) fn rule(field: &str) -> Option<Rule> {
         // Only with use_qalora, and only for tied embeddings: both refused themselves.
         "qalora_group_size" | "ensure_weight_tying" => WithoutEffect,
 
-        "modules_to_save" => Refused("whole modules saved beside the adapter would replace the base model's; train without it"),
+        "modules_to_save" => {
+            Refused("whole modules saved beside the adapter would replace the base model's; train without it")
+        }
         "lora_bias" => Refused("a bias of B is not computed; train without it"),
         "fan_in_fan_out" => Refused("weights stored as (in, out) are not read"),
         "target_parameters" => Refused("only modules are adapted, not single parameters"),

@@ -8,8 +8,9 @@ use std::{
 
 use super::{
     config::LoraConfig,
+    fit::SiteTensors,
     folder::{self, CONFIG_FILE, FileIdentity, FileTrust, OpenFile, PICKLE_FILE, WEIGHTS_FILE},
-    sites::{SitePlan, SiteTensors, extent_bytes, plan},
+    sites::{SitePlan, extent_bytes, plan},
     tensor_file::{TensorEntry, TensorFile},
     tensor_name::TensorKind,
 };
@@ -57,7 +58,7 @@ impl AdapterManifest {
             trust,
             identity: opened.identity,
             base_model: opened.base_model,
-            max_rank: opened.plans.iter().map(|plan| plan.tensors.rank).max().unwrap_or(0),
+            max_rank: opened.plans.iter().map(|plan| plan.tensors.strength.rank).max().unwrap_or(0),
             bytes: extent_bytes(&opened.plans, catalog),
             targets: opened.plans.len(),
         })
@@ -78,7 +79,8 @@ impl AdapterManifest {
     /// Whether the files are no longer those that were inspected (or can no longer be opened).
     pub fn is_stale(&self) -> bool {
         let identity = |name| folder::open(&self.folder, name, self.trust).ok().flatten().map(|f| f.identity);
-        identity(CONFIG_FILE) != Some(self.identity.config) || identity(WEIGHTS_FILE) != Some(self.identity.weights)
+        identity(CONFIG_FILE) != Some(self.identity.config)
+            || identity(WEIGHTS_FILE) != Some(self.identity.weights)
     }
 
     /// The adapter's folder.
@@ -143,23 +145,28 @@ impl OpenedAdapter {
         let mut digest = AdapterDigest::new(base.digest(), self.plans.len());
         let mut sites = vec![];
         for plan in &self.plans {
-            let SiteTensors { rank, scale, a, b, magnitude, bias } = &plan.tensors;
+            let SiteTensors { strength, a, b, magnitude, bias } = &plan.tensors;
             let optional = usize::from(magnitude.is_some()) + usize::from(bias.is_some());
-            digest.site(&plan.name, *scale, 2 + optional);
+            digest.site(&plan.name, strength.scale, 2 + optional);
             let out = [plan.out_width];
             let mut reader = TensorReader { file: &mut self.tensors, digest: &mut digest };
             let values = SiteValues {
                 site: plan.site,
                 in_width: plan.in_width,
                 out_width: plan.out_width,
-                rank: *rank,
-                scale: *scale,
-                a: reader.read(TensorKind::A, &[*rank, plan.in_width], a)?,
-                b: reader.read(TensorKind::B, &[plan.out_width, *rank], b)?,
-                magnitude: magnitude.as_ref().map(|m| reader.read(TensorKind::Magnitude, &out, m)).transpose()?,
+                rank: strength.rank,
+                scale: strength.scale,
+                a: reader.read(TensorKind::A, &[strength.rank, plan.in_width], a)?,
+                b: reader.read(TensorKind::B, &[plan.out_width, strength.rank], b)?,
+                magnitude: magnitude
+                    .as_ref()
+                    .map(|m| reader.read(TensorKind::Magnitude, &out, m))
+                    .transpose()?,
                 bias: bias.as_ref().map(|bias| reader.read(TensorKind::Bias, &out, bias)).transpose()?,
             };
-            sites.extend(values.fold(base).map_err(|fault| fold_error(self.tensors.path(), &plan.tensors, fault))?);
+            sites.extend(
+                values.fold(base).map_err(|fault| fold_error(self.tensors.path(), &plan.tensors, fault))?,
+            );
         }
         let extent = Arc::new(lay_out(&sites, base.catalog()));
         Ok(LoadedAdapter { digest: digest.finish(), extent })
@@ -173,7 +180,12 @@ struct TensorReader<'a> {
 }
 
 impl TensorReader<'_> {
-    fn read(&mut self, kind: TensorKind, shape: &[usize], entry: &TensorEntry) -> Result<Vec<f32>, AdapterError> {
+    fn read(
+        &mut self,
+        kind: TensorKind,
+        shape: &[usize],
+        entry: &TensorEntry,
+    ) -> Result<Vec<f32>, AdapterError> {
         let bytes = self.file.read(entry)?;
         self.digest.tensor(kind.digest_name(), entry.dtype.name(), shape, &bytes);
         let values = entry.dtype.widen(&bytes);

@@ -6,10 +6,12 @@
 
 mod config;
 mod fields;
+mod fit;
 mod folder;
 mod json;
 mod known_fields;
 mod manifest;
+mod pattern_map;
 mod patterns;
 mod sites;
 mod targets;

@@ -7,6 +7,7 @@ use polylora_kernels::extent::{ExtentLayout, SiteId, SiteShape};
 
 use super::{
     config::LoraConfig,
+    fit::{Fit, Parts, SiteTensors},
     tensor_file::TensorEntry,
     tensor_name::{TensorKind, TensorName},
 };
@@ -21,18 +22,6 @@ pub(super) struct SitePlan {
     pub(super) in_width: usize,
     pub(super) out_width: usize,
     pub(super) tensors: SiteTensors,
-}
-
-/// The tensors of one module, at the rank and scale that the configuration gives it.
-#[derive(Clone, Debug)]
-pub(super) struct SiteTensors {
-    pub(super) rank: usize,
-    /// alpha/r, or alpha/sqrt(r) with rsLoRA.
-    pub(super) scale: f32,
-    pub(super) a: TensorEntry,
-    pub(super) b: TensorEntry,
-    pub(super) magnitude: Option<TensorEntry>,
-    pub(super) bias: Option<TensorEntry>,
 }
 
 /// The plans of all targeted sites, by name. Tensors of [ignored](Module::Ignored) modules are checked as all others
@@ -50,7 +39,7 @@ pub(super) fn plan(
         let (module, kind) = naming.resolve(&entry, config)?;
         parts.entry(module).or_default().put(file, kind, entry)?;
     }
-    let mut plans = vec![];
+    let mut targeted = vec![];
     for (name, module) in catalog.modules() {
         let full_name = format!("{}{name}", naming.prefix.unwrap_or_default());
         let found = parts.remove(name);
@@ -63,18 +52,24 @@ pub(super) fn plan(
                 let (file, tensor) = (file.to_owned(), found.any_name());
                 return Err(AdapterError::TensorNotTargeted { file, tensor, module: full_name });
             }
-            (true, Module::Site(site), found) => {
-                let (in_width, out_width) = (site.in_width, site.out_width);
-                let fit = Fit { file, config, name: full_name, in_width, out_width };
-                let tensors = fit.check(found.unwrap_or_default(), naming.adapter.as_deref())?;
-                plans.push(SitePlan { site: site.id, name: name.to_owned(), in_width, out_width, tensors });
-            }
-            (true, Module::Ignored(ignored), Some(found)) => {
-                let (in_width, out_width) = (ignored.in_width, ignored.out_width);
-                let fit = Fit { file, config, name: full_name, in_width, out_width };
-                fit.check(found, naming.adapter.as_deref())?;
-            }
             (true, Module::Ignored(_), None) | (false, _, None) => {}
+            (true, _, found) => targeted.push((full_name, module, found.unwrap_or_default())),
+        }
+    }
+    let names: Vec<&str> = targeted.iter().map(|(full_name, ..)| full_name.as_str()).collect();
+    let strengths = config.strengths(&names)?;
+    let mut plans = vec![];
+    for ((name, module, parts), strength) in targeted.iter().zip(strengths) {
+        let (in_width, out_width) = match module {
+            Module::Site(site) => (site.in_width, site.out_width),
+            Module::Ignored(ignored) => (ignored.in_width, ignored.out_width),
+            Module::Embedding(_) => continue,
+        };
+        let (use_dora, adapter) = (config.use_dora, naming.adapter.as_deref());
+        let fit = Fit { file, strength, use_dora, name, in_width, out_width, adapter };
+        let tensors = fit.check(parts.clone())?;
+        if let Module::Site(site) = module {
+            plans.push(SitePlan { site: site.id, name: site.name.clone(), in_width, out_width, tensors });
         }
     }
     plans.sort_by(|l, r| l.name.cmp(&r.name));
@@ -87,7 +82,7 @@ pub(super) fn extent_bytes(plans: &[SitePlan], catalog: &SiteCatalog) -> usize {
         site: plan.site,
         in_width: plan.in_width,
         out_width: plan.out_width,
-        rank: plan.tensors.rank,
+        rank: plan.tensors.strength.rank,
         has_gain: plan.tensors.magnitude.is_some(),
         has_bias: plan.tensors.bias.is_some(),
     });
@@ -132,11 +127,21 @@ impl<'a> Naming<'a> {
     }
 
     /// The module, by its name in the catalogue, and the kind of a tensor.
-    fn resolve(&mut self, entry: &TensorEntry, config: &LoraConfig) -> Result<(&'a str, TensorKind), AdapterError> {
+    fn resolve(
+        &mut self,
+        entry: &TensorEntry,
+        config: &LoraConfig,
+    ) -> Result<(&'a str, TensorKind), AdapterError> {
         let (file, tensor) = (self.file.to_owned(), entry.name.clone());
-        let unexpected = |expected| AdapterError::TensorUnexpected { file: file.clone(), tensor: tensor.clone(), expected };
+        let unexpected = |expected| AdapterError::TensorUnexpected {
+            file: file.clone(),
+            tensor: tensor.clone(),
+            expected,
+        };
         let name = TensorName::parse(&entry.name).ok_or_else(|| {
-            unexpected("names such as base_model.model.MODULE.lora_A.weight, and no weights of the base model")
+            unexpected(
+                "names such as base_model.model.MODULE.lora_A.weight, and no weights of the base model",
+            )
         })?;
         match name.kind {
             TensorKind::Embedding => return Err(AdapterError::EmbeddingTensor { file, tensor }),
@@ -184,89 +189,5 @@ impl<'a> Naming<'a> {
             let (name, _) = self.modules.get_key_value(name.strip_prefix(prefix)?)?;
             Some((prefix, *name))
         })
-    }
-}
-
-/// The tensors of one module.
-#[derive(Default)]
-struct Parts(BTreeMap<TensorKind, TensorEntry>);
-
-impl Parts {
-    fn put(&mut self, file: &Path, kind: TensorKind, entry: TensorEntry) -> Result<(), AdapterError> {
-        let tensor = entry.name.clone();
-        match self.0.insert(kind, entry) {
-            None => Ok(()),
-            Some(other) => Err(AdapterError::TensorDuplicate { file: file.to_owned(), tensor, other: other.name }),
-        }
-    }
-
-    fn any_name(&self) -> String {
-        self.0.values().next().map(|entry| entry.name.clone()).unwrap_or_default()
-    }
-}
-
-/// What the tensors of one module are held against.
-struct Fit<'a> {
-    file: &'a Path,
-    config: &'a LoraConfig,
-    /// With any prefix.
-    name: String,
-    in_width: usize,
-    out_width: usize,
-}
-
-impl Fit<'_> {
-    fn check(&self, mut parts: Parts, adapter: Option<&str>) -> Result<SiteTensors, AdapterError> {
-        let (rank, scale) = self.config.rank_and_scale(&self.name)?;
-        let mut take = |kind| {
-            parts.0.remove(&kind).ok_or_else(|| AdapterError::TensorMissing {
-                file: self.file.to_owned(),
-                tensor: TensorName::write(&self.name, kind, adapter),
-                module: self.name.clone(),
-            })
-        };
-        let (a, b) = (take(TensorKind::A)?, take(TensorKind::B)?);
-        let magnitude = self.config.use_dora.then(|| take(TensorKind::Magnitude)).transpose()?;
-        let bias = parts.0.remove(&TensorKind::Bias);
-        let &[a_rank, a_width] = a.shape.as_slice() else { return Err(self.shape(&a, "[rank, in width]")) };
-        self.width(&a, "in", a_width, self.in_width)?;
-        self.rank(&a, a_rank, rank)?;
-        let &[b_width, b_rank] = b.shape.as_slice() else { return Err(self.shape(&b, "[out width, rank]")) };
-        self.width(&b, "out", b_width, self.out_width)?;
-        self.rank(&b, b_rank, rank)?;
-        if let Some(magnitude) = &magnitude {
-            // [1, out] and [out, 1] are how some versions and converters write a column of norms.
-            let width = match magnitude.shape[..] {
-                [width] | [width, 1] | [1, width] => width,
-                _ => return Err(self.shape(magnitude, "[out width]")),
-            };
-            self.width(magnitude, "out", width, self.out_width)?;
-        }
-        if let Some(bias) = &bias {
-            let &[width] = bias.shape.as_slice() else { return Err(self.shape(bias, "[out width]")) };
-            self.width(bias, "out", width, self.out_width)?;
-        }
-        Ok(SiteTensors { rank, scale, a, b, magnitude, bias })
-    }
-
-    fn shape(&self, entry: &TensorEntry, expected: &'static str) -> AdapterError {
-        let (tensor, found) = (entry.name.clone(), entry.shape.clone());
-        AdapterError::ShapeMismatch { file: self.file.to_owned(), tensor, found, expected }
-    }
-
-    fn width(&self, entry: &TensorEntry, side: &'static str, found: usize, expected: usize) -> Result<(), AdapterError> {
-        if found == expected {
-            return Ok(());
-        }
-        let (tensor, shape) = (entry.name.clone(), entry.shape.clone());
-        Err(AdapterError::WidthMismatch { file: self.file.to_owned(), tensor, side, shape, found, expected })
-    }
-
-    fn rank(&self, entry: &TensorEntry, found: usize, expected: usize) -> Result<(), AdapterError> {
-        if found == expected {
-            return Ok(());
-        }
-        let (tensor, shape) = (entry.name.clone(), entry.shape.clone());
-        Err(AdapterError::RankMismatch { file: self.file.to_owned(), tensor, shape, found, expected })
     }
 }

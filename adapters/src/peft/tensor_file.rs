@@ -45,7 +45,11 @@ impl TensorFile {
         let OpenFile { path, mut file, identity } = open;
         let failed = |source: io::Error| AdapterError::Io { file: path.clone(), source };
         let Some(after_length) = identity.len.checked_sub(LENGTH_BYTES) else {
-            return Err(AdapterError::FileTooShort { file: path, found: identity.len, expected: LENGTH_BYTES });
+            return Err(AdapterError::FileTooShort {
+                file: path,
+                found: identity.len,
+                expected: LENGTH_BYTES,
+            });
         };
         let mut length = [0; LENGTH_BYTES as usize];
         file.read_exact(&mut length).map_err(failed)?;
@@ -54,12 +58,18 @@ impl TensorFile {
             return Err(AdapterError::HeaderTooLong { file: path, found: length, max: MAX_HEADER_BYTES });
         }
         let Some(data_len) = after_length.checked_sub(length) else {
-            return Err(AdapterError::HeaderBeyondFile { file: path, found: length, available: after_length });
+            return Err(AdapterError::HeaderBeyondFile {
+                file: path,
+                found: length,
+                available: after_length,
+            });
         };
         let mut header = vec![0; length as usize];
         file.read_exact(&mut header).map_err(failed)?;
-        let header: RawHeader = serde_json::from_slice(&header)
-            .map_err(|e| AdapterError::HeaderInvalid { file: path.clone(), reason: excerpt(&e.to_string()) })?;
+        let header: RawHeader = serde_json::from_slice(&header).map_err(|e| AdapterError::HeaderInvalid {
+            file: path.clone(),
+            reason: excerpt(&e.to_string()),
+        })?;
         covers_data(&path, &header, data_len)?;
         let data_at = LENGTH_BYTES + length;
         let entries = header.tensors.into_iter().map(|(name, raw)| {

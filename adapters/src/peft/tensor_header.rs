@@ -61,7 +61,8 @@ impl<'de> Deserialize<'de> for RawHeader {
                         std::mem::replace(&mut described, true)
                     } else {
                         let entry = map.next_value::<RawEntry>();
-                        let entry = entry.map_err(|e| A::Error::custom(format_args!("tensor {name:?}: {e}")))?;
+                        let entry =
+                            entry.map_err(|e| A::Error::custom(format_args!("tensor {name:?}: {e}")))?;
                         tensors.insert(name.clone(), entry).is_some()
                     };
                     if twice {

@@ -45,7 +45,9 @@ impl<'a> TensorName<'a> {
                     ["lora_B", adapter, "weight"] => (TensorKind::B, Some(adapter)),
                     ["lora_B", "bias"] => (TensorKind::BiasOfB, None),
                     ["lora_B", adapter, "bias"] => (TensorKind::BiasOfB, Some(adapter)),
-                    ["lora_magnitude_vector"] | ["lora_magnitude_vector", "weight"] => (TensorKind::Magnitude, None),
+                    ["lora_magnitude_vector"] | ["lora_magnitude_vector", "weight"] => {
+                        (TensorKind::Magnitude, None)
+                    }
                     ["lora_magnitude_vector", adapter] | ["lora_magnitude_vector", adapter, "weight"] => {
                         (TensorKind::Magnitude, Some(adapter))
                     }
@@ -96,7 +98,10 @@ mod tests {
 
     #[test]
     fn names_of_all_peft_versions_are_taken_apart() {
-        let parse = |tail: &str| TensorName::parse(&format!("base_model.model.m.q{tail}")).map(|n| (n.kind, n.adapter.map(String::from)));
+        let parse = |tail: &str| {
+            TensorName::parse(&format!("base_model.model.m.q{tail}"))
+                .map(|n| (n.kind, n.adapter.map(String::from)))
+        };
         for (tail, kind) in [
             (".lora_A.weight", TensorKind::A),
             (".lora_B.weight", TensorKind::B),
@@ -109,13 +114,22 @@ mod tests {
         ] {
             assert_eq!(parse(tail), Some((kind, None)), "{tail}");
         }
-        for tail in [".lora_A.x.weight", ".lora_B.x.weight", ".lora_magnitude_vector.x.weight", ".lora_magnitude_vector.x"] {
+        for tail in [
+            ".lora_A.x.weight",
+            ".lora_B.x.weight",
+            ".lora_magnitude_vector.x.weight",
+            ".lora_magnitude_vector.x",
+        ] {
             assert_eq!(parse(tail).unwrap().1.as_deref(), Some("x"), "{tail}");
         }
-        for tail in ["", ".weight", ".lora_A", ".lora_A.a.b.weight", ".lora_C.weight", ".lora_A.bias", ".lora_"] {
+        for tail in
+            ["", ".weight", ".lora_A", ".lora_A.a.b.weight", ".lora_C.weight", ".lora_A.bias", ".lora_"]
+        {
             assert_eq!(parse(tail), None, "{tail}");
         }
-        for name in ["m.q.lora_A.weight", "base_model.model.lora_A.weight", "base_model.model..lora_A.weight", ""] {
+        for name in
+            ["m.q.lora_A.weight", "base_model.model.lora_A.weight", "base_model.model..lora_A.weight", ""]
+        {
             assert_eq!(TensorName::parse(name), None, "{name}");
         }
     }

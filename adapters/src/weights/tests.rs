@@ -73,7 +73,8 @@ fn numbers(count: usize) -> impl Strategy<Value = Vec<f32>> {
 fn site(dora: bool) -> impl Strategy<Value = (OneSite, SiteValues)> {
     (1usize..9, 1usize..9, 1usize..5).prop_flat_map(move |(in_width, out_width, rank)| {
         let magnitude = vec(0.1f32..3.0, out_width);
-        let tensors = (numbers(in_width * out_width), numbers(rank * in_width), numbers(out_width * rank), magnitude);
+        let tensors =
+            (numbers(in_width * out_width), numbers(rank * in_width), numbers(out_width * rank), magnitude);
         (tensors, 0.1f32..4.0, proptest::option::of(numbers(out_width))).prop_map(
             move |((weight, a, b, magnitude), scale, bias)| {
                 let magnitude = dora.then_some(magnitude);

@@ -7,7 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use polylora_adapters::{BaseModel, Digest, IgnoredModule, LowRank, Site, SiteCatalog};
+use polylora_adapters::{
+    AdapterError, AdapterManifest, BaseModel, Digest, FileTrust, IgnoredModule, LoadedAdapter, LowRank, Site,
+    SiteCatalog,
+};
 use polylora_kernels::extent::SiteId;
 use safetensors::{Dtype, tensor::TensorView};
 use serde_json::{Value, json};
@@ -43,7 +46,11 @@ pub fn catalog() -> SiteCatalog {
     }
     let embeddings = ["word_embeddings", "position_embeddings", "token_type_embeddings"];
     SiteCatalog::new(sites)
-        .with_ignored(vec![IgnoredModule { name: "pooler.dense".into(), in_width: HIDDEN, out_width: HIDDEN }])
+        .with_ignored(vec![IgnoredModule {
+            name: "pooler.dense".into(),
+            in_width: HIDDEN,
+            out_width: HIDDEN,
+        }])
         .with_embeddings(embeddings.iter().map(|name| format!("embeddings.{name}")).collect())
         .with_prefixes(vec!["bert.".into()])
 }
@@ -166,7 +173,8 @@ pub fn safetensors_in_order(tensors: &[Stored]) -> Vec<u8> {
     for t in tensors {
         let begin = data.len();
         data.extend(&t.bytes);
-        let entry = json!({"dtype": format!("{:?}", t.dtype), "shape": t.shape, "data_offsets": [begin, data.len()]});
+        let entry =
+            json!({"dtype": format!("{:?}", t.dtype), "shape": t.shape, "data_offsets": [begin, data.len()]});
         entries.push(format!("{}:{entry}", json!(t.name)));
     }
     let header = format!("{{{}}}", entries.join(","));
@@ -187,4 +195,32 @@ impl TemporaryAdapter {
     pub fn path(&self) -> &Path {
         self.0.path()
     }
+}
+
+/// Inspects and loads an adapter of these tensors.
+pub fn load(config: &Value, tensors: &[Stored]) -> Result<LoadedAdapter, AdapterError> {
+    let base = MadeUpBase::new();
+    let folder = TemporaryAdapter::new(config, &safetensors_of(tensors));
+    AdapterManifest::inspect(folder.path(), FileTrust::WithinFolder, &base.catalog)?.load(&base)
+}
+
+/// Why it is refused.
+pub fn refusal(config: &Value, tensors: &[Stored]) -> AdapterError {
+    load(config, tensors).expect_err("it is refused")
+}
+
+/// Targets query of layers 0 to 2 at rank 2, alpha 4.
+pub fn control() -> (Value, Vec<Stored>) {
+    (read_config(&bad("_good_control")), read_tensors(&bad("_good_control")))
+}
+
+/// A and B of `module` at `rank`, where both widths are [`HIDDEN`].
+pub fn pair(module: &str, rank: usize) -> [Stored; 2] {
+    let name = |part: &str| format!("base_model.model.{module}.{part}.weight");
+    [Stored::filled(name("lora_A"), &[rank, HIDDEN]), Stored::filled(name("lora_B"), &[HIDDEN, rank])]
+}
+
+/// The sites on which it has an effect.
+pub fn sites(loaded: &LoadedAdapter) -> Vec<u32> {
+    loaded.extent.layout().slots().iter().map(|slot| slot.shape.site.0).collect()
 }

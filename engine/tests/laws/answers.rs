@@ -7,6 +7,7 @@ use std::time::Duration;
 use polylora_engine::*;
 
 use crate::fakes::*;
+use crate::harness::*;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn batch_mates_do_not_change_a_rows_reply() {
@@ -35,7 +36,7 @@ async fn each_of_many_clients_gets_his_own_answer() {
     let one = |i: usize| {
         let engine = Arc::clone(&engine);
         async move {
-            let name = (i % 6 > 0).then(|| format!("a{}", i % 6));
+            let name = (!i.is_multiple_of(6)).then(|| format!("a{}", i % 6));
             let number = name.as_ref().map(|_| (i % 6) as u8);
             for round in 0..5 {
                 let (first, second) = (format!("text {i}"), format!("round {round} of {i}"));

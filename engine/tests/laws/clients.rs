@@ -7,6 +7,7 @@ use std::time::Duration;
 use polylora_engine::*;
 
 use crate::fakes::*;
+use crate::harness::*;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_leaves_frees_his_permits_at_once_and_his_rows_before_they_are_picked() {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use polylora_engine::*;
 
 use crate::fakes::*;
+use crate::harness::*;
 
 fn is_internal<T>(answer: &Result<T, EmbedError>) -> bool {
     matches!(answer, Err(EmbedError::Internal { .. }))
@@ -165,8 +166,9 @@ async fn an_adapter_whose_load_panics_fails_its_requests_and_may_be_asked_again(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bounds_that_make_no_sense_are_refused_with_the_field_and_the_numbers() {
+    type Edit = fn(&mut EngineConfig);
     let most = u32::MAX as usize;
-    let edits: [(fn(&mut EngineConfig), &str, usize, usize); 6] = [
+    let edits: [(Edit, &str, usize, usize); 6] = [
         (|c| c.max_concurrent_requests = 0, "max_concurrent_requests", 0, most),
         (|c| c.max_client_batch_size = 0, "max_client_batch_size", 0, 65_536),
         (|c| c.max_client_batch_size = 65_537, "max_client_batch_size", 65_537, 65_536),

@@ -1,10 +1,7 @@
 //! A device, a tokenizer and a store of adapters whose answers are known and whose pace a test decides.
 
-use std::collections::BTreeMap;
-use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use polylora_adapters::{Digest, LoadedAdapter};
@@ -57,12 +54,15 @@ impl Gate {
     }
 }
 
+/// A row as the device saw it: its adapter's number and its token ids.
+pub type SeenRow = (Option<u8>, Vec<u32>);
+
 /// What a test sees and decides of the fakes.
 pub struct Control {
     pub device_gate: Gate,
     pub adapter_gate: Gate,
-    /// Token ids of every row of every batch, with the adapter's number.
-    pub batches: Mutex<Vec<Vec<(Option<u8>, Vec<u32>)>>>,
+    /// Every row of every batch.
+    pub batches: Mutex<Vec<Vec<SeenRow>>>,
     /// Adapters that the device has room for.
     pub pool_room: AtomicUsize,
     pub builds: AtomicUsize,
@@ -152,7 +152,7 @@ impl Runner for FakeRunner {
 /// Number of the adapter `huge`, which no pool has room for.
 const HUGE: u8 = 250;
 
-struct FakeTokenizer(Arc<Control>);
+pub struct FakeTokenizer(pub Arc<Control>);
 
 /// Ids of a text: 1, its bytes, 2.
 pub fn ids_of(text: &str) -> Vec<u32> {
@@ -176,7 +176,7 @@ impl Tokenize for FakeTokenizer {
 }
 
 /// Adapters `a1` to `a99` in memory, `slow-1` to `slow-9` behind the gate, `panics`, `refused`, `huge`.
-struct FakeAdapters(Arc<Control>);
+pub struct FakeAdapters(pub Arc<Control>);
 
 /// The adapter whose digest is all `number`.
 pub fn adapter(number: u8) -> LoadedAdapter {
@@ -233,34 +233,6 @@ pub fn control() -> Arc<Control> {
     })
 }
 
-/// An engine around `control` that has not been waited for.
-pub fn start_with(
-    control: &Arc<Control>,
-    config: EngineConfig,
-    factory: RunnerFactory,
-) -> Result<Arc<Engine>, StartError> {
-    let model = ModelInfo {
-        name: "fake".to_owned(),
-        root: "fake".to_owned(),
-        digest: String::new(),
-        dimensions: WIDTH,
-        max_tokens: MAX_TOKENS,
-        vocab_size: 1000,
-        dtype: "f32".to_owned(),
-        device: "fake".to_owned(),
-        prompts: vec![],
-    };
-    let prompts = BTreeMap::from([("query".to_owned(), "q:".to_owned())]);
-    let parts = EngineParts {
-        model,
-        tokenizer: Arc::new(FakeTokenizer(Arc::clone(control))),
-        prompts,
-        adapters: Arc::new(FakeAdapters(Arc::clone(control))),
-        runner: factory,
-    };
-    Engine::start(config, parts).map(Arc::new)
-}
-
 /// Builds fake runners and panics when there were enough.
 pub fn factory(control: &Arc<Control>) -> RunnerFactory {
     let control = Arc::clone(control);
@@ -269,74 +241,4 @@ pub fn factory(control: &Arc<Control>) -> RunnerFactory {
         assert!(build < control.good_builds.load(Ordering::SeqCst), "the fake device does not come back");
         Ok(Box::new(FakeRunner(Arc::clone(&control))))
     })
-}
-
-/// An engine that is ready. The probe was its first batch.
-pub async fn start(config: EngineConfig) -> (Arc<Engine>, Arc<Control>) {
-    let control = control();
-    let engine = start_with(&control, config, factory(&control)).unwrap();
-    engine.ready().await.unwrap();
-    (engine, control)
-}
-
-/// Bounds for tests: as by default, with two tokenizer threads.
-pub fn config() -> EngineConfig {
-    EngineConfig { tokenize_threads: 2, ..EngineConfig::default() }
-}
-
-/// A request for rows of ids.
-pub fn ids(adapter: Option<&str>, rows: &[&[u32]]) -> EmbedRequest {
-    request(adapter, rows.iter().map(|row| EmbedInput::Tokens(row.to_vec())).collect())
-}
-
-/// A request for texts.
-pub fn texts(adapter: Option<&str>, texts: &[&str]) -> EmbedRequest {
-    request(adapter, texts.iter().map(|text| EmbedInput::Text((*text).to_owned())).collect())
-}
-
-fn request(adapter: Option<&str>, inputs: Vec<EmbedInput>) -> EmbedRequest {
-    EmbedRequest {
-        inputs,
-        adapter: adapter.map(str::to_owned),
-        prompt_name: None,
-        dimensions: None,
-        truncate: false,
-    }
-}
-
-/// A client: a request that runs on its own and goes away when aborted.
-pub fn client(
-    engine: &Arc<Engine>,
-    request: EmbedRequest,
-) -> tokio::task::JoinHandle<Result<EmbedReply, EmbedError>> {
-    let engine = Arc::clone(engine);
-    tokio::spawn(async move { engine.embed(request).await })
-}
-
-/// A client whose row holds the device at its gate; returns when it is there.
-pub fn hold_device(
-    engine: &Arc<Engine>,
-    control: &Control,
-) -> impl Future<Output = Result<EmbedReply, EmbedError>> + use<> {
-    let held = client(engine, ids(None, &[&[GATE]]));
-    tokio::task::block_in_place(|| control.device_gate.wait_for_arrival());
-    async move { held.await.unwrap() }
-}
-
-/// Waits until `condition` holds; a test that never gets there fails.
-pub async fn until(what: &str, condition: impl Fn() -> bool) {
-    for _ in 0..30_000 {
-        if condition() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    panic!("never came true: {what}");
-}
-
-/// Value of a metric without labels, or with its labels in `name`.
-pub fn metric(engine: &Engine, name: &str) -> f64 {
-    let text = engine.render_metrics();
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.unwrap_or_else(|| panic!("no {name} in\n{text}")).parse().unwrap()
 }

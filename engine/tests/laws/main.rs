@@ -4,4 +4,5 @@ mod answers;
 mod clients;
 mod failures;
 mod fakes;
+mod harness;
 mod scheduling;

@@ -125,7 +125,7 @@ impl Model {
             self.done.entry(picked.row.domain).or_default().push(picked.row.id);
         }
         self.scheduler.commit(Commit { deferred, adapters_placed: placed.len() });
-        assert_eq!(self.scheduler.len() >= self.waiting.len(), true);
+        assert!(self.scheduler.len() >= self.waiting.len(), "rows are lost");
         true
     }
 

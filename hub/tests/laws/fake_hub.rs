@@ -84,13 +84,13 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) -> Option<()> {
     });
     let refused = state.authorization.is_some() && state.authorization != authorization;
     let dead = state.dies_after.is_some_and(|count| state.asked.len() > count);
-    let list = format!("/api/models/acme/tiny/revision/main?blobs=true");
+    let list = "/api/models/acme/tiny/revision/main?blobs=true";
     let prefix = format!("/acme/tiny/resolve/{COMMIT}/");
-    if let Some((file, elsewhere)) = &state.moved {
-        if path.ends_with(file.as_str()) {
-            let line = format!("302 Found\r\nLocation: {elsewhere}{path}");
-            return status(&mut stream, &line);
-        }
+    if let Some((file, elsewhere)) = &state.moved
+        && path.ends_with(file.as_str())
+    {
+        let line = format!("302 Found\r\nLocation: {elsewhere}{path}");
+        return status(&mut stream, &line);
     }
     let body = match path.strip_prefix(&prefix) {
         _ if refused => return status(&mut stream, "401 Unauthorized"),
@@ -111,11 +111,12 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) -> Option<()> {
         _ => ("200 OK".to_owned(), &body[..]),
     };
     let mut sent = rest;
-    if let Some((file, length, times)) = &mut state.cut {
-        if *times > 0 && path.ends_with(file.as_str()) {
-            *times -= 1;
-            sent = &rest[..rest.len().min(*length)];
-        }
+    if let Some((file, length, times)) = &mut state.cut
+        && *times > 0
+        && path.ends_with(file.as_str())
+    {
+        *times -= 1;
+        sent = &rest[..rest.len().min(*length)];
     }
     drop(state);
     let length = rest.len();

@@ -134,6 +134,9 @@ fn a_failing_pip_is_quoted_in_one_line() {
     let error = reason(pull(&machine).unwrap_err());
     assert!(matches!(&error, SourceError::Pip { reason, .. } if reason == "ERROR: no such index"), "{error}");
     assert!(!error.to_string().contains('\n'));
+    fake_pip(&mut machine, "printf 'ERROR: Exception:\\nTraceback\\n  x\\nOSError: disk\\n' >&2; exit 2");
+    let error = reason(pull(&machine).unwrap_err());
+    assert!(matches!(&error, SourceError::Pip { reason, .. } if reason == "OSError: disk"), "{error}");
 }
 
 #[test]
