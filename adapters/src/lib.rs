@@ -29,11 +29,9 @@ pub use host_cache::{HostCache, HostCacheStats, MAX_REMEMBERED_FAILURES};
 pub use lease::Lease;
 pub use loaded::LoadedAdapter;
 pub use peft::{
-    AdapterIdentity, AdapterManifest, CONFIG_FILE, FileIdentity, FileTrust, MAX_CONFIG_BYTES, MAX_HEADER_BYTES, MAX_RANK,
-    WEIGHTS_FILE,
+    AdapterIdentity, AdapterManifest, CONFIG_FILE, FileIdentity, FileTrust, MAX_CONFIG_BYTES,
+    MAX_HEADER_BYTES, MAX_RANK, WEIGHTS_FILE,
 };
-pub use pool::{
-    DevicePool, ExtentSink, NoCopy, PoolError, PoolMode, PoolMonitor, PoolStats, StoreError,
-};
+pub use pool::{DevicePool, ExtentSink, NoCopy, PoolError, PoolMode, PoolMonitor, PoolStats, StoreError};
 pub use site_catalog::{IgnoredModule, Module, Site, SiteCatalog};
 pub use store::{AdapterStore, LoadError, RECHECK_AFTER, RETRY_AFTER, ServedAdapter, StoreOptions};

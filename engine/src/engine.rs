@@ -112,7 +112,8 @@ impl Engine {
             check: RequestCheck {
                 max_inputs: config.max_client_batch_size,
                 dimensions: model.dimensions,
-                default_prompt: default_prompt.and_then(|name| prompts.get(&name).map(|text| text.as_str().into())),
+                default_prompt: default_prompt
+                    .and_then(|name| prompts.get(&name).map(|text| text.as_str().into())),
                 prompts: prompts.into_iter().map(|(name, text)| (name, text.into())).collect(),
             },
             // Both fit into 32 bits: `check` has seen them.

@@ -31,15 +31,17 @@ impl AdapterMemory {
         AdapterMemory::Arena(Tensor::zeros([capacity], (device, dtype)))
     }
 
-    /// Writes an extent to `offset`, in values. The caller sees to it that no batch in flight reads there.
+    /// Writes an extent, which is not empty, to `offset`, in values. The caller sees to it that no batch in flight reads
+    /// there. After a panic the memory must not be used again.
     pub fn store(&mut self, offset: usize, extent: &Arc<HostExtent>) {
         if let AdapterMemory::Arena(arena) = self {
             let len = extent.layout().len();
             let data = TensorData::new(extent.values().to_vec(), [len]);
             let values = Tensor::<1>::from_data(data, (&arena.device(), DType::F32)).cast(arena.dtype());
-            // Cloned, not taken: should the write panic, the arena is still whole. The handle is dropped before the next
-            // write, so that later ones can be in place.
-            *arena = arena.clone().slice_assign([offset..offset + len], values);
+            // Taken, not cloned: with one handle the write is in place, not a copy of the arena. Should it panic, this
+            // memory is of no more use and its owner builds another.
+            let whole = std::mem::replace(arena, values.clone());
+            *arena = whole.slice_assign([offset..offset + len], values);
         }
     }
 }

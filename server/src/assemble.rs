@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use polylora_adapters::{AdapterDirectory, AdapterName, AdapterStore, BaseModel, StoreOptions};
 use polylora_engine::{
-    EmbeddingService, EncoderRunner, Engine, EngineConfig, EngineParts, ModelInfo, Runner, StoredAdapters,
+    EmbeddingService, EncoderRunner, Engine, EngineConfig, EngineParts, ModelInfo, Runner,
 };
 use polylora_hub::{Catalogue, HubConfig, ModelDir, Puller};
 use polylora_kernels::device::{DTypeSpec, DeviceSpec, OpenDevice, is_cpu, open};
@@ -134,7 +134,11 @@ fn find_adapters(
     };
     let step = || format!("checking the adapters in {}", folder.display());
     let directory = AdapterDirectory::open(folder, catalog).map_err(AssembleError::at(step()))?;
-    if settings.strict_adapters { directory.strict().map_err(AssembleError::at(step())) } else { Ok(directory) }
+    if settings.strict_adapters {
+        directory.strict().map_err(AssembleError::at(step()))
+    } else {
+        Ok(directory)
+    }
 }
 
 fn describe(dir: &ModelDir, model: &EmbeddingModel, device: &OpenDevice) -> ModelInfo {
@@ -172,8 +176,10 @@ fn start(
         tokenizer: Arc::new(model.tokenizer().clone()),
         prompts: model.settings().prompts.clone(),
         default_prompt: model.settings().default_prompt.clone(),
-        adapters: Arc::new(StoredAdapters::new(Arc::new(store))),
-        runner: Box::new(move || Ok(Box::new(EncoderRunner::new(model.clone(), lora_bytes)) as Box<dyn Runner>)),
+        adapters: Arc::new(store),
+        runner: Box::new(move || {
+            Ok(Box::new(EncoderRunner::new(model.clone(), lora_bytes)) as Box<dyn Runner>)
+        }),
     };
     let engine = Engine::start(config, parts).map_err(AssembleError::at("starting the engine"))?;
     Handle::current().block_on(engine.ready()).map_err(AssembleError::at("the first embedding"))?;

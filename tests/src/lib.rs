@@ -1,12 +1,20 @@
 //! What the whole-system tests share: the repository's files, golden embeddings, the real model, and the real binary
 //! running as a server.
 
+mod adapter_folders;
+mod clients;
 mod golden;
 mod minilm;
+mod program;
 mod repository;
 mod server;
+mod shared;
 
+pub use adapter_folders::{RandomAdapter, copy_folder};
+pub use clients::at_once;
 pub use golden::{Golden, largest_difference};
 pub use minilm::{Bench, minilm_dir};
+pub use program::{Ended, polylora, run, run_needed};
 pub use repository::{fixtures, repository};
 pub use server::{Reply, Server, binary};
+pub use shared::Shared;

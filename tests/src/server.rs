@@ -7,9 +7,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
 
-use crate::repository;
+use crate::{polylora, repository};
 
 /// A cold machine may load the model slowly; nothing waits so long when all is well.
 const START_LIMIT: Duration = Duration::from_secs(180);
@@ -51,20 +53,52 @@ pub struct Reply {
     pub text: String,
 }
 
+impl Reply {
+    /// The embeddings in the order of `data`, whether they came as numbers or as base64.
+    ///
+    /// # Panics
+    /// When the body is no list of embeddings.
+    pub fn embeddings(&self) -> Vec<Vec<f32>> {
+        let rows = self.body["data"].as_array().unwrap_or_else(|| panic!("no data: {}", self.text));
+        let embedding = |row: &Value| match &row["embedding"] {
+            Value::String(text) => floats(&STANDARD.decode(text).expect("base64")),
+            Value::Array(numbers) => numbers.iter().map(|v| v.as_f64().expect("a number") as f32).collect(),
+            other => panic!("no embedding: {other}"),
+        };
+        rows.iter().map(embedding).collect()
+    }
+
+    /// The `code` of an OpenAI error object, empty where the body is none.
+    pub fn code(&self) -> &str {
+        self.body["error"]["code"].as_str().unwrap_or_default()
+    }
+
+    /// The `message` of an OpenAI error object, empty where the body is none.
+    pub fn message(&self) -> &str {
+        self.body["error"]["message"].as_str().unwrap_or_default()
+    }
+}
+
 impl Server {
     /// Starts `polylora serve ARGS` on a free port and waits until it is healthy.
     ///
     /// # Panics
     /// With the server's log when it does not start.
     pub fn start(arguments: &[&str]) -> Self {
-        Self::try_start(arguments).unwrap_or_else(|log| panic!("the server did not start:\n{}", log.join("\n")))
+        Self::try_start(arguments)
+            .unwrap_or_else(|log| panic!("the server did not start:\n{}", log.join("\n")))
     }
 
     /// As [`Server::start`]; the log when the server ends instead of serving.
     pub fn try_start(arguments: &[&str]) -> Result<Self, Vec<String>> {
-        let mut command = Command::new(binary());
+        Self::launch(arguments, |_| {})
+    }
+
+    /// As [`Server::try_start`], with what else the command is to have, such as variables of its environment.
+    pub fn launch(arguments: &[&str], configure: impl FnOnce(&mut Command)) -> Result<Self, Vec<String>> {
+        let mut command = polylora();
         command.args(["serve", "--port", "0", "--device", "cpu"]).args(arguments);
-        command.env_remove("RUST_LOG").env("NO_COLOR", "1");
+        configure(&mut command);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the server runs");
         let log = Arc::new(Mutex::new(vec![]));
@@ -126,11 +160,24 @@ impl Server {
     /// # Panics
     /// When the reply is not 200.
     pub fn embed(&self, model: &str, input: Value) -> Vec<Vec<f32>> {
-        let reply = self.post("/v1/embeddings", &serde_json::json!({ "model": model, "input": input }));
-        assert_eq!(reply.status, 200, "{}", reply.text);
-        let rows = reply.body["data"].as_array().expect("data").iter();
-        let numbers = rows.map(|row| row["embedding"].as_array().expect("an embedding").iter());
-        numbers.map(|row| row.map(|v| v.as_f64().expect("a number") as f32).collect()).collect()
+        let reply = self.post("/v1/embeddings", &json!({ "model": model, "input": input }));
+        assert_eq!(reply.status, 200, "{model}: {}", reply.text);
+        reply.embeddings()
+    }
+
+    /// As [`Server::embed`], to the bit: through base64, which is shorter than numbers, too.
+    pub fn embed_bits(&self, model: &str, input: Value) -> Vec<Vec<u32>> {
+        let body = json!({ "model": model, "input": input, "encoding_format": "base64" });
+        let reply = self.post("/v1/embeddings", &body);
+        assert_eq!(reply.status, 200, "{model}: {}", reply.text);
+        reply.embeddings().iter().map(|row| row.iter().map(|v| v.to_bits()).collect()).collect()
+    }
+
+    /// The ids in `/v1/models`.
+    pub fn model_ids(&self) -> Vec<String> {
+        let reply = self.get("/v1/models");
+        let list = reply.body["data"].as_array().unwrap_or_else(|| panic!("no list: {}", reply.text));
+        list.iter().map(|model| model["id"].as_str().expect("an id").to_owned()).collect()
     }
 
     /// The value of a metric without labels.
@@ -149,7 +196,8 @@ impl Server {
 
     /// Sends SIGTERM.
     pub fn terminate(&self) {
-        let status = Command::new("kill").args(["-TERM", &self.pid().to_string()]).status().expect("kill runs");
+        let status =
+            Command::new("kill").args(["-TERM", &self.pid().to_string()]).status().expect("kill runs");
         assert!(status.success());
     }
 
@@ -189,6 +237,11 @@ fn follow(child: &mut Child, log: &Arc<Mutex<Vec<String>>>) -> Receiver<String> 
         });
     }
     lines
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    assert!(bytes.len().is_multiple_of(4), "{} bytes are no list of f32", bytes.len());
+    bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("4"))).collect()
 }
 
 fn address_in(line: &str) -> Option<String> {

@@ -40,7 +40,8 @@ fn package(folder: &str) -> &str {
 fn depends_on(folder: &str) -> Vec<String> {
     let manifest = manifest(folder);
     let own = |key: &str| key.strip_prefix("polylora-").map(str::to_owned);
-    let tables = ["dependencies", "build-dependencies"].into_iter().filter_map(|t| manifest.get(t)?.as_table());
+    let tables =
+        ["dependencies", "build-dependencies"].into_iter().filter_map(|t| manifest.get(t)?.as_table());
     tables.flat_map(|t| t.keys().filter_map(|k| own(k))).collect()
 }
 
@@ -52,7 +53,10 @@ fn crates_depend_in_one_direction() {
             allowed.push("hub");
         }
         for dependency in depends_on(folder) {
-            assert!(allowed.contains(&dependency.as_str()), "{folder} depends on {dependency}, allowed: {allowed:?}");
+            assert!(
+                allowed.contains(&dependency.as_str()),
+                "{folder} depends on {dependency}, allowed: {allowed:?}"
+            );
         }
     }
     assert!(depends_on("hub").is_empty(), "hub depends on no other crate");
@@ -93,7 +97,8 @@ fn unsafe_code_is_in_the_cpu_kernels_only() {
     let keyword = concat!("un", "safe");
     for folder in ["kernels-cubecl", "adapters", "models", "hub", "engine", "server", "tests", "benches"] {
         for (path, text) in sources(folder) {
-            for marker in [format!("{keyword} {{"), format!("{keyword} fn"), format!("allow({keyword}_code")] {
+            for marker in [format!("{keyword} {{"), format!("{keyword} fn"), format!("allow({keyword}_code")]
+            {
                 assert!(!text.contains(&marker), "{}: {marker}", path.display());
             }
         }

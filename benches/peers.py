@@ -1,0 +1,299 @@
+#!/usr/bin/env python3
+"""polylora's lockstep program in turn with other ways to embed the same texts on the same CPU, all in f32.
+
+Texts in, normalised vectors out, tokenising included. Everyone gets the same texts, no two alike within a batch. Each
+figure is gathered in rounds; in a round everyone has one turn, in an order that is shuffled anew. One JSON object a line:
+median, fastest and slowest pass in ms, how many passes, the ratio of our rate to the other's (above 1: we are faster),
+and the lowest cosine between our vectors and the other's, so that nobody is timed on other work.
+"""
+import argparse
+import contextlib
+import json
+import os
+import pathlib
+import random
+import re
+import statistics
+import subprocess
+import tempfile
+import time
+
+DOMAINS = 13
+RANK = 8
+
+
+def arguments():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--model", required=True, help="directory of all-MiniLM-L6-v2")
+    p.add_argument("--ours", required=True, help="the lockstep program")
+    p.add_argument("--threads", type=int, default=os.cpu_count())
+    p.add_argument("--batch", default="1,10,32,100")
+    p.add_argument("--tokens", default="16,128,mixed")
+    p.add_argument("--rounds", type=int, default=3)
+    p.add_argument("--seconds", type=float, default=0.25, help="of each turn, about")
+    p.add_argument("--only", choices=["base", "adapters"])
+    return p.parse_args()
+
+
+def emit(**row):
+    print(json.dumps(row), flush=True)
+
+
+class Texts:
+    """Texts of words that the tokenizer takes as one token each."""
+
+    def __init__(self, model):
+        vocabulary = json.load(open(f"{model}/tokenizer.json", encoding="utf-8"))["model"]["vocab"]
+        self.words = sorted(w for w in vocabulary if re.fullmatch("[a-z]{3,9}", w))
+        self.random, self.given = random.Random(3), set()
+
+    def batch(self, count, tokens):
+        lengths = [self.random.randint(6, 122) if tokens == "mixed" else int(tokens) for _ in range(count)]
+        return [self.text(length - 2) for length in lengths]
+
+    def text(self, words):
+        while True:
+            text = " ".join(self.random.choices(self.words, k=words))
+            if text not in self.given:
+                self.given.add(text)
+                return text
+
+
+class Ours:
+    """The lockstep program: a request a line, an answer a line."""
+
+    def __init__(self, a, adapters=()):
+        command = [a.ours, "--model", a.model, "--threads", str(a.threads)]
+        for folder in adapters:
+            command += ["--adapter", str(folder)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.hello = json.loads(self.process.stdout.readline())
+
+    def turn(self, texts, adapters, seconds):
+        request = {"texts": texts, "adapters": adapters, "seconds": seconds}
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        answer = json.loads(self.process.stdout.readline())
+        self.tokens = answer["tokens"]
+        return answer["ms"], answer["embeddings"]
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+class Peer:
+    """Anything in this process: `run(texts, adapters)` gives vectors."""
+
+    def __init__(self, run):
+        self.run = run
+
+    def turn(self, texts, adapters, seconds):
+        vectors = self.run(texts, adapters)
+        self.run(texts, adapters)
+        times, began = [], time.perf_counter()
+        while len(times) < 3 or time.perf_counter() - began < seconds:
+            start = time.perf_counter()
+            self.run(texts, adapters)
+            times.append((time.perf_counter() - start) * 1e3)
+        return times, vectors
+
+
+def compare(a, ours, peers, texts, adapters, **about):
+    """Everyone in turn on one batch."""
+    import numpy as np
+    everyone, times, vectors = {"polylora": ours, **peers}, {}, {}
+    for round_ in range(a.rounds):
+        order = list(everyone)
+        random.Random(round_).shuffle(order)
+        for name in order:
+            time.sleep(0.25)  # threads of the one before stop spinning
+            ms, vectors[name] = everyone[name].turn(texts, adapters, a.seconds)
+            times.setdefault(name, []).extend(ms)
+    our_vectors, our_ms = np.asarray(vectors["polylora"]), statistics.median(times["polylora"])
+    for name, ms in times.items():
+        median = statistics.median(ms)
+        cosine = float((our_vectors * np.asarray(vectors[name])).sum(1).min())
+        emit(peer=name, batch=len(texts), **about, all_tokens=ours.tokens, threads=a.threads, ms=round(median, 2),
+             min=round(min(ms), 2), max=round(max(ms), 2), passes=len(ms), texts_s=round(len(texts) / median * 1e3, 1),
+             ours_over_peer=round(median / our_ms, 2), cosine=round(cosine, 6))
+
+
+def mean_normalised(hidden, mask):
+    import torch
+    mask = mask.unsqueeze(-1).to(hidden.dtype)
+    return torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=1)
+
+
+class Tokenizer:
+    """The model's own tokenizer, padding to the longest of the batch."""
+
+    def __init__(self, model):
+        import tokenizers
+        self.inner = tokenizers.Tokenizer.from_file(f"{model}/tokenizer.json")
+        self.inner.enable_truncation(256)
+        self.inner.enable_padding()
+
+    def __call__(self, texts):
+        import numpy as np
+        found = self.inner.encode_batch(texts)
+        ids = np.array([f.ids for f in found], dtype=np.int64)
+        mask = np.array([f.attention_mask for f in found], dtype=np.int64)
+        return {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+
+
+def bert(model, **options):
+    import torch
+    from transformers import BertModel
+    return BertModel.from_pretrained(model, dtype=torch.float32, add_pooling_layer=False, **options).eval()
+
+
+def tensors(found):
+    import torch
+    return {name: torch.from_numpy(values) for name, values in found.items()}
+
+
+def sentence_transformers(a):
+    """As its users call it, but all in one batch where that is faster than its default of 32."""
+    from sentence_transformers import SentenceTransformer
+    model = SentenceTransformer(a.model, device="cpu")
+
+    def of(batch_size):
+        return Peer(lambda texts, _: model.encode(texts, batch_size=batch_size, normalize_embeddings=True))
+    return {"sentence-transformers": of(32), "sentence-transformers, batch_size=128": of(128)}
+
+
+def torch_plain(a):
+    import torch
+    tokenizer, model = Tokenizer(a.model), bert(a.model)
+
+    def run(texts, _):
+        with torch.inference_mode():
+            found = tensors(tokenizer(texts))
+            return mean_normalised(model(**found)[0], found["attention_mask"]).numpy()
+    return {"torch": Peer(run)}
+
+
+def onnx_runtime(a, folder):
+    """The encoder exported once, its attention and norms fused by ONNX Runtime's own optimiser."""
+    import numpy as np
+    import onnxruntime
+    import torch
+    from onnxruntime.transformers import optimizer
+
+    class LastHidden(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = bert(a.model, attn_implementation="eager")
+
+        def forward(self, input_ids, attention_mask, token_type_ids):
+            return self.inner(input_ids, attention_mask, token_type_ids)[0]
+
+    names, sample = ["input_ids", "attention_mask", "token_type_ids"], torch.ones(2, 8, dtype=torch.int64)
+    axes = {name: {0: "batch", 1: "tokens"} for name in [*names, "hidden"]}
+    raw, fused = str(folder / "raw.onnx"), str(folder / "fused.onnx")
+    with contextlib.redirect_stdout(open(os.devnull, "w")):
+        torch.onnx.export(LastHidden(), (sample, sample, torch.zeros_like(sample)), raw, input_names=names,
+                          output_names=["hidden"], dynamic_axes=axes, opset_version=17, dynamo=False)
+    graph = optimizer.optimize_model(raw, model_type="bert", num_heads=12, hidden_size=384)
+    graph.save_model_to_file(fused)
+    emit(about="onnxruntime", fused={k: v for k, v in graph.get_fused_operator_statistics().items() if v})
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = a.threads
+    engine = onnxruntime.InferenceSession(fused, settings, providers=["CPUExecutionProvider"])
+    wanted, tokenizer = {i.name for i in engine.get_inputs()}, Tokenizer(a.model)
+
+    def run(texts, _):
+        found = tokenizer(texts)
+        hidden = engine.run(None, {k: v for k, v in found.items() if k in wanted})[0]
+        mask = found["attention_mask"][:, :, None].astype(np.float32)
+        mean = (hidden * mask).sum(1) / mask.sum(1)
+        return mean / np.linalg.norm(mean, axis=1, keepdims=True)
+    return {"onnxruntime": Peer(run)}
+
+
+def peft_adapters(a, folder):
+    """13 adapters with random weights on every linear layer, and PEFT's three ways to serve a batch of all of them."""
+    import numpy as np
+    import torch
+    from peft import LoraConfig, get_peft_model
+    torch.manual_seed(4)
+    names = [f"domain{i}" for i in range(DOMAINS)]
+
+    def config():
+        return LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=["query", "key", "value", "dense"],
+                          init_lora_weights=False)
+    model = get_peft_model(bert(a.model), config(), adapter_name=names[0])
+    for name in names[1:]:
+        model.add_adapter(name, config())
+    for name, values in model.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.uniform_(values.data, -0.02, 0.02)
+    model.save_pretrained(folder)
+    model.eval()
+    tokenizer = Tokenizer(a.model)
+
+    def forward(texts, **options):
+        with torch.inference_mode():
+            found = tensors(tokenizer(texts))
+            return mean_normalised(model(**found, **options)[0], found["attention_mask"]).numpy()
+
+    def mixed(texts, adapters):
+        return forward(texts, adapter_names=[names[i] for i in adapters])
+
+    def domain(texts, adapters):
+        vectors = np.empty((len(texts), 384), dtype=np.float32)
+        for d in sorted(set(adapters)):
+            rows = [i for i, other in enumerate(adapters) if other == d]
+            model.set_adapter(names[d])
+            vectors[rows] = forward([texts[i] for i in rows])
+        return vectors
+
+    def serial(texts, adapters):
+        vectors = []
+        for text, d in zip(texts, adapters):
+            model.set_adapter(names[d])
+            vectors.append(forward([text])[0])
+        return np.stack(vectors)
+    peers = {"PEFT, mixed": Peer(mixed), "PEFT, by domain": Peer(domain), "PEFT, one by one": Peer(serial)}
+    return peers, [folder / name for name in names]
+
+
+def main():
+    a = arguments()
+    for variable in ["OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"]:
+        os.environ[variable] = str(a.threads)
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    import torch
+    torch.set_num_threads(a.threads)
+    pool, sizes = Texts(a.model), [int(b) for b in a.batch.split(",")]
+
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        if a.only != "adapters":
+            peers = {}
+            for make in [lambda: sentence_transformers(a), lambda: torch_plain(a), lambda: onnx_runtime(a, folder)]:
+                try:
+                    peers.update(make())
+                except Exception as error:  # one that is not installed must not stop the others
+                    emit(about="left out", error=f"{type(error).__name__}: {error}"[:300])
+            ours = Ours(a)
+            emit(about="polylora", **ours.hello)
+            for tokens in a.tokens.split(","):
+                for size in sizes:
+                    compare(a, ours, peers, pool.batch(size, tokens), None, tokens=tokens, adapters=0)
+            ours.close()
+        if a.only != "base":
+            peers, folders = peft_adapters(a, folder)
+            ours = Ours(a, folders)
+            for tokens in a.tokens.split(","):
+                size = max(sizes)
+                if tokens == "128" and a.only is None:
+                    peers.pop("PEFT, one by one", None)  # minutes, and no news
+                texts = pool.batch(size, tokens)
+                compare(a, ours, peers, texts, [i % DOMAINS for i in range(size)], tokens=tokens, adapters=DOMAINS)
+            ours.close()
+
+
+if __name__ == "__main__":
+    main()

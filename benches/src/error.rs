@@ -1,0 +1,53 @@
+//! Why a benchmark could not run.
+
+use std::path::PathBuf;
+
+/// Why a benchmark could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum BenchError {
+    /// The machine's device could not be opened.
+    #[error(transparent)]
+    Device(#[from] polylora_kernels::device::DeviceError),
+    /// The model's directory was not taken.
+    #[error(transparent)]
+    Model(#[from] polylora_models::ModelError),
+    /// An adapter was not taken.
+    #[error(transparent)]
+    Adapter(#[from] polylora_adapters::AdapterError),
+    /// Rows do not fit the model.
+    #[error(transparent)]
+    Batch(#[from] polylora_models::BatchError),
+    /// A text could not be tokenised.
+    #[error("a text could not be tokenised: {reason}")]
+    Tokenize {
+        /// The tokenizer's words.
+        reason: String,
+    },
+    /// tokenizer.json has too few words to make texts of.
+    #[error("{file} has {found} plain words of one token, expected at least {expected}")]
+    FewWords {
+        /// The file.
+        file: PathBuf,
+        /// Words found.
+        found: usize,
+        /// Words needed.
+        expected: usize,
+    },
+    /// A request to the lockstep program is none.
+    #[error("line {line} is no request: {reason}")]
+    Request {
+        /// Its number, from 1.
+        line: usize,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A temporary adapter could not be written.
+    #[error("an adapter could not be written: {0}")]
+    Safetensors(#[from] safetensors::SafeTensorError),
+    /// Reading or writing failed.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// JSON could not be read or written.
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+}

@@ -1,0 +1,65 @@
+//! PEFT adapters with random weights, made in a temporary folder and loaded through the PEFT loader.
+
+use std::fs;
+use std::path::Path;
+
+use polylora_adapters::{CONFIG_FILE, LoadedAdapter, WEIGHTS_FILE};
+use polylora_models::EmbeddingModel;
+use rayon::prelude::*;
+use safetensors::tensor::{Dtype, TensorView};
+use serde_json::json;
+
+use crate::{BenchError, EncoderSize, Random, Targets, load_adapter};
+
+/// Largest weight: small enough that the embeddings stay sound, and no adapter is without effect.
+const LARGEST: f32 = 0.02;
+
+/// `count` adapters of `rank` on `targets`, each with weights of its own.
+///
+/// # Errors
+/// When a temporary folder cannot be written.
+pub fn random_adapters(
+    model: &EmbeddingModel,
+    size: EncoderSize,
+    targets: Targets,
+    rank: usize,
+    count: usize,
+) -> Result<Vec<LoadedAdapter>, BenchError> {
+    let make = |number: usize| {
+        let folder = tempfile::tempdir()?;
+        write(folder.path(), size, targets, rank, Random::new(number as u64))?;
+        load_adapter(folder.path(), model)
+    };
+    (0..count).into_par_iter().map(make).collect()
+}
+
+fn write(
+    folder: &Path,
+    size: EncoderSize,
+    targets: Targets,
+    rank: usize,
+    mut random: Random,
+) -> Result<(), BenchError> {
+    let modules = targets.modules(size);
+    let mut tensors: Vec<(String, Vec<usize>, Vec<u8>)> = vec![];
+    for layer in 0..size.layers {
+        for (module, in_width, out_width) in &modules {
+            for (part, shape) in [("lora_A", [rank, *in_width]), ("lora_B", [*out_width, rank])] {
+                let name = format!("base_model.model.encoder.layer.{layer}.{module}.{part}.weight");
+                let values = (0..shape[0] * shape[1]).flat_map(|_| random.symmetric(LARGEST).to_le_bytes());
+                tensors.push((name, shape.to_vec(), values.collect()));
+            }
+        }
+    }
+    let views = tensors
+        .iter()
+        .map(|(name, shape, bytes)| Ok((name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes)?)));
+    let views: Vec<_> = views.collect::<Result<_, BenchError>>()?;
+    fs::write(folder.join(WEIGHTS_FILE), safetensors::serialize(views, None)?)?;
+    let names: Vec<&str> = modules.iter().map(|(module, ..)| *module).collect();
+    let config = json!({
+        "peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "target_modules": names,
+    });
+    fs::write(folder.join(CONFIG_FILE), serde_json::to_vec(&config)?)?;
+    Ok(())
+}
