@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import tempfile
 import time
+import warnings
 
 DOMAINS = 13
 RANK = 8
@@ -99,7 +100,7 @@ class Peer:
         return times, vectors
 
 
-def compare(a, ours, peers, texts, adapters, **about):
+def compare(a, ours, peers, texts, tokens, adapters=None):
     """Everyone in turn on one batch."""
     import numpy as np
     everyone, times, vectors = {"polylora": ours, **peers}, {}, {}
@@ -114,7 +115,8 @@ def compare(a, ours, peers, texts, adapters, **about):
     for name, ms in times.items():
         median = statistics.median(ms)
         cosine = float((our_vectors * np.asarray(vectors[name])).sum(1).min())
-        emit(peer=name, batch=len(texts), **about, all_tokens=ours.tokens, threads=a.threads, ms=round(median, 2),
+        emit(peer=name, batch=len(texts), tokens=tokens, adapters=len(set(adapters or [])),
+             all_tokens=ours.tokens, threads=a.threads, ms=round(median, 2),
              min=round(min(ms), 2), max=round(max(ms), 2), passes=len(ms), texts_s=round(len(texts) / median * 1e3, 1),
              ours_over_peer=round(median / our_ms, 2), cosine=round(cosine, 6))
 
@@ -264,6 +266,9 @@ def main():
     for variable in ["OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"]:
         os.environ[variable] = str(a.threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    warnings.simplefilter("ignore")
     import torch
     torch.set_num_threads(a.threads)
     pool, sizes = Texts(a.model), [int(b) for b in a.batch.split(",")]
@@ -281,17 +286,15 @@ def main():
             emit(about="polylora", **ours.hello)
             for tokens in a.tokens.split(","):
                 for size in sizes:
-                    compare(a, ours, peers, pool.batch(size, tokens), None, tokens=tokens, adapters=0)
+                    compare(a, ours, peers, pool.batch(size, tokens), tokens)
             ours.close()
         if a.only != "base":
             peers, folders = peft_adapters(a, folder)
             ours = Ours(a, folders)
             for tokens in a.tokens.split(","):
                 size = max(sizes)
-                if tokens == "128" and a.only is None:
-                    peers.pop("PEFT, one by one", None)  # minutes, and no news
-                texts = pool.batch(size, tokens)
-                compare(a, ours, peers, texts, [i % DOMAINS for i in range(size)], tokens=tokens, adapters=DOMAINS)
+                adapters = [i % DOMAINS for i in range(size)]
+                compare(a, ours, peers, pool.batch(size, tokens), tokens, adapters)
             ours.close()
 
 

@@ -281,6 +281,97 @@ fn edit(dir: &Path, file: &str, change: impl Fn(&mut serde_json::Value)) {
     fs::write(dir.join(file), value.to_string()).expect("writes");
 }
 
+/// All tensors of a file, widened to f32.
+fn tensors(path: &Path) -> Vec<(String, Vec<usize>, Vec<f32>)> {
+    let bytes = fs::read(path).expect("a file");
+    let tensors = SafeTensors::deserialize(&bytes).expect("safetensors");
+    let floats = tensors.tensors().into_iter().filter(|(_, t)| t.dtype() == safetensors::Dtype::F32);
+    let values =
+        |data: &[u8]| data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("4"))).collect();
+    floats.map(|(name, t)| (name, t.shape().to_vec(), values(t.data()))).collect()
+}
+
+fn write(path: &Path, tensors: &[(String, Vec<usize>, Vec<f32>)]) {
+    let bytes: Vec<Vec<u8>> =
+        tensors.iter().map(|t| t.2.iter().flat_map(|v| v.to_le_bytes()).collect()).collect();
+    let views = tensors.iter().zip(&bytes).map(|((name, shape, _), data)| {
+        let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), data);
+        (name.clone(), view.expect("a view"))
+    });
+    fs::write(path, safetensors::serialize(views, None).expect("serialises")).expect("writes");
+}
+
+#[test]
+fn an_adapter_equals_its_weights_merged_into_the_base() {
+    let factors = tensors(&fixture().join("adapters/a1/adapter_model.safetensors"));
+    let config = fs::read(fixture().join("adapters/a1/adapter_config.json")).expect("a config");
+    let config: serde_json::Value = serde_json::from_slice(&config).expect("json");
+    let number = |key: &str| config[key].as_f64().expect("a number") as f32;
+    assert_eq!((&config["use_rslora"], &config["use_dora"]), (&false.into(), &false.into()));
+    let scale = number("lora_alpha") / number("r");
+    let copy = copied();
+    let path = copy.path().join("model.safetensors");
+    let mut weights = tensors(&path);
+    let mut merged = 0;
+    for (name, shape, a) in factors.iter().filter(|(name, ..)| name.contains("lora_A")) {
+        let module = name.strip_prefix("base_model.model.").and_then(|n| n.strip_suffix(".lora_A.weight"));
+        let module = module.expect("a module");
+        let b = factors.iter().find(|t| t.0 == name.replace("lora_A", "lora_B")).expect("B");
+        let weight = weights.iter_mut().find(|t| t.0 == format!("{module}.weight")).expect("a weight");
+        let (rank, inputs) = (shape[0], shape[1]);
+        for (at, w) in weight.2.iter_mut().enumerate() {
+            let (o, i) = (at / inputs, at % inputs);
+            let delta: f64 = (0..rank).map(|j| b.2[o * rank + j] as f64 * a[j * inputs + i] as f64).sum();
+            *w = (*w as f64 + scale as f64 * delta) as f32;
+        }
+        merged += 1;
+    }
+    assert!(merged > 0);
+    write(&path, &weights);
+    let (merged, model) = (load(copy.path()).expect("loads"), model(DTypeSpec::F32));
+    let (ids, adapter) = (tokens(&model), adapter(&model));
+    let rows: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+    let through: Vec<_> = rows.iter().map(|r| (*r, true)).collect();
+    let error = largest_difference(
+        &embed(&model, &through, &adapter, None),
+        &merged.embed(&rows, &LoraBatch::base()).expect("embeds"),
+    );
+    assert!(error <= 1e-5, "{error}");
+}
+
+#[test]
+fn an_adapter_whose_b_is_zero_is_the_base_and_launches_nothing() {
+    let copy = tempfile::tempdir().expect("a folder");
+    let source = fixture().join("adapters/a1");
+    fs::copy(source.join("adapter_config.json"), copy.path().join("adapter_config.json")).expect("copies");
+    let mut factors = tensors(&source.join("adapter_model.safetensors"));
+    factors.iter_mut().filter(|t| t.0.contains("lora_B")).for_each(|t| t.2.fill(0.0));
+    write(&copy.path().join("adapter_model.safetensors"), &factors);
+    let model = model(DTypeSpec::F32);
+    let manifest = AdapterManifest::inspect(copy.path(), FileTrust::WithinFolder, model.catalog());
+    let still = manifest.expect("inspects").load(&model).expect("loads");
+    assert!(still.extent.layout().is_empty());
+    let ids = tokens(&model);
+    let rows: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+    let placed = PlacedAdapter { extent: still.extent.clone(), offset: 0 };
+    let segments = segments_of(rows.iter().map(|r| (r.len(), Some(0))));
+    let lora = LoraBatch::new(segments, vec![placed], AdapterMemory::HostAlias);
+    let base = model.embed(&rows, &LoraBatch::base()).expect("embeds");
+    assert_eq!(model.embed(&rows, &lora).expect("embeds"), base);
+    assert_eq!(lora.launches(), 0);
+}
+
+#[test]
+fn loading_again_changes_no_bit() {
+    let (first, second) = (model(DTypeSpec::F32), model(DTypeSpec::F32));
+    let (one, two) = (adapter(&first), adapter(&second));
+    assert_eq!(one.digest, two.digest);
+    assert_eq!(one.extent.values(), two.extent.values());
+    let ids = tokens(&first);
+    let rows: Vec<_> = ids.iter().map(|i| (i.as_slice(), true)).collect();
+    assert_eq!(embed(&first, &rows, &one, None), embed(&second, &rows, &two, None));
+}
+
 #[test]
 fn the_model_can_be_shared_by_threads() {
     fn shared<T: Send + Sync>(_: &Arc<T>) {}
