@@ -140,9 +140,9 @@ impl LayerFixture {
                     }
                 }
             }
-            for c in 0..self.outputs {
-                let v = y[c] + bias[c];
-                y[c] = match activation {
+            for (c, y) in y.iter_mut().enumerate() {
+                let v = *y + bias[c];
+                *y = match activation {
                     Activation::Identity => v,
                     Activation::Relu => v.max(0.0),
                     Activation::GeluTanh => {
@@ -150,14 +150,13 @@ impl LayerFixture {
                     }
                     Activation::Gelu => 0.5 * v * (1.0 + erf(v / std::f64::consts::SQRT_2)),
                 };
-                y[c] += if norm { self.residual[r * self.outputs + c] as f64 } else { 0.0 };
+                *y += if norm { self.residual[r * self.outputs + c] as f64 } else { 0.0 };
             }
             if norm {
                 let mean = y.iter().sum::<f64>() / self.outputs as f64;
                 let variance = y.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / self.outputs as f64;
-                for c in 0..self.outputs {
-                    y[c] =
-                        (y[c] - mean) / (variance + 1e-5).sqrt() * self.gamma[c] as f64 + self.beta[c] as f64;
+                for (y, (gamma, beta)) in y.iter_mut().zip(self.gamma.iter().zip(&self.beta)) {
+                    *y = (*y - mean) / (variance + 1e-5).sqrt() * *gamma as f64 + *beta as f64;
                 }
             }
             out.extend(y.into_iter().map(|v| v as f32));

@@ -1,7 +1,7 @@
 //! The tensor operations of polylora: one door for every backend.
 //!
 //! Each family of ops is a trait with `#[backend_extension]` whose default body is the plain tensor version in
-//! [`mod@reference`]: the oracle of the tests, the fallback of every backend, and what autodiff runs through. The
+//! `reference`: the oracle of the tests, the fallback of every backend, and what autodiff runs through. The
 //! implementation for Flex (Burn's CPU backend) hands slices to `polylora-kernels-cpu`; CubeCL backends (CUDA, wgpu) take
 //! the default bodies until their kernels are in place.
 //!

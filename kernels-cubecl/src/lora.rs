@@ -103,7 +103,7 @@ impl LoraBatch {
         match &self.memory {
             AdapterMemory::HostAlias => LoraOperand::Host(self.table.clone(), group.clone()),
             AdapterMemory::Arena(values) => LoraOperand::Arena {
-                values: values.clone().into_dispatch(),
+                values: values.as_ref().clone().into_dispatch(),
                 table: self.table.clone(),
                 group: group.clone(),
             },

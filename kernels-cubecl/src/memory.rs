@@ -13,7 +13,7 @@ pub enum AdapterMemory {
     /// The kernels read the host extents themselves; nothing is copied.
     HostAlias,
     /// One tensor, `[capacity]`, of the compute dtype.
-    Arena(Tensor<1>),
+    Arena(Box<Tensor<1>>),
 }
 
 impl AdapterMemory {
@@ -28,7 +28,7 @@ impl AdapterMemory {
 
     /// An arena even where aliasing would do: what the reference computes with.
     pub fn arena(device: &Device, dtype: DType, capacity: usize) -> Self {
-        AdapterMemory::Arena(Tensor::zeros([capacity], (device, dtype)))
+        AdapterMemory::Arena(Box::new(Tensor::zeros([capacity], (device, dtype))))
     }
 
     /// Writes an extent, which is not empty, to `offset`, in values. The caller sees to it that no batch in flight reads
@@ -40,8 +40,8 @@ impl AdapterMemory {
             let values = Tensor::<1>::from_data(data, (&arena.device(), DType::F32)).cast(arena.dtype());
             // Taken, not cloned: with one handle the write is in place, not a copy of the arena. Should it panic, this
             // memory is of no more use and its owner builds another.
-            let whole = std::mem::replace(arena, values.clone());
-            *arena = whole.slice_assign([offset..offset + len], values);
+            let whole = std::mem::replace(arena.as_mut(), values.clone());
+            **arena = whole.slice_assign([offset..offset + len], values);
         }
     }
 }

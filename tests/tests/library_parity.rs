@@ -46,7 +46,7 @@ fn all_adapters_and_the_base_mixed_in_one_batch_give_the_golden_embeddings() {
     let (got, _) = bench.embed(&rows);
     for (i, row) in got.iter().enumerate() {
         let name = adapter_of(i).map(|a| golden.adapters[a].as_str());
-        let error = largest_difference(&[row.clone()], &golden.embeddings(name)[i..=i]);
+        let error = largest_difference(std::slice::from_ref(row), &golden.embeddings(name)[i..=i]);
         assert!(error <= 2e-4, "sentence {i} through {name:?}: {error}");
     }
 }

@@ -81,8 +81,10 @@ fn assert_refused(server: &Server, name: &str, words: &[&str]) {
 #[test]
 fn the_list_of_bad_adapters_is_complete() {
     let folders = fs::read_dir(fixtures("minilm/bad")).expect("fixtures").map(|f| f.expect("an entry"));
-    let mut found: Vec<_> =
-        folders.filter(|f| f.path().is_dir()).map(|f| f.file_name().into_string().expect("Unicode")).collect();
+    let mut found: Vec<_> = folders
+        .filter(|f| f.path().is_dir())
+        .map(|f| f.file_name().into_string().expect("Unicode"))
+        .collect();
     found.sort();
     let named = BY_HEADERS.iter().chain(&BY_TENSORS).map(|(name, _)| *name);
     let mut known: Vec<_> = named.chain(["_good_control", "config_missing"]).collect();
@@ -94,7 +96,8 @@ fn the_list_of_bad_adapters_is_complete() {
 fn each_refused_adapter_answers_with_its_reason_and_the_good_ones_stay_right() {
     let served = start();
     let (server, golden) = (&served.server, Golden::read());
-    let mut listed: Vec<String> = server.model_ids().into_iter().filter(|id| !id.contains("MiniLM")).collect();
+    let mut listed: Vec<String> =
+        server.model_ids().into_iter().filter(|id| !id.contains("MiniLM")).collect();
     listed.retain(|id| id != "minilm");
     // Tensors are read on first use, so these are still believed.
     assert_eq!(listed, ["_good_control", "inf_weights", "nan_weights", "qv_r8"]);
@@ -165,7 +168,8 @@ fn an_unknown_name_is_not_found_and_never_the_base() {
     let served = SERVED.get();
     let path = fixtures("minilm/adapters/qv_r8");
     let path = path.to_str().expect("Unicode");
-    let names = ["law", "config_missing", "", " ", ".", "..", "../qv_r8", "qv_r8/../qv_r8", "qv_r8/", "QV_R8", path];
+    let names =
+        ["law", "config_missing", "", " ", ".", "..", "../qv_r8", "qv_r8/../qv_r8", "qv_r8/", "QV_R8", path];
     let long = "x".repeat(100_000);
     for name in names.into_iter().chain(["manifest.json", "qv_r8\0", &long]) {
         let ways: [Value; 3] = [
