@@ -3,7 +3,7 @@
 /// Columns of one panel.
 pub(crate) const PANEL: usize = 32;
 
-/// A weight `[out, in]`, stored as panels of [`PANEL`] outputs: panel `p` holds, for each input, the 32 weights that
+/// A weight `[out, in]`, stored as panels of 32 outputs: panel `p` holds, for each input, the 32 weights that
 /// lead from it to outputs `32 p ..`; the last panel is padded with zeros.
 #[derive(Debug)]
 pub struct PackedMatrix {
