@@ -29,7 +29,7 @@ pub enum AdapterError {
     PickleOnly { file: PathBuf },
     /// A link leads out of the adapter's folder.
     #[error(
-        "{}: leads to {}, expected a file inside {}; copy the file into the folder, or allow links",
+        "{}: leads to {}, expected a file inside {}; copy the file into the folder",
         file.display(), found.display(), folder.display()
     )]
     OutsideFolder { file: PathBuf, found: PathBuf, folder: PathBuf },

@@ -64,7 +64,6 @@ impl Rows {
 
 /// Tokenises texts side by side.
 pub(crate) fn encode(tokenizer: &TextTokenizer, texts: &[String]) -> Result<Vec<Vec<u32>>, BenchError> {
-    let limit = Some(tokenizer.max_tokens());
-    let encode = |text: &String| tokenizer.encode(text, limit);
+    let encode = |text: &String| tokenizer.encode(text, true);
     texts.par_iter().map(encode).collect::<Result<_, _>>().map_err(|reason| BenchError::Tokenize { reason })
 }

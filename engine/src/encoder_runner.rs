@@ -22,15 +22,19 @@ impl EncoderRunner {
     ///
     /// On the CPU in f32 the kernels read adapters where the host cache put them and nothing is allocated; elsewhere
     /// the arena is allocated here.
-    pub fn new(model: Arc<EmbeddingModel>, lora_bytes: usize) -> Self {
+    ///
+    /// # Errors
+    /// When there is not so much memory.
+    pub fn new(model: Arc<EmbeddingModel>, lora_bytes: usize) -> Result<Self, RunError> {
         // The pool counts in f32 elements whatever the arena's dtype.
         let capacity = lora_bytes / size_of::<f32>();
         let memory = AdapterMemory::new(model.device(), model.dtype(), capacity);
+        let memory = memory.map_err(|e| RunError::Start { reason: e.to_string() })?;
         let mode = match memory {
             AdapterMemory::HostAlias => PoolMode::Alias,
             AdapterMemory::Arena(_) => PoolMode::Copy,
         };
-        Self { model, pool: DevicePool::new(lora_bytes, mode), memory }
+        Ok(Self { model, pool: DevicePool::new(lora_bytes, mode), memory })
     }
 }
 

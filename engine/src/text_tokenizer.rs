@@ -5,8 +5,10 @@ use polylora_models::TextTokenizer;
 use crate::Tokenize;
 
 impl Tokenize for TextTokenizer {
+    /// The engine's only limit is the model's, which is the tokenizer's own.
     fn encode(&self, text: &str, limit: Option<usize>) -> Result<Vec<u32>, String> {
-        TextTokenizer::encode(self, text, limit)
+        debug_assert!(limit.is_none_or(|limit| limit == self.max_tokens()));
+        TextTokenizer::encode(self, text, limit.is_some())
     }
 
     fn vocab_size(&self) -> usize {

@@ -42,7 +42,10 @@ pub struct AttentionCall<'a> {
 /// # Panics
 /// When a slice is shorter than the sequences say.
 pub fn attention_packed(isa: Isa, call: AttentionCall<'_>, out: &mut [f32]) {
+    isa.require();
     let width = call.heads.heads * call.heads.width;
+    let bounds = call.cu_seqlens;
+    assert!(bounds.first() == Some(&0) && bounds.is_sorted(), "cu_seqlens does not ascend from 0");
     let total = call.cu_seqlens.last().map_or(0, |end| *end as usize);
     assert_eq!(out.len(), total * width, "out is not [{total}, {width}]");
     for (name, values) in [("q", call.q), ("k", call.k), ("v", call.v)] {

@@ -28,7 +28,10 @@ pub struct EmbeddingCall<'a> {
 /// # Panics
 /// When an id or a position is not in its table.
 pub fn embed_norm(isa: Isa, call: EmbeddingCall<'_>, out: &mut [f32]) {
+    isa.require();
     let width = call.norm.gamma.len();
+    assert_eq!(call.norm.beta.len(), width, "gamma and beta differ in width");
+    assert_eq!(call.positions.len(), call.ids.len(), "ids and positions differ in number");
     assert_eq!(out.len(), call.ids.len() * width, "out is not [{}, {width}]", call.ids.len());
     if width == 0 {
         return;

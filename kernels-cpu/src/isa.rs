@@ -22,7 +22,7 @@ impl Isa {
     }
 
     /// The one in use: the widest, or the one that `POLYLORA_CPU_ISA` (`scalar`, `avx2`, `avx512`) names, when the
-    /// machine has it.
+    /// machine has it. Which one it is stands in the device's name (`cpu (avx512)`).
     pub fn current() -> Isa {
         static CURRENT: OnceLock<Isa> = OnceLock::new();
         *CURRENT.get_or_init(|| {
@@ -39,6 +39,11 @@ impl Isa {
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
         }
+    }
+
+    /// Refuses an instruction set that this machine lacks: what makes the kernels' safe functions sound.
+    pub(crate) fn require(self) {
+        assert!(self.is_available(), "this machine has no {}", self.name());
     }
 
     fn parse(name: &str) -> Option<Isa> {
@@ -196,7 +201,7 @@ macro_rules! dispatch {
                 $body::<$crate::isa::Avx512>($($arg),*)
             }
             match isa {
-                // SAFETY: an `Isa` in use was found available on this machine (`Isa::available`, `Isa::current`).
+                // SAFETY: each public kernel has called `Isa::require`, so the machine has the instructions.
                 #[cfg(target_arch = "x86_64")]
                 $crate::isa::Isa::Avx2 => unsafe { avx2($($arg),*) },
                 // SAFETY: as above.

@@ -38,6 +38,7 @@ pub struct LinearCall<'a> {
 /// # Panics
 /// When a length does not fit the widths.
 pub fn linear(isa: Isa, call: LinearCall<'_>, out: &mut [f32]) {
+    isa.require();
     let (inputs, outputs) = (call.weight.inputs(), call.weight.outputs());
     if outputs == 0 || out.is_empty() {
         return;
@@ -47,6 +48,9 @@ pub fn linear(isa: Isa, call: LinearCall<'_>, out: &mut [f32]) {
     assert_eq!(call.x.len(), rows * inputs, "x is not [{rows}, {inputs}]");
     assert!(call.bias.is_none_or(|b| b.len() == outputs), "bias is not [{outputs}]");
     assert!(call.residual.is_none_or(|r| r.len() == out.len()), "residual is not [{rows}, {outputs}]");
+    let norm_fits = |n: NormParams<'_>| n.gamma.len() == outputs && n.beta.len() == outputs;
+    assert!(call.norm.is_none_or(norm_fits), "the norm is not of width {outputs}");
+    call.lora.iter().flat_map(|s| &s.spans).for_each(|span| span.check(inputs, outputs));
     let threads = rayon::current_num_threads();
     if threads > 1 && rows <= FEW_ROWS * threads {
         few_rows(isa, &call, rows, threads, out);

@@ -23,6 +23,18 @@ pub struct LoraSpan<'a> {
     pub bias: Option<&'a [f32]>,
 }
 
+impl LoraSpan<'_> {
+    /// Refuses lengths that do not fit a layer of these widths.
+    pub(crate) fn check(&self, inputs: usize, outputs: usize) {
+        let width = self.columns.len();
+        assert!(self.columns.end <= outputs, "a span ends at {}, the layer at {outputs}", self.columns.end);
+        assert_eq!(self.a.len(), self.rank * inputs, "A is not [{}, {inputs}]", self.rank);
+        assert_eq!(self.b.len(), self.rank * width, "B is not [{}, {width}]", self.rank);
+        let fits = |vector: Option<&[f32]>| vector.is_none_or(|v| v.len() == width);
+        assert!(fits(self.gain) && fits(self.bias), "gain or bias is not [{width}]");
+    }
+}
+
 /// Consecutive rows with the same adapter; no spans for rows without one.
 #[derive(Clone, Debug)]
 pub struct LoraSegment<'a> {

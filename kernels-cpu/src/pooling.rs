@@ -22,6 +22,7 @@ pub enum Pooling {
 /// # Panics
 /// When a sequence is empty or a length does not fit.
 pub fn pool(isa: Isa, hidden: &[f32], cu_seqlens: &[u32], how: (Pooling, bool), out: &mut [f32]) {
+    isa.require();
     let sequences = cu_seqlens.len().saturating_sub(1);
     if sequences == 0 {
         return;

@@ -24,7 +24,7 @@ mod site_group;
 mod weight;
 
 pub use lora::{LoraBatch, LoraOperand, LoraTable, PlacedAdapter};
-pub use memory::AdapterMemory;
+pub use memory::{AdapterMemory, OutOfMemory};
 pub use ops::attention::{Attention, AttentionMask, attention_packed};
 pub use ops::embedding::{Embedding, embed_norm};
 pub use ops::linear::{Linear, linear, linear_add_norm};

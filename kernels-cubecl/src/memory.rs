@@ -16,14 +16,32 @@ pub enum AdapterMemory {
     Arena(Box<Tensor<1>>),
 }
 
+/// The system has not so much memory.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{bytes} bytes for adapters cannot be allocated: ask for less (--lora-memory)")]
+pub struct OutOfMemory {
+    /// Bytes asked for.
+    pub bytes: usize,
+}
+
 impl AdapterMemory {
     /// Memory for `capacity` values of `dtype` on `device`. On the CPU in f32 nothing is allocated.
-    pub fn new(device: &Device, dtype: DType, capacity: usize) -> Self {
-        if is_cpu(device) && dtype == DType::F32 {
-            AdapterMemory::HostAlias
-        } else {
-            Self::arena(device, dtype, capacity)
+    ///
+    /// # Errors
+    /// When the host has not so much; a GPU's own allocator speaks for itself.
+    pub fn new(device: &Device, dtype: DType, capacity: usize) -> Result<Self, OutOfMemory> {
+        if !is_cpu(device) {
+            return Ok(Self::arena(device, dtype, capacity));
         }
+        if dtype == DType::F32 {
+            return Ok(AdapterMemory::HostAlias);
+        }
+        // Asked first, because the tensor's own allocation would end the process.
+        let bytes = capacity.saturating_mul(dtype.size());
+        let mut probe = Vec::<u8>::new();
+        probe.try_reserve_exact(bytes).map_err(|_| OutOfMemory { bytes })?;
+        drop(probe);
+        Ok(Self::arena(device, dtype, capacity))
     }
 
     /// An arena even where aliasing would do: what the reference computes with.

@@ -227,3 +227,12 @@ fn sixteen_bit_layers_follow_the_f32_ones() {
         assert_close(got.cast(DType::F32).into_data().iter::<f32>().collect(), want.clone(), 0.08);
     }
 }
+
+#[test]
+fn more_memory_than_there_is_is_an_error_and_not_an_abort() {
+    let device = Device::flex();
+    assert!(matches!(AdapterMemory::new(&device, DType::F32, usize::MAX), Ok(AdapterMemory::HostAlias)));
+    assert!(matches!(AdapterMemory::new(&device, DType::BF16, 64), Ok(AdapterMemory::Arena(_))));
+    let refused = AdapterMemory::new(&device, DType::BF16, usize::MAX / 4).expect_err("refused");
+    assert!(refused.to_string().contains("--lora-memory"));
+}

@@ -51,26 +51,29 @@ impl TextTokenizer {
         let mut whole = Tokenizer::from_file(&path).map_err(|e| refuse(e.to_string()))?;
         whole.with_padding(None);
         whole.with_truncation(None).map_err(|e| refuse(e.to_string()))?;
+        let specials = whole.encode_fast("", true).map_err(|e| refuse(e.to_string()))?.get_ids().len();
+        if max_tokens <= specials {
+            let field = "max_seq_length (or model_max_length, max_position_embeddings)";
+            return Err(ModelError::Unsupported {
+                path: path.clone(),
+                field: field.to_owned(),
+                found: max_tokens.to_string(),
+                expected: format!("more than the {specials} special tokens of a text"),
+            });
+        }
         let cut = truncating(&whole, max_tokens).map_err(refuse)?;
         Ok(Self { whole, cut, max_tokens, lowercase, path })
     }
 
-    /// Token ids with special tokens. With `limit`, at most so many: the text is cut, the special tokens stay.
+    /// Token ids with special tokens. With `truncate`, at most [`max_tokens`](Self::max_tokens): the text is cut, the
+    /// special tokens stay.
     ///
     /// # Errors
     /// The tokenizer's words.
-    pub fn encode(&self, text: &str, limit: Option<usize>) -> Result<Vec<u32>, String> {
+    pub fn encode(&self, text: &str, truncate: bool) -> Result<Vec<u32>, String> {
         let lowered = self.lowercase.then(|| text.to_lowercase());
         let text = lowered.as_deref().unwrap_or(text);
-        let other;
-        let tokenizer = match limit {
-            None => &self.whole,
-            Some(limit) if limit == self.max_tokens => &self.cut,
-            Some(limit) => {
-                other = truncating(&self.whole, limit)?;
-                &other
-            }
-        };
+        let tokenizer = if truncate { &self.cut } else { &self.whole };
         Ok(tokenizer.encode_fast(text, true).map_err(|e| e.to_string())?.get_ids().to_vec())
     }
 

@@ -41,8 +41,7 @@ fn golden(name: &str) -> Vec<Vec<f32>> {
 }
 
 fn tokens(model: &EmbeddingModel) -> Vec<Vec<u32>> {
-    let max = model.max_tokens();
-    sentences().iter().map(|s| model.tokenizer().encode(s, Some(max)).expect("encodes")).collect()
+    sentences().iter().map(|s| model.tokenizer().encode(s, true).expect("encodes")).collect()
 }
 
 /// One batch: each row with or without the adapter.
@@ -140,7 +139,12 @@ fn the_base_models_digest_is_of_its_content() {
 #[test]
 fn what_is_not_supported_is_refused_with_field_and_numbers() {
     type Edit = fn(&mut serde_json::Value);
-    let cases: [(&str, Edit, &[&str]); 11] = [
+    let cases: [(&str, Edit, &[&str]); 12] = [
+        (
+            "sentence_bert_config.json",
+            |c| c["max_seq_length"] = 2.into(),
+            &["max_seq_length", "2", "special"],
+        ),
         ("config.json", |c| c["model_type"] = "t5".into(), &["model_type", "t5", "bert"]),
         ("config.json", |c| c["hidden_act"] = "swish".into(), &["hidden_act", "swish"]),
         (

@@ -1,16 +1,23 @@
 //! A JSON body, or an error object that says what is wrong with it and where.
 
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::body::Bytes;
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::IntoResponse;
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 
 use super::error::ApiError;
 use crate::state::AppState;
+
+/// Bytes of a body over the limit that are read all the same, so that its sender can read the refusal.
+const MOST_DISCARDED_BYTES: usize = 32 << 20;
+/// How long they are read.
+const LONGEST_DISCARDING: Duration = Duration::from_secs(3);
 
 /// Extracts a JSON object; refuses with an OpenAI error object.
 #[derive(Clone, Debug)]
@@ -21,32 +28,63 @@ impl<T: DeserializeOwned> FromRequest<Arc<AppState>> for JsonBody<T> {
 
     async fn from_request(request: Request, state: &Arc<AppState>) -> Result<Self, ApiError> {
         is_json(request.headers())?;
-        let limit = state.payload_limit();
-        let too_large = || {
-            ApiError::invalid(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "payload_too_large",
-                format!(
-                    "the body is larger than {limit} bytes (--payload-limit): send fewer or shorter inputs"
-                ),
-            )
-        };
-        // Said before a byte is read where the client said the length itself.
-        if content_length(request.headers()).is_some_and(|length| length > limit as u64) {
-            return Err(too_large());
-        }
-        let bytes = Bytes::from_request(request, state).await.map_err(|rejection| {
-            match rejection.into_response().status() {
-                StatusCode::PAYLOAD_TOO_LARGE => too_large(),
-                _ => ApiError::invalid(
-                    StatusCode::BAD_REQUEST,
-                    "body_unreadable",
-                    "the body could not be read to its end",
-                ),
-            }
-        })?;
+        let bytes = read_body(request, state.payload_limit()).await?;
         parse_object(&bytes).map(Self)
     }
+}
+
+/// The whole body, of at most `limit` bytes.
+async fn read_body(request: Request, limit: usize) -> Result<Vec<u8>, ApiError> {
+    let too_large = || {
+        let message =
+            format!("the body is larger than {limit} bytes (--payload-limit): send fewer or shorter inputs");
+        ApiError::invalid(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", message)
+    };
+    // Who waits for `100 Continue` sends nothing when it does not come.
+    let waits = request.headers().contains_key(header::EXPECT);
+    let announced = content_length(request.headers());
+    let mut body = request.into_body();
+    if announced.is_some_and(|length| length > limit as u64) {
+        if !waits {
+            discard(body).await;
+        }
+        return Err(too_large());
+    }
+    let mut kept = Vec::new();
+    while let Some(data) = next_data(&mut body).await {
+        let data = data.map_err(|_| {
+            let message = "the body could not be read to its end";
+            ApiError::invalid(StatusCode::BAD_REQUEST, "body_unreadable", message)
+        })?;
+        if kept.len() + data.len() > limit {
+            discard(body).await;
+            return Err(too_large());
+        }
+        kept.extend_from_slice(&data);
+    }
+    Ok(kept)
+}
+
+/// Reads and throws away what is left of a refused body, within bounds: the connection of a client that sends all before
+/// it reads would break under its hands, and it would never see why.
+async fn discard(mut body: Body) {
+    let reading = async {
+        let mut bytes = 0;
+        while let Some(Ok(data)) = next_data(&mut body).await {
+            bytes += data.len();
+            if bytes > MOST_DISCARDED_BYTES {
+                break;
+            }
+        }
+    };
+    // Whether it came to the end or not, the refusal follows.
+    let _ = tokio::time::timeout(LONGEST_DISCARDING, reading).await;
+}
+
+async fn next_data(body: &mut Body) -> Option<Result<Bytes, axum::Error>> {
+    let frame = poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await?;
+    // The other kind of frame is trailers, which say nothing here.
+    Some(frame.map(|frame| frame.into_data().unwrap_or_default()))
 }
 
 /// Parses a JSON object.

@@ -1,0 +1,138 @@
+//! openai-python from the package index, and curl, against the real binary.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use polylora_tests::{Golden, Server, Shared, fixtures, repository, run, run_needed};
+use serde_json::{Value, json};
+use tempfile::NamedTempFile;
+
+const INSTALL_PYTHON: &str = "install Python 3 with venv and pip (Debian: apt install python3-venv) and let pip reach \
+                              a package index, or set POLYLORA_TEST_PYTHON to a Python that has the packages of \
+                              tests/clients/requirements.txt";
+const KEY: &str = "sk-of-the-tests";
+
+static SERVER: Shared<Server> = Shared::new(|| start(&[]));
+
+fn start(arguments: &[&str]) -> Server {
+    let adapters = fixtures("minilm/adapters");
+    Server::start(&[&["--adapters-dir", adapters.to_str().expect("Unicode")], arguments].concat())
+}
+
+/// A Python that has the packages of requirements.txt: that of the environment, or one made here once.
+fn python() -> &'static Path {
+    static PYTHON: OnceLock<PathBuf> = OnceLock::new();
+    PYTHON.get_or_init(|| match std::env::var_os("POLYLORA_TEST_PYTHON").filter(|path| !path.is_empty()) {
+        Some(python) => {
+            run_needed(Command::new(&python).args(["-c", "import openai"]), INSTALL_PYTHON);
+            python.into()
+        }
+        None => own_python(),
+    })
+}
+
+fn own_python() -> PathBuf {
+    let requirements = repository().join("tests/clients/requirements.txt");
+    let wanted = fs::read(&requirements).expect("requirements.txt");
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("clients");
+    let python = folder.join(if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" });
+    // What was installed last time; written last, so that a broken installation is made anew.
+    let installed = folder.join("requirements.txt");
+    let works =
+        || Command::new(&python).args(["-c", "import openai"]).output().is_ok_and(|o| o.status.success());
+    if fs::read(&installed).is_ok_and(|text| text == wanted) && works() {
+        return python;
+    }
+    run_needed(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder), INSTALL_PYTHON);
+    let mut install = Command::new(&python);
+    install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"]).arg(&requirements);
+    run_needed(&mut install, INSTALL_PYTHON);
+    fs::write(&installed, wanted).expect("written");
+    python
+}
+
+/// What the script compares with.
+fn golden_file() -> NamedTempFile {
+    let golden = Golden::read();
+    let embeddings = json!({ "base": golden.embeddings(None), "qv_r8": golden.embeddings(Some("qv_r8")) });
+    let all = json!({ "sentences": golden.sentences, "ids": golden.ids, "embeddings": embeddings });
+    let file = NamedTempFile::new().expect("a file");
+    fs::write(file.path(), all.to_string()).expect("written");
+    file
+}
+
+fn assert_law(server: &Server, law: &str) {
+    let golden = golden_file();
+    let script = repository().join("tests/clients/openai_embeddings.py");
+    let mut command = Command::new(python());
+    command.arg(script).arg(law).env("POLYLORA_URL", &server.url).env("POLYLORA_GOLDEN", golden.path());
+    command.env("POLYLORA_KEY", KEY).env("NO_PROXY", "127.0.0.1").env("no_proxy", "127.0.0.1");
+    let ended = run(&mut command, "");
+    assert_eq!(ended.code, Some(0), "{law}:\n{}\n{}", ended.stdout, ended.stderr);
+    assert!(ended.stdout.contains(&format!("held: {law}")), "{}", ended.stdout);
+}
+
+macro_rules! laws {
+    ($($law:ident)*) => {$(
+        #[test]
+        fn $law() {
+            assert_law(&SERVER.get(), stringify!($law));
+        }
+    )*};
+}
+
+laws! {
+    a_text_is_embedded
+    a_list_of_texts_is_embedded_in_order
+    token_ids_are_embedded
+    lists_of_token_ids_are_embedded
+    numbers_can_be_asked_for
+    base64_is_a_string_for_who_asks_for_it
+    dimensions_cut_and_normalise
+    an_adapter_is_a_model
+    an_adapter_can_be_named_in_the_extra_body
+    models_are_listed
+    a_model_is_retrieved
+    an_unknown_model_is_not_found
+    an_empty_input_is_a_bad_request
+    a_body_over_the_limit_is_said
+    many_at_once_get_their_own
+}
+
+#[test]
+fn a_key_is_needed_and_enough() {
+    assert_law(&start(&["--api-key", KEY]), "a_key_is_needed_and_enough");
+}
+
+#[test]
+fn every_law_of_the_script_is_tried() {
+    let script =
+        fs::read_to_string(repository().join("tests/clients/openai_embeddings.py")).expect("the script");
+    let own = include_str!("openai_client.rs");
+    let defined = script.lines().filter_map(|line| line.strip_prefix("def ")?.strip_suffix("():"));
+    let laws: Vec<&str> = defined.collect();
+    assert!(laws.len() >= 16, "{laws:?}");
+    for law in laws {
+        assert!(own.contains(law), "{law} is not tried");
+    }
+}
+
+#[test]
+fn curl_gets_the_golden_embedding() {
+    let (golden, server) = (Golden::read(), SERVER.get());
+    let body = json!({ "model": "qv_r8", "input": golden.sentences[0] }).to_string();
+    let url = format!("{}/v1/embeddings", server.url);
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--show-error", "--fail", "--noproxy", "*", &url]);
+    curl.args(["-H", "Content-Type: application/json", "-d", &body]);
+    let ended = run_needed(&mut curl, "install curl (Debian: apt install curl)");
+    let reply: Value = serde_json::from_str(&ended.stdout).expect("JSON");
+    let expected = &golden.embeddings(Some("qv_r8"))[0];
+    let got = reply["data"][0]["embedding"].as_array().expect("an embedding");
+    assert_eq!(got.len(), expected.len());
+    for (got, expected) in got.iter().zip(expected) {
+        assert!((got.as_f64().expect("a number") as f32 - expected).abs() <= 2e-4);
+    }
+}
