@@ -66,7 +66,7 @@ pub enum OpenError {
         directory: PathBuf,
     },
     /// Some adapters are refused, and all were asked for.
-    #[error("{} adapters are refused:{}", refused.len(), refused.iter().map(|r| format!("\n  {r}")).collect::<String>())]
+    #[error("refused adapters ({}):{}", refused.len(), refused.iter().map(|r| format!("\n  {r}")).collect::<String>())]
     Refused {
         /// Those, by name.
         refused: Vec<RefusedFolder>,

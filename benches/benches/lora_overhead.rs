@@ -9,7 +9,7 @@ use clap::Parser;
 use polylora_adapters::LoadedAdapter;
 use polylora_benches::{
     EncoderSize, Report, Row, RowLength, Rows, RunOptions, Subject, Targets, WordPool, in_turn,
-    random_adapters,
+    random_adapters, undisturbed,
 };
 
 /// What LoRA adapters cost in a batch.
@@ -53,11 +53,14 @@ fn main() -> Result<(), Box<dyn Error>> {
                     let adapters: &[LoadedAdapter] = &adapters[..*distinct];
                     let adapter_of: Vec<_> =
                         (0..options.batch).map(|row| Some(row * distinct / options.batch)).collect();
-                    let [base, with, ratios] = in_turn(
-                        options.run.budget(),
-                        || subject.embed_base(&rows.ids).map(drop),
-                        || subject.embed(&rows.ids, adapters, &adapter_of).map(drop),
-                    )?;
+                    let measure = || {
+                        in_turn(
+                            options.run.budget(),
+                            || subject.embed_base(&rows.ids).map(drop),
+                            || subject.embed(&rows.ids, adapters, &adapter_of).map(drop),
+                        )
+                    };
+                    let ([base, with, ratios], others) = undisturbed(options.run.tries, measure)?;
                     let all = options.batch * tokens;
                     let share = size.lora(targets, *rank, all) / size.pass(&rows.lengths());
                     report.row(
@@ -71,7 +74,8 @@ fn main() -> Result<(), Box<dyn Error>> {
                             .number("ratio", ratios.median(), 3)
                             .number("ratio min", ratios.min(), 3)
                             .number("ratio max", ratios.max(), 3)
-                            .number("FLOPs of LoRA", share, 3),
+                            .number("FLOPs of LoRA", share, 3)
+                            .others(others),
                     )?;
                 }
             }

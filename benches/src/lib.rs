@@ -9,6 +9,7 @@
 
 mod error;
 mod flops;
+mod neighbours;
 mod options;
 mod peak;
 mod random;
@@ -21,6 +22,7 @@ mod word_pool;
 
 pub use error::BenchError;
 pub use flops::{EncoderSize, Targets};
+pub use neighbours::undisturbed;
 pub use options::{RunOptions, StartError};
 pub use peak::GemmPeak;
 pub use random::Random;

@@ -19,6 +19,9 @@ pub struct RunOptions {
     /// About how long each figure is measured.
     #[arg(long, default_value_t = 0.8)]
     pub seconds: f64,
+    /// How often a figure is measured at most, when other programs use the CPU meanwhile.
+    #[arg(long, default_value_t = 3)]
+    pub tries: usize,
     /// JSON lines instead of tables.
     #[arg(long)]
     pub json: bool,

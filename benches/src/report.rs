@@ -31,6 +31,15 @@ impl Row {
         self
     }
 
+    /// Adds the cores that other programs used, where that is known.
+    #[must_use]
+    pub fn others(self, cores: Option<f64>) -> Self {
+        match cores {
+            Some(cores) => self.number("others' cores", cores, 2),
+            None => self.text("others' cores", "?"),
+        }
+    }
+
     /// Adds median, fastest and slowest pass in milliseconds, and how many there were.
     #[must_use]
     pub fn passes(self, times: &Passes) -> Self {

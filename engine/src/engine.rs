@@ -197,4 +197,16 @@ impl EmbeddingService for Engine {
     fn render_metrics(&self) -> String {
         self.path.metrics.render(self.path.adapters.memory())
     }
+
+    fn shutdown(&self, timeout: Duration) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            match Engine::shutdown(self, timeout).await {
+                Shutdown::Drained => tracing::debug!("the engine has stopped"),
+                Shutdown::Aborted { requests } => {
+                    tracing::warn!(requests, "the engine has stopped with requests in flight");
+                }
+                Shutdown::Stuck => tracing::warn!("the device's thread did not come back from its batch"),
+            }
+        })
+    }
 }

@@ -95,7 +95,7 @@ pub enum EmbedError {
     /// The adapter is larger than the whole device pool, so no eviction can make room for it.
     #[error(
         "the adapter takes {bytes} bytes on the device, the whole adapter pool has {pool_bytes}: \
-         give the server a larger pool or use an adapter of lower rank"
+         raise --lora-memory or use an adapter of lower rank"
     )]
     AdapterTooLarge {
         /// Size of the adapter's extent.
@@ -140,7 +140,7 @@ impl EmbedError {
     pub fn blame(&self) -> Blame {
         match self {
             Self::Overloaded { .. } | Self::QueueFull { .. } | Self::ShuttingDown => Blame::Load,
-            Self::AdapterTooLarge { .. } | Self::Internal { .. } => Blame::Server,
+            Self::Internal { .. } => Blame::Server,
             _ => Blame::Client,
         }
     }

@@ -7,7 +7,7 @@
 //! | `polylora_tokens_total` | counter | tokens that went through the device |
 //! | `polylora_rows_total` | counter | inputs that went through the device |
 //! | `polylora_batches_total` | counter | batches run |
-//! | `polylora_lora_launches_total` | counter | LoRA kernels launched; a batch without adapters launches none |
+//! | `polylora_lora_launches_total` | counter | linear layers that ran with an adapter's part; none in a batch without adapters |
 //! | `polylora_rows_deferred_total` | counter | rows put back because their adapter found no place in the device pool |
 //! | `polylora_worker_restarts_total` | counter | runners built anew after a panic or a lost device |
 //! | `polylora_batch_rows` | histogram | rows in a batch |
@@ -80,7 +80,8 @@ impl Metrics {
             tokens: make.counter("polylora_tokens_total", "Tokens that went through the device"),
             rows: make.counter("polylora_rows_total", "Inputs that went through the device"),
             batches: make.counter("polylora_batches_total", "Batches run"),
-            lora_launches: make.counter("polylora_lora_launches_total", "LoRA kernels launched"),
+            lora_launches: make
+                .counter("polylora_lora_launches_total", "Linear layers that ran with an adapter's part"),
             rows_deferred: make
                 .counter("polylora_rows_deferred_total", "Rows put back for want of pool space"),
             worker_restarts: make.counter("polylora_worker_restarts_total", "Runners built anew"),

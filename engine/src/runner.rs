@@ -46,7 +46,7 @@ pub enum RowOutcome {
 pub struct BatchOutput {
     /// One outcome per row, in the order of the rows.
     pub rows: Vec<RowOutcome>,
-    /// LoRA kernels launched; 0 when no row has an adapter.
+    /// Linear layers that ran with an adapter's part; 0 when no row has an adapter.
     pub lora_launches: u64,
 }
 

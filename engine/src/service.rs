@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Duration;
 
 use crate::{EmbedError, EmbedReply, EmbedRequest};
 
@@ -69,4 +70,10 @@ pub trait EmbeddingService: Send + Sync + 'static {
     fn health(&self) -> Health;
     /// The metrics in Prometheus' text format.
     fn render_metrics(&self) -> String;
+    /// Refuses new requests with [`EmbedError::ShuttingDown`], serves those in flight for at most `timeout`, answers what is
+    /// left with the same error and frees the device. An engine that holds nothing has nothing to do.
+    fn shutdown(&self, timeout: Duration) -> BoxFuture<'_, ()> {
+        let _ = timeout;
+        Box::pin(async {})
+    }
 }

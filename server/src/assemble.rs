@@ -4,9 +4,9 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use polylora_adapters::{AdapterDirectory, AdapterName, AdapterStore, BaseModel, StoreOptions};
+use polylora_adapters::{AdapterDirectory, AdapterName, AdapterStore, BaseModel, OpenError, StoreOptions};
 use polylora_engine::{
-    EmbeddingService, EncoderRunner, Engine, EngineConfig, EngineParts, ModelInfo, Runner,
+    EmbeddingService, EncoderRunner, Engine, EngineConfig, EngineParts, ModelInfo, Runner, StartError,
 };
 use polylora_hub::{Catalogue, HubConfig, ModelDir, Puller};
 use polylora_kernels::device::{DTypeSpec, DeviceSpec, OpenDevice, is_cpu, open};
@@ -30,8 +30,8 @@ pub struct Assembly {
     pub service: Arc<dyn EmbeddingService>,
     /// Further names of the base model from the catalogue, e.g. `sentence-transformers/all-MiniLM-L6-v2`.
     pub aliases: Vec<String>,
-    /// Adapters that were found and refused; each has a log line with its reason.
-    pub refused_adapters: usize,
+    /// Names of the adapters that were found and refused; each has a log line with its reason.
+    pub refused_adapters: Vec<String>,
 }
 
 /// A step of the assembly that failed.
@@ -70,7 +70,7 @@ pub fn start_engine(settings: &Settings, extra: &[NamedAdapter]) -> Result<Assem
     let model = EmbeddingModel::load(&model_dir.path, &device).map_err(AssembleError::at(step))?;
     let model = Arc::new(model);
     let directory = find_adapters(settings, extra, &model)?;
-    let refused_adapters = directory.refused().len();
+    let refused_adapters = directory.refused().into_iter().map(|refused| refused.name).collect();
     let info = describe(&model_dir, &model, &device);
     let engine = start(settings, info, model, directory)?;
     Ok(Assembly { service: Arc::new(engine), aliases, refused_adapters })
@@ -127,7 +127,7 @@ fn find_adapters(
         let step = || format!("checking the adapter {}", path.display());
         let name = AdapterName::new(name).map_err(AssembleError::at(step()))?;
         let single = AdapterDirectory::single(name, path, catalog);
-        return single.strict().map_err(AssembleError::at(step()));
+        return all_served(single).map_err(AssembleError::at(step()));
     }
     let Some(folder) = &settings.adapters_dir else {
         return Ok(AdapterDirectory::default());
@@ -135,9 +135,31 @@ fn find_adapters(
     let step = || format!("checking the adapters in {}", folder.display());
     let directory = AdapterDirectory::open(folder, catalog).map_err(AssembleError::at(step()))?;
     if settings.strict_adapters {
-        directory.strict().map_err(AssembleError::at(step()))
+        all_served(directory).map_err(AssembleError::at(step()))
     } else {
         Ok(directory)
+    }
+}
+
+/// The directory when nothing in it is refused. One refusal is told by its own words, several as a list.
+fn all_served(directory: AdapterDirectory) -> Result<AdapterDirectory, Box<dyn Error + Send + Sync>> {
+    directory.strict().map_err(|error| match &error {
+        OpenError::Refused { refused } if refused.len() == 1 => {
+            format!("1 adapter is refused: {}", refused[0]).into()
+        }
+        _ => error.into(),
+    })
+}
+
+/// A bound out of range under the name of its flag, where it has one.
+fn by_flag(error: StartError) -> Box<dyn Error + Send + Sync> {
+    const FLAGS: [&str; 3] = ["max_client_batch_size", "max_concurrent_requests", "max_batch_tokens"];
+    match error {
+        StartError::Config { field, found, min, max } if FLAGS.contains(&field) => {
+            let flag = field.replace('_', "-");
+            format!("--{flag} is {found}, it must be from {min} to {max}").into()
+        }
+        other => other.into(),
     }
 }
 
@@ -178,10 +200,11 @@ fn start(
         default_prompt: model.settings().default_prompt.clone(),
         adapters: Arc::new(store),
         runner: Box::new(move || {
-            Ok(Box::new(EncoderRunner::new(model.clone(), lora_bytes)) as Box<dyn Runner>)
+            Ok(Box::new(EncoderRunner::new(model.clone(), lora_bytes)?) as Box<dyn Runner>)
         }),
     };
-    let engine = Engine::start(config, parts).map_err(AssembleError::at("starting the engine"))?;
+    let engine =
+        Engine::start(config, parts).map_err(by_flag).map_err(AssembleError::at("starting the engine"))?;
     Handle::current().block_on(engine.ready()).map_err(AssembleError::at("the first embedding"))?;
     Ok(engine)
 }

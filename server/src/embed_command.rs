@@ -2,6 +2,7 @@
 
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use polylora_engine::{EmbedError, EmbedInput, EmbedRequest, EmbeddingService};
 
@@ -9,8 +10,8 @@ use crate::assemble::{AssembleError, Assembly, NamedAdapter, start_engine};
 use crate::cli::OutputFormat;
 use crate::settings::Settings;
 
-/// Texts in one request to the engine: enough for full batches, few enough that lines come out while others go in.
-const TEXTS_A_REQUEST: usize = 256;
+/// Most texts in one request to the engine: enough for full batches, few enough that lines come out while others go in.
+const MOST_TEXTS_A_REQUEST: usize = 256;
 
 /// Why texts could not be embedded.
 #[derive(Debug, thiserror::Error)]
@@ -103,40 +104,62 @@ pub async fn embed(settings: Settings, job: EmbedJob) -> Result<(), EmbedCommand
             }
         };
     let truncate = settings.auto_truncate;
+    let texts_a_request = settings.max_client_batch_size.get().min(MOST_TEXTS_A_REQUEST);
     let starting = tokio::task::spawn_blocking(move || start_engine(&settings, extra.as_slice()));
     let Assembly { service, .. } = starting.await.map_err(AssembleError::at("starting the engine"))??;
     let request =
         EmbedRequest { inputs: Vec::new(), adapter: name, prompt_name: None, dimensions: None, truncate };
+    let printing = Printing { template: request, texts_a_request, format: job.format };
     let mut out = io::stdout().lock();
-    if job.texts.is_empty() {
+    let printed = if job.texts.is_empty() {
         let lines = io::BufReader::new(io::stdin()).lines();
-        print_embeddings(service.as_ref(), request, lines, job.format, &mut out).await
+        print_embeddings(service.as_ref(), printing, lines, &mut out).await
     } else {
-        print_embeddings(service.as_ref(), request, job.texts.into_iter().map(Ok), job.format, &mut out).await
-    }
+        print_embeddings(service.as_ref(), printing, job.texts.into_iter().map(Ok), &mut out).await
+    };
+    service.shutdown(Duration::ZERO).await;
+    printed
 }
 
-/// Embeds texts as they come and prints each embedding on a line of its own; `template` says everything but the inputs.
+/// How texts are embedded and printed.
+#[derive(Clone, Debug)]
+pub struct Printing {
+    /// Says everything but the inputs.
+    pub template: EmbedRequest,
+    /// Texts in one request to the engine, at least 1.
+    pub texts_a_request: usize,
+    /// How embeddings are printed.
+    pub format: OutputFormat,
+}
+
+/// Embeds texts as they come and prints each embedding on a line of its own.
 ///
 /// # Errors
-/// [`EmbedCommandError`]. An `out` whose reader went away ends it without error.
+/// [`EmbedCommandError`]; the embeddings of the texts before one that is empty or cannot be read are printed first. An
+/// `out` whose reader went away ends it without error.
 pub async fn print_embeddings(
     service: &dyn EmbeddingService,
-    template: EmbedRequest,
+    printing: Printing,
     texts: impl Iterator<Item = io::Result<String>>,
-    format: OutputFormat,
     out: &mut impl Write,
 ) -> Result<(), EmbedCommandError> {
+    let Printing { template, texts_a_request, format } = printing;
     let mut texts = texts.enumerate().peekable();
     let mut done = 0;
     while texts.peek().is_some() {
-        let mut inputs = Vec::new();
-        for (index, text) in texts.by_ref().take(TEXTS_A_REQUEST) {
-            let text = text.map_err(EmbedCommandError::Read)?;
-            if text.is_empty() {
-                return Err(EmbedCommandError::EmptyText { number: index + 1 });
+        let (mut inputs, mut flaw) = (Vec::new(), None);
+        for (index, text) in texts.by_ref().take(texts_a_request) {
+            match text {
+                Ok(text) if !text.is_empty() => inputs.push(EmbedInput::Text(text)),
+                Ok(_) => flaw = Some(EmbedCommandError::EmptyText { number: index + 1 }),
+                Err(error) => flaw = Some(EmbedCommandError::Read(error)),
             }
-            inputs.push(EmbedInput::Text(text));
+            if flaw.is_some() {
+                break;
+            }
+        }
+        if let Some(flaw) = flaw.take_if(|_| inputs.is_empty()) {
+            return Err(flaw);
         }
         let (first, last) = (done + 1, done + inputs.len());
         done = last;
@@ -154,6 +177,9 @@ pub async fn print_embeddings(
         match written {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
             other => other.map_err(EmbedCommandError::Write)?,
+        }
+        if let Some(flaw) = flaw {
+            return Err(flaw);
         }
     }
     Ok(())

@@ -15,6 +15,7 @@ pub mod routes;
 pub mod serve;
 pub mod settings;
 pub mod shutdown;
+pub mod startup;
 pub mod state;
 pub mod telemetry;
 pub mod wire;

@@ -17,6 +17,8 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::auth::require_key;
 use crate::request_log::{Served, record};
+use crate::shutdown::{CutOff, until_cut_off};
+use crate::startup::starting;
 use crate::state::AppState;
 use crate::wire::body::JsonBody;
 use crate::wire::error::ApiError;
@@ -31,8 +33,8 @@ const EMBEDDINGS: &str = "/v1/embeddings";
 const MODELS: &str = "/v1/models";
 const MODEL: &str = "/v1/models/{*id}";
 
-/// The whole HTTP surface.
-pub fn router(state: Arc<AppState>) -> Router {
+/// The whole HTTP surface; what `cut_off` finds unanswered gets 503.
+pub fn router(state: Arc<AppState>, cut_off: CutOff) -> Router {
     Router::new()
         .route("/", get(about))
         .route(HEALTH, get(health))
@@ -44,6 +46,7 @@ pub fn router(state: Arc<AppState>) -> Router {
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(state.clone(), require_key))
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn_with_state(cut_off, until_cut_off))
         .layer(from_fn_with_state(state.clone(), record))
         .with_state(state)
 }
@@ -91,9 +94,7 @@ async fn health(State(state): State<Arc<AppState>>) -> Result<impl IntoResponse,
     let unavailable = |code, message| Err(ApiError::server(StatusCode::SERVICE_UNAVAILABLE, code, message));
     match state.service().health() {
         Health::Ready => Ok(Json(json!({"status": "ok"}))),
-        Health::Starting => {
-            unavailable("starting", "the model is starting: no probe has gone through the device yet")
-        }
+        Health::Starting => Err(starting()),
         Health::Unavailable => unavailable("unavailable", "the worker is down or the server is stopping"),
     }
 }

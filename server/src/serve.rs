@@ -1,18 +1,22 @@
 //! `polylora serve`: the port first, then the model, then requests.
 
-use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 
 use crate::assemble::{AssembleError, Assembly, start_engine};
 use crate::routes::router;
 use crate::settings::Settings;
-use crate::shutdown::{Ended, Phase, reached, serve_until, watch_signals};
+use crate::shutdown::{CutOff, Ended, Phase, Stop, reached, serve_until, watch_signals};
+use crate::startup::Surface;
 use crate::state::{AppState, NameClash};
+
+/// How long the end of the process waits for a batch that is on the device.
+const DEVICE_GRACE: Duration = Duration::from_secs(2);
 
 /// Why the server does not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +59,7 @@ pub enum ServeError {
 /// Serves until a signal stops it.
 ///
 /// The listener is bound before the model is loaded, so that a port in use is said at once; clients that connect meanwhile
-/// wait until the model is there.
+/// are answered 503 with code `starting`, `/health` among them.
 ///
 /// # Errors
 /// [`ServeError`]; a stop by signal is none.
@@ -63,19 +67,39 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
     let phase = watch_signals().map_err(ServeError::Signals)?;
     let (listener, address) = bind(&settings.host, settings.port).await?;
     tracing::info!(%address, model = settings.embedding_model, "loading");
-    let Some(assembly) = loaded(&settings, phase.clone()).await? else {
+    let (surface, cut_off) = (Surface::starting(), CutOff::default());
+    let drain = Duration::from_secs(settings.shutdown_timeout);
+    let stop = Stop { phase: phase.clone(), drain, cut_off: cut_off.clone() };
+    let broke = |source| ServeError::Listener { address, source };
+    let mut serving = pin!(serve_until(listener, surface.router(), stop));
+    let assembly = tokio::select! {
+        // The first signal ends the loading, not only the deadline after it.
+        () = reached(phase, Phase::Draining) => None,
+        ended = &mut serving => ended.map(|_| None).map_err(broke)?,
+        loaded = loaded(&settings) => Some(loaded?),
+    };
+    let Some(assembly) = assembly else {
         tracing::info!("stopped while loading");
         return Ok(());
     };
-    let state = AppState::new(assembly.service, &assembly.aliases, &settings)?;
-    announce(address, &state, assembly.refused_adapters);
-    let drain = Duration::from_secs(settings.shutdown_timeout);
-    match serve_until(listener, router(state), phase, drain).await {
+    let refused = assembly.refused_adapters.len();
+    let state = AppState::new(assembly, &settings)?;
+    surface.open(router(Arc::clone(&state), cut_off));
+    announce(address, &state, refused);
+    let ended = serving.await;
+    // Whoever is still in the engine is nobody's any more; the device is let go of in good order.
+    let stopped = tokio::time::timeout(DEVICE_GRACE, state.service().shutdown(Duration::ZERO)).await;
+    if stopped.is_err() {
+        tracing::warn!("the device is still in a batch that nobody waits for; it ends with the process");
+    }
+    match ended {
         Ok(Ended::Drained) => tracing::info!("stopped; every request in flight was answered"),
         Ok(Ended::CutOff) => {
-            tracing::warn!("stopped with requests in flight: a second signal, or --shutdown-timeout passed")
+            tracing::warn!(
+                "stopped; requests in flight were refused: a second signal came, or --shutdown-timeout passed"
+            );
         }
-        Err(source) => return Err(ServeError::Listener { address, source }),
+        Err(source) => return Err(broke(source)),
     }
     Ok(())
 }
@@ -91,16 +115,12 @@ pub async fn bind(host: &str, port: u16) -> Result<(TcpListener, SocketAddr), Se
     Ok((listener, address))
 }
 
-/// The engine, or `None` when a signal came first.
-async fn loaded(settings: &Settings, phase: watch::Receiver<Phase>) -> Result<Option<Assembly>, ServeError> {
+async fn loaded(settings: &Settings) -> Result<Assembly, ServeError> {
     let settings = settings.clone();
     let loading = tokio::task::spawn_blocking(move || start_engine(&settings, &[]));
-    tokio::select! {
-        joined = loading => match joined {
-            Ok(result) => Ok(Some(result?)),
-            Err(error) => Err(ServeError::Panicked { reason: (&error as &dyn Error).to_string() }),
-        },
-        () = reached(phase, Phase::Draining) => Ok(None),
+    match loading.await {
+        Ok(result) => Ok(result?),
+        Err(error) => Err(ServeError::Panicked { reason: error.to_string() }),
     }
 }
 

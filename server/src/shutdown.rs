@@ -1,12 +1,22 @@
-//! Stopping: the first signal drains, the second ends, and so does the deadline.
+//! Stopping: the first signal drains, the second ends, and so does the deadline: what is unanswered then gets 503.
 
 use std::future::IntoFuture;
 use std::io;
+use std::pin::pin;
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::Response;
+use polylora_engine::EmbedError;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+
+use crate::wire::error::ApiError;
+
+/// How long the 503s of requests that were cut off may take on their way out.
+const WRITING_GRACE: Duration = Duration::from_secs(1);
 
 /// How far the server is on its way out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,7 +25,7 @@ pub enum Phase {
     Running,
     /// No new connections; requests in flight are finished.
     Draining,
-    /// Requests in flight are dropped.
+    /// Requests in flight are refused.
     Forced,
 }
 
@@ -50,16 +60,60 @@ pub fn watch_signals() -> io::Result<watch::Receiver<Phase>> {
     Ok(receiver)
 }
 
-/// Serves until the phase says otherwise, then gives requests in flight `drain` to finish.
+/// The requests in flight, which can be told that their time is over.
+#[derive(Clone, Debug, Default)]
+pub struct CutOff(watch::Sender<bool>);
+
+impl CutOff {
+    /// Requests that are being answered.
+    pub fn in_flight(&self) -> usize {
+        self.0.receiver_count()
+    }
+
+    /// Lets every request in flight, and every later one, be answered with 503; says how many there were.
+    pub fn now(&self) -> usize {
+        let in_flight = self.in_flight();
+        self.0.send_replace(true);
+        in_flight
+    }
+}
+
+/// Answers a request, or refuses it with 503 when it is cut off first.
+///
+/// # Errors
+/// 503 with code `shutting_down`.
+pub async fn until_cut_off(
+    State(cut_off): State<CutOff>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    let mut over = cut_off.0.subscribe();
+    tokio::select! {
+        // An answer that is there goes out.
+        biased;
+        response = next.run(request) => Ok(response),
+        _ = over.wait_for(|&over| over) => Err(EmbedError::ShuttingDown.into()),
+    }
+}
+
+/// What ends the serving.
+#[derive(Clone, Debug)]
+pub struct Stop {
+    /// Announces the end.
+    pub phase: watch::Receiver<Phase>,
+    /// What requests in flight get to finish after the first announcement.
+    pub drain: Duration,
+    /// The requests that the routes answer.
+    pub cut_off: CutOff,
+}
+
+/// Serves until the phase says otherwise, then gives requests in flight the time to finish that `stop` says, then refuses
+/// them. Connections on which no whole request has come hold nobody up longer than that.
 ///
 /// # Errors
 /// What the listener says when it breaks.
-pub async fn serve_until(
-    listener: TcpListener,
-    router: Router,
-    phase: watch::Receiver<Phase>,
-    drain: Duration,
-) -> io::Result<Ended> {
+pub async fn serve_until(listener: TcpListener, router: Router, stop: Stop) -> io::Result<Ended> {
+    let Stop { phase, drain, cut_off } = stop;
     let server =
         axum::serve(listener, router).with_graceful_shutdown(reached(phase.clone(), Phase::Draining));
     let deadline = async {
@@ -69,9 +123,15 @@ pub async fn serve_until(
             () = reached(phase, Phase::Forced) => {}
         }
     };
+    let mut server = pin!(server.into_future());
     tokio::select! {
-        result = server.into_future() => result.map(|()| Ended::Drained),
-        () = deadline => Ok(Ended::CutOff),
+        result = &mut server => return result.map(|()| Ended::Drained),
+        () = deadline => {}
+    }
+    match cut_off.now() {
+        0 => Ok(Ended::Drained),
+        // A client that does not read its refusal is not waited for.
+        _ => tokio::time::timeout(WRITING_GRACE, server).await.unwrap_or(Ok(())).map(|()| Ended::CutOff),
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use polylora_engine::EmbeddingService;
 
+use crate::assemble::Assembly;
 use crate::http_metrics::HttpMetrics;
 use crate::settings::{ApiKey, Settings};
 use crate::wire::models::Models;
@@ -21,13 +22,16 @@ pub enum ModelRef<'a> {
 
 /// The names of the base model, the leading one first, none twice.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ModelNames(Vec<String>);
+pub struct ModelNames {
+    names: Vec<String>,
+    /// How many of them, from the first, are not only the catalogue's.
+    own: usize,
+}
 
 /// An adapter has a name that is the base model's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the adapter `{name}` has the name of the base model or of an alias: rename its folder, or change \
-         --served-model-name"
+    "the adapter `{name}` has a name of the base model: rename its folder, or change --served-model-name"
 )]
 pub struct NameClash {
     /// The name.
@@ -38,23 +42,56 @@ impl ModelNames {
     /// The names: those that the user chose, then the model's own, then the catalogue's.
     pub fn new(chosen: &[String], own: &str, catalogue: &[String]) -> Self {
         let mut names: Vec<String> = Vec::new();
-        for name in chosen.iter().map(String::as_str).chain([own]).chain(catalogue.iter().map(String::as_str))
-        {
+        let mut add = |name: &str| {
             if !names.iter().any(|known| known == name) {
                 names.push(name.to_owned());
             }
+            names.len()
+        };
+        chosen.iter().for_each(|name| {
+            add(name);
+        });
+        let own = add(own);
+        catalogue.iter().for_each(|name| {
+            add(name);
+        });
+        Self { names, own }
+    }
+
+    /// Gives the catalogue's names that adapters have, served or refused, to the adapters, with a warning each.
+    ///
+    /// # Errors
+    /// [`NameClash`] for an adapter with a name that the user or the model itself gave the base.
+    pub fn yielding_to(mut self, adapters: &[String]) -> Result<Self, NameClash> {
+        if let Some(clash) = adapters.iter().find(|name| self.is_own(name)) {
+            return Err(NameClash { name: clash.clone() });
         }
-        Self(names)
+        self.names.retain(|name| {
+            let stays = !adapters.contains(name);
+            if !stays {
+                tracing::warn!(
+                    name,
+                    "an adapter has this name of the catalogue's: it stands for the adapter, not for the base model"
+                );
+            }
+            stays
+        });
+        Ok(self)
+    }
+
+    /// Says whether the user or the model itself, not only the catalogue, gave this name.
+    fn is_own(&self, name: &str) -> bool {
+        self.names[..self.own].iter().any(|known| known == name)
     }
 
     /// The name that leads in lists and stands in replies where none was asked for.
     pub fn primary(&self) -> &str {
-        &self.0[0]
+        &self.names[0]
     }
 
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(String::as_str)
+        self.names.iter().map(String::as_str)
     }
 
     /// What a name stands for. What is no name of the base is an adapter's, never silently the base's.
@@ -75,20 +112,16 @@ pub struct AppState {
 }
 
 impl AppState {
-    /// Puts an engine behind the settings; `aliases` are the catalogue's further names of the model.
+    /// Puts an engine behind the settings. A name of an adapter, served or refused, never stands for the base model.
     ///
     /// # Errors
     /// [`NameClash`] when an adapter could not be told from the base model.
-    pub fn new(
-        service: Arc<dyn EmbeddingService>,
-        aliases: &[String],
-        settings: &Settings,
-    ) -> Result<Arc<Self>, NameClash> {
-        let names = ModelNames::new(&settings.served_model_name, &service.model().name, aliases);
-        if let Some(clash) = service.adapters().into_iter().find(|a| names.resolve(&a.name) == ModelRef::Base)
-        {
-            return Err(NameClash { name: clash.name });
-        }
+    pub fn new(assembly: Assembly, settings: &Settings) -> Result<Arc<Self>, NameClash> {
+        let Assembly { service, aliases, refused_adapters } = assembly;
+        let served = service.adapters().into_iter().map(|adapter| adapter.name);
+        let adapters: Vec<String> = served.chain(refused_adapters).collect();
+        let names = ModelNames::new(&settings.served_model_name, &service.model().name, &aliases)
+            .yielding_to(&adapters)?;
         // A clock before 1970 is no reason not to serve.
         let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         Ok(Arc::new(Self {

@@ -2,6 +2,7 @@
 
 pub mod body;
 pub mod error;
+pub mod fields;
 pub mod input;
 pub mod models;
 pub mod openai;

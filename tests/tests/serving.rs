@@ -83,12 +83,13 @@ fn a_stop_signal_lets_every_request_in_flight_be_answered() {
     const REQUESTS: usize = 50;
     const MODELS: [&str; 3] = ["qv_r8", BASE, "dora_r8"];
     const DONE: &str = "polylora_requests_total{outcome=\"ok\"}";
-    let mut server = start();
+    // The default would be short for a slow machine.
+    let mut server = Server::start(&["--adapters-dir", &adapters_dir(), "--shutdown-timeout", "110"]);
     // Also the probe at the start may be counted.
     server.embed(BASE, json!("a text"));
     let before = server.metric(DONE);
     let input: Vec<String> =
-        (0..4).map(|i| format!("{i} {}", "words that take their time ".repeat(50))).collect();
+        (0..2).map(|i| format!("{i} {}", "words that take their time ".repeat(50))).collect();
     let bodies: Vec<String> =
         (0..REQUESTS).map(|i| json!({ "model": MODELS[i % 3], "input": input }).to_string()).collect();
     let streams: Vec<TcpStream> = bodies
@@ -110,10 +111,10 @@ fn a_stop_signal_lets_every_request_in_flight_be_answered() {
     server.terminate();
     assert!(in_flight > 0.0, "all were answered before the signal: the texts are too short");
     for reply in at_once(REQUESTS, &streams, |stream| answer(stream.try_clone().expect("a stream"))) {
-        assert!(reply.starts_with("HTTP/1.1 200"), "{reply:.300}");
+        assert!(reply.starts_with("HTTP/1.1 200"), "{reply:.300}\n{}", server.log().join("\n"));
         let body = reply.split("\r\n\r\n").nth(1).expect("a body");
         let body: Value = serde_json::from_str(body).expect("the whole body");
-        assert_eq!(body["data"].as_array().map(Vec::len), Some(4));
+        assert_eq!(body["data"].as_array().map(Vec::len), Some(2));
     }
     drop(streams);
     let status = server.wait();

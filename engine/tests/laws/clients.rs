@@ -159,6 +159,25 @@ async fn a_shutdown_that_runs_out_of_time_says_how_many_it_left_and_answers_them
     assert_eq!(stuck.await.unwrap().unwrap_err(), EmbedError::ShuttingDown);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_only_knows_the_service_can_stop_the_engine_too() {
+    let (engine, control) = start(config()).await;
+    let stuck = client(&engine, ids(Some("slow-1"), &[&[1]]));
+    until("it loads", || control.loads.load(Ordering::SeqCst) == 1).await;
+    let service: Arc<dyn EmbeddingService> = engine;
+    service.shutdown(Duration::ZERO).await;
+    assert_eq!(service.health(), Health::Unavailable);
+    control.adapter_gate.open();
+    assert_eq!(stuck.await.unwrap().unwrap_err(), EmbedError::ShuttingDown);
+}
+
+#[test]
+fn an_adapter_too_large_is_the_clients_to_change_and_names_the_flag() {
+    let error = EmbedError::AdapterTooLarge { bytes: 2, pool_bytes: 1 };
+    assert_eq!(error.blame(), Blame::Client);
+    assert!(error.to_string().contains("--lora-memory"), "{error}");
+}
+
 #[test]
 fn an_engine_outside_a_runtime_is_refused() {
     let control = control();

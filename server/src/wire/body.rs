@@ -67,7 +67,7 @@ async fn read_body(request: Request, limit: usize) -> Result<Vec<u8>, ApiError> 
 
 /// Reads and throws away what is left of a refused body, within bounds: the connection of a client that sends all before
 /// it reads would break under its hands, and it would never see why.
-async fn discard(mut body: Body) {
+pub(crate) async fn discard(mut body: Body) {
     let reading = async {
         let mut bytes = 0;
         while let Some(Ok(data)) = next_data(&mut body).await {
@@ -102,11 +102,12 @@ pub fn parse_object<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
         let inner = error.into_inner();
         match (inner.classify(), field) {
             (Category::Data, Some(field)) => {
-                ApiError::invalid(StatusCode::BAD_REQUEST, "invalid_value", format!("`{field}`: {inner}"))
-                    .naming(field)
+                let message = wrong_value(&format!("`{field}`"), &inner);
+                ApiError::invalid(StatusCode::BAD_REQUEST, "invalid_value", message).naming(field)
             }
             (Category::Data, None) => {
-                ApiError::invalid(StatusCode::BAD_REQUEST, "invalid_value", inner.to_string())
+                let message = wrong_value("the body", &inner);
+                ApiError::invalid(StatusCode::BAD_REQUEST, "invalid_value", message)
             }
             (Category::Syntax | Category::Eof | Category::Io, _) => {
                 bad_json(&format!("the body is no valid JSON: {inner}"))
@@ -115,6 +116,26 @@ pub fn parse_object<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     })?;
     json.end().map_err(|error| bad_json(&format!("the body is no valid JSON: {error}")))?;
     Ok(value)
+}
+
+/// What a value must be, what it is and where, in JSON's words rather than serde's.
+fn wrong_value(what: &str, error: &serde_json::Error) -> String {
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    let told = error.to_string();
+    let reason = told.strip_suffix(&place).unwrap_or(&told);
+    let mismatch = reason.strip_prefix("invalid type: ").or_else(|| reason.strip_prefix("invalid value: "));
+    // From the right: what was found is the client's and may say "expected" itself.
+    match mismatch.and_then(|mismatch| mismatch.rsplit_once(", expected ")) {
+        Some((found, expected)) => {
+            let found = match found {
+                "map" => "an object",
+                "sequence" => "a list",
+                other => other,
+            };
+            format!("{what} must be {expected}{place}; found {found}")
+        }
+        None => format!("{what}: {told}"),
+    }
 }
 
 fn bad_json(message: &str) -> ApiError {

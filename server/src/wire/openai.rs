@@ -10,6 +10,7 @@ use polylora_engine::{EmbedReply, EmbedRequest};
 use serde::{Deserialize, Serialize};
 
 use super::error::ApiError;
+use super::fields::{Dimensions, EncodingFormat, LoraRequest, TokenLimit};
 use super::input::Inputs;
 use crate::state::{ModelNames, ModelRef};
 
@@ -31,29 +32,11 @@ pub struct EmbeddingsRequest {
     /// Numbers or base64.
     encoding_format: Option<EncodingFormat>,
     /// Width to cut embeddings to.
-    dimensions: Option<usize>,
+    dimensions: Option<Dimensions>,
     /// Prompt of the model that goes in front of each text.
     prompt_name: Option<String>,
     /// vLLM's way to ask for truncation: -1, or a number of tokens from the model's limit upwards.
-    truncate_prompt_tokens: Option<i64>,
-}
-
-/// vLLM's object for an adapter; what else it holds (ids, paths) is the server's to know and is ignored.
-#[derive(Debug, Deserialize)]
-#[serde(expecting = "an object with the field lora_name")]
-struct LoraRequest {
-    lora_name: String,
-}
-
-/// How embeddings are written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum EncodingFormat {
-    /// A list of numbers.
-    #[default]
-    Float,
-    /// Little-endian f32 in base64, which openai-python asks for.
-    Base64,
+    truncate_prompt_tokens: Option<TokenLimit>,
 }
 
 /// What the server knows when it reads a request.
@@ -108,7 +91,7 @@ impl EmbeddingsRequest {
             inputs: inputs.0,
             adapter,
             prompt_name: self.prompt_name,
-            dimensions: self.dimensions,
+            dimensions: self.dimensions.map(|Dimensions(width)| width),
             truncate,
         };
         Ok(ReadRequest { engine, encoding: self.encoding_format.unwrap_or_default(), model, named_by })
@@ -131,8 +114,8 @@ fn agreed_adapter<'a>(
     Ok((Some(name), field))
 }
 
-fn read_truncation(asked: Option<i64>, rules: ReadingRules<'_>) -> Result<bool, ApiError> {
-    match asked {
+fn read_truncation(asked: Option<TokenLimit>, rules: ReadingRules<'_>) -> Result<bool, ApiError> {
+    match asked.map(|TokenLimit(tokens)| tokens) {
         None => Ok(rules.auto_truncate),
         Some(-1) => Ok(true),
         Some(tokens) if usize::try_from(tokens).is_ok_and(|tokens| tokens >= rules.max_tokens) => Ok(true),

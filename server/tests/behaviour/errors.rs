@@ -129,10 +129,39 @@ async fn malformed_json_is_told_with_line_and_column() {
     assert_eq!(reply.error().0, 400);
     let reply = server.post("{\n\"input\": \"a\",\n\"dimensions\": \"two\"}").await;
     assert!(
-        reply.message().starts_with("`dimensions`: invalid type") && reply.message().contains("line 3"),
+        reply.message().starts_with("`dimensions` must be a whole number above 0 at line 3"),
         "{}",
         reply.text
     );
+}
+
+#[tokio::test]
+async fn a_value_of_the_wrong_kind_is_told_with_what_was_expected() {
+    for (field, wrong, expected) in [
+        ("encoding_format", vec![json!(7), json!({}), json!([]), json!("int8")], r#""float" or "base64""#),
+        (
+            "dimensions",
+            vec![json!("2"), json!(-1), json!(1.5), json!(1e30), json!([])],
+            "a whole number above 0",
+        ),
+        (
+            "lora_request",
+            vec![json!("law"), json!(["law"]), json!(7), json!(true)],
+            "an object with lora_name",
+        ),
+        ("truncate_prompt_tokens", vec![json!("all"), json!(0.5)], "a whole number of tokens, or -1"),
+        ("model", vec![json!(7), json!({}), json!([])], "a string"),
+    ] {
+        for wrong in wrong {
+            let server = Server::new();
+            let reply = server.post(json!({"input": "a", field: wrong}).to_string()).await;
+            assert_eq!(reply.error(), (400, "invalid_value".into(), Some(field.into())), "{}", reply.text);
+            let said = format!("`{field}` must be {expected} at line 1 column ");
+            assert!(reply.message().starts_with(&said), "{said}: {}", reply.text);
+        }
+    }
+    let reply = Server::new().post(json!({"input": "a", "dimensions": "a, expected b"}).to_string()).await;
+    assert!(reply.message().ends_with(r#"found string "a, expected b""#), "{}", reply.text);
 }
 
 #[tokio::test]

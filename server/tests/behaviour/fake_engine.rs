@@ -9,8 +9,10 @@ use polylora_engine::{
     AdapterInfo, BoxFuture, EmbedError, EmbedInput, EmbedReply, EmbedRequest, EmbeddingService, Health,
     ModelInfo, Timings,
 };
+use polylora_server::assemble::Assembly;
 use polylora_server::routes::router;
 use polylora_server::settings::Settings;
+use polylora_server::shutdown::CutOff;
 use polylora_server::state::AppState;
 use serde_json::Value;
 use tower::ServiceExt;
@@ -165,6 +167,13 @@ impl EmbeddingService for FakeEngine {
 pub struct Server {
     pub engine: Arc<FakeEngine>,
     pub router: Router,
+    pub cut_off: CutOff,
+}
+
+/// The engine with the catalogue's alias and these refused adapters.
+pub fn assembly(service: Arc<FakeEngine>, refused: &[&str]) -> Assembly {
+    let refused_adapters = refused.iter().map(|&name| name.into()).collect();
+    Assembly { service, aliases: vec![CATALOGUE_ALIAS.into()], refused_adapters }
 }
 
 /// What came back.
@@ -209,9 +218,9 @@ impl Server {
 
     pub fn with(engine: FakeEngine, settings: Settings) -> Self {
         let engine = Arc::new(engine);
-        let state =
-            AppState::new(engine.clone(), &[CATALOGUE_ALIAS.into()], &settings).expect("no clash of names");
-        Self { engine, router: router(state) }
+        let cut_off = CutOff::default();
+        let state = AppState::new(assembly(engine.clone(), &[]), &settings).expect("no clash of names");
+        Self { engine, router: router(state, cut_off.clone()), cut_off }
     }
 
     pub fn in_mood(mood: Mood) -> Self {

@@ -1,11 +1,13 @@
 //! The models as vLLM lists them.
 
+use polylora_server::routes::router;
 use polylora_server::settings::Settings;
+use polylora_server::shutdown::CutOff;
 use polylora_server::state::{AppState, NameClash};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-use crate::fake_engine::{BASE, CATALOGUE_ALIAS, FakeEngine, Server};
+use crate::fake_engine::{BASE, CATALOGUE_ALIAS, FakeEngine, Server, assembly};
 
 fn ids(list: &Value) -> Vec<&str> {
     list["data"].as_array().expect("a list").iter().filter_map(|model| model["id"].as_str()).collect()
@@ -51,10 +53,32 @@ async fn a_model_that_is_not_served_is_404() {
 
 #[test]
 fn an_adapter_with_a_name_of_the_base_stops_the_start() {
-    for name in [BASE, CATALOGUE_ALIAS, "mini"] {
+    let chosen = [vec!["mini".into()], vec!["mini".into(), CATALOGUE_ALIAS.into()]];
+    for (name, chosen) in [(BASE, &chosen[0]), ("mini", &chosen[0]), (CATALOGUE_ALIAS, &chosen[1])] {
+        let settings = Settings { served_model_name: chosen.clone(), ..Settings::default() };
         let engine = FakeEngine { adapters: vec!["law", name], ..FakeEngine::default() };
-        let settings = Settings { served_model_name: vec!["mini".into()], ..Settings::default() };
-        let clash = AppState::new(Arc::new(engine), &[CATALOGUE_ALIAS.into()], &settings).err();
-        assert_eq!(clash, Some(NameClash { name: name.into() }));
+        let served = AppState::new(assembly(Arc::new(engine), &[]), &settings).err();
+        let refused = AppState::new(assembly(Arc::default(), &[name]), &settings).err();
+        for clash in [served, refused] {
+            assert_eq!(clash, Some(NameClash { name: name.into() }));
+        }
     }
+}
+
+#[tokio::test]
+async fn an_alias_that_an_adapter_has_is_the_adapters_even_when_it_is_refused() {
+    let settings = Settings::default();
+    let engine = FakeEngine { adapters: vec![CATALOGUE_ALIAS], ..FakeEngine::default() };
+    let server = Server::with(engine, settings.clone());
+    assert_eq!(ids(&server.get("/v1/models").await.json()), [BASE, CATALOGUE_ALIAS]);
+    let body = json!({"input": "a", "model": CATALOGUE_ALIAS}).to_string();
+    assert_eq!(server.post(body.clone()).await.status, 200);
+    assert_eq!(server.computed()[0].adapter.as_deref(), Some(CATALOGUE_ALIAS));
+
+    let engine: Arc<FakeEngine> = Arc::default();
+    let state = AppState::new(assembly(engine.clone(), &[CATALOGUE_ALIAS]), &settings).expect("no clash");
+    let cut_off = CutOff::default();
+    let server = Server { engine, router: router(state, cut_off.clone()), cut_off };
+    assert_eq!(server.post(body).await.error().0, 404);
+    assert!(server.computed().is_empty(), "never silently the base");
 }

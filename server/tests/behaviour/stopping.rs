@@ -3,12 +3,16 @@
 use std::time::Duration;
 
 use axum::Router;
+use axum::middleware::from_fn_with_state;
 use axum::routing::get;
 use polylora_server::serve::{ServeError, bind};
-use polylora_server::shutdown::{Ended, Phase, serve_until};
+use polylora_server::shutdown::{CutOff, Ended, Phase, Stop, serve_until, until_cut_off};
+use polylora_server::startup::Surface;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::fake_engine::{Mood, Server};
 
 /// A server with one request in flight, which answers when `answer` is used.
 struct InFlight {
@@ -33,13 +37,29 @@ async fn in_flight(drain: Duration) -> InFlight {
         }
     };
     let handler = std::sync::Arc::new(handler);
-    let router = Router::new().route("/", get(move || handler()));
+    let cut_off = CutOff::default();
+    let router = Router::new()
+        .route("/", get(move || handler()))
+        .layer(from_fn_with_state(cut_off.clone(), until_cut_off));
     let (phase, watched) = watch::channel(Phase::Running);
-    let ended = tokio::spawn(serve_until(listener, router, watched, drain));
+    let ended = tokio::spawn(serve_until(listener, router, Stop { phase: watched, drain, cut_off }));
     let mut client = TcpStream::connect(address).await.expect("connected");
     client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("written");
     arrivals.recv().await.expect("the request arrived");
     InFlight { client, phase, answer, ended }
+}
+
+impl InFlight {
+    /// Reads to the end what must be a whole refusal, and gives back how serving ended.
+    async fn read_refusal(mut self) -> Ended {
+        let mut reply = String::new();
+        self.client.read_to_string(&mut reply).await.expect("read to the end");
+        assert!(reply.starts_with("HTTP/1.1 503") && reply.contains("retry-after: "), "{reply}");
+        let body = reply.split("\r\n\r\n").nth(1).expect("a body");
+        let body: serde_json::Value = serde_json::from_str(body).expect("the whole body");
+        assert_eq!(body["error"]["code"], "shutting_down");
+        self.ended.await.expect("no panic").expect("no error")
+    }
 }
 
 const LONG: Duration = Duration::from_secs(600);
@@ -64,20 +84,81 @@ async fn a_request_in_flight_is_answered_after_the_first_signal() {
 }
 
 #[tokio::test]
-async fn the_second_signal_ends_what_the_first_waits_for() {
+async fn the_second_signal_refuses_what_the_first_waits_for() {
     let it = in_flight(LONG).await;
     it.phase.send(Phase::Draining).expect("watched");
     it.phase.send(Phase::Forced).expect("watched");
-    assert_eq!(it.ended.await.expect("no panic").expect("no error"), Ended::CutOff);
-    drop((it.answer, it.client));
+    assert_eq!(it.read_refusal().await, Ended::CutOff);
 }
 
 #[tokio::test]
-async fn the_deadline_ends_it_too() {
+async fn a_request_in_flight_at_the_deadline_is_answered_503_and_not_cut() {
     let it = in_flight(Duration::ZERO).await;
     it.phase.send(Phase::Draining).expect("watched");
-    assert_eq!(it.ended.await.expect("no panic").expect("no error"), Ended::CutOff);
-    drop((it.answer, it.client));
+    assert_eq!(it.read_refusal().await, Ended::CutOff);
+}
+
+#[tokio::test]
+async fn what_hangs_in_the_engine_and_a_body_that_never_ends_are_answered_503_too() {
+    let server = Server::in_mood(Mood::Hangs);
+    let (listener, address) = bind("127.0.0.1", 0).await.expect("a port");
+    let (phase, watched) = watch::channel(Phase::Running);
+    let stop = Stop { phase: watched, drain: Duration::ZERO, cut_off: server.cut_off.clone() };
+    let ended = tokio::spawn(serve_until(listener, server.router.clone(), stop));
+    let mut clients = vec![];
+    for length in [13, 14] {
+        let mut client = TcpStream::connect(address).await.expect("connected");
+        let request = format!(
+            "POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n\
+             {{\"input\":\"a\"}}"
+        );
+        client.write_all(request.as_bytes()).await.expect("written");
+        clients.push(client);
+    }
+    // Both have reached the routes.
+    while server.cut_off.in_flight() < 2 {
+        tokio::task::yield_now().await;
+    }
+    phase.send(Phase::Draining).expect("watched");
+    for mut client in clients {
+        let mut reply = String::new();
+        client.read_to_string(&mut reply).await.expect("read to the end");
+        assert!(reply.starts_with("HTTP/1.1 503") && reply.contains("shutting_down"), "{reply}");
+    }
+    assert_eq!(ended.await.expect("no panic").expect("no error"), Ended::CutOff);
+}
+
+#[tokio::test]
+async fn a_connection_without_a_whole_request_is_not_waited_for_beyond_the_deadline() {
+    let (listener, address) = bind("127.0.0.1", 0).await.expect("a port");
+    let (phase, watched) = watch::channel(Phase::Running);
+    let stop = Stop { phase: watched, drain: Duration::ZERO, cut_off: CutOff::default() };
+    let _idle = TcpStream::connect(address).await.expect("connected");
+    let mut half = TcpStream::connect(address).await.expect("connected");
+    half.write_all(b"GET / HTTP/1.1\r\nho").await.expect("written");
+    phase.send(Phase::Draining).expect("watched");
+    let ended = serve_until(listener, Router::new(), stop).await;
+    assert_eq!(ended.expect("no error"), Ended::Drained);
+}
+
+#[tokio::test]
+async fn a_server_that_starts_says_so_until_its_routes_are_there() {
+    let server = Server::new();
+    let surface = Surface::starting();
+    let starting = Server { router: surface.router(), ..Server::new() };
+    for path in ["/health", "/v1/models", "/nowhere"] {
+        let reply = starting.get(path).await;
+        assert_eq!(reply.error(), (503, "starting".into(), None), "{path}");
+        assert_eq!(reply.header("retry-after"), Some("1"));
+    }
+    assert_eq!(starting.post("{\"input\":\"a\"}").await.error().1, "starting");
+    surface.open(server.router.clone());
+    assert_eq!(starting.get("/health").await.status, 200);
+    assert_eq!(starting.get("/nowhere").await.error().1, "unknown_url");
+    assert_eq!(starting.post("{\"input\":\"a\"}").await.status, 200);
+    // Counted by route also behind the surface.
+    let metrics = starting.get("/metrics").await.text;
+    assert!(metrics.contains(r#"{route="/v1/embeddings",status="200"} 1"#), "{metrics}");
 }
 
 #[tokio::test]

@@ -1,0 +1,133 @@
+//! Fields of a request whose wrong values are told in words that a client's author knows.
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, Error, MapAccess, Unexpected, Visitor};
+
+/// How embeddings are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EncodingFormat {
+    /// A list of numbers.
+    #[default]
+    Float,
+    /// Little-endian f32 in base64, which openai-python asks for.
+    Base64,
+}
+
+impl<'de> Deserialize<'de> for EncodingFormat {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(EncodingFormatVisitor)
+    }
+}
+
+struct EncodingFormatVisitor;
+
+impl Visitor<'_> for EncodingFormatVisitor {
+    type Value = EncodingFormat;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(r#""float" or "base64""#)
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<EncodingFormat, E> {
+        match text {
+            "float" => Ok(EncodingFormat::Float),
+            "base64" => Ok(EncodingFormat::Base64),
+            _ => Err(E::invalid_value(Unexpected::Str(text), &self)),
+        }
+    }
+}
+
+/// A width to cut embeddings to; whether the model can give it, the engine says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dimensions(pub usize);
+
+impl<'de> Deserialize<'de> for Dimensions {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(DimensionsVisitor)
+    }
+}
+
+struct DimensionsVisitor;
+
+impl Visitor<'_> for DimensionsVisitor {
+    type Value = Dimensions;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a whole number above 0")
+    }
+
+    fn visit_u64<E: Error>(self, found: u64) -> Result<Dimensions, E> {
+        usize::try_from(found)
+            .map(Dimensions)
+            .map_err(|_| E::invalid_value(Unexpected::Unsigned(found), &self))
+    }
+
+    fn visit_i64<E: Error>(self, found: i64) -> Result<Dimensions, E> {
+        usize::try_from(found).map(Dimensions).map_err(|_| E::invalid_value(Unexpected::Signed(found), &self))
+    }
+}
+
+/// A limit of tokens, or -1 for the model's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenLimit(pub i64);
+
+impl<'de> Deserialize<'de> for TokenLimit {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TokenLimitVisitor)
+    }
+}
+
+struct TokenLimitVisitor;
+
+impl Visitor<'_> for TokenLimitVisitor {
+    type Value = TokenLimit;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a whole number of tokens, or -1")
+    }
+
+    fn visit_u64<E: Error>(self, found: u64) -> Result<TokenLimit, E> {
+        i64::try_from(found).map(TokenLimit).map_err(|_| E::invalid_value(Unexpected::Unsigned(found), &self))
+    }
+
+    fn visit_i64<E: Error>(self, found: i64) -> Result<TokenLimit, E> {
+        Ok(TokenLimit(found))
+    }
+}
+
+/// vLLM's object for an adapter; what else it holds (ids, paths) is the server's to know and is ignored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoraRequest {
+    /// The adapter.
+    pub lora_name: String,
+}
+
+impl<'de> Deserialize<'de> for LoraRequest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(LoraRequestVisitor)
+    }
+}
+
+struct LoraRequestVisitor;
+
+/// A derived struct would take a list for an object, field by field; behind the visitor it only meets objects.
+#[derive(Deserialize)]
+struct LoraRequestFields {
+    lora_name: String,
+}
+
+impl<'de> Visitor<'de> for LoraRequestVisitor {
+    type Value = LoraRequest;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with lora_name")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<LoraRequest, A::Error> {
+        let LoraRequestFields { lora_name } = Deserialize::deserialize(MapAccessDeserializer::new(map))?;
+        Ok(LoraRequest { lora_name })
+    }
+}
