@@ -104,6 +104,14 @@ class Quiet:
         (busy, at), self.last = self.last, self.read()
         return max(0.0, (self.last[0] - busy) / (self.last[1] - at))
 
+    def wait(self):
+        """Until others are quiet for a second; a minute at most."""
+        for _ in range(60):
+            self.others()
+            time.sleep(1)
+            if self.others() <= DISTURBED:
+                return
+
 
 class Peer:
     """Anything in this process: `run(texts, adapters)` gives vectors."""
@@ -138,7 +146,7 @@ def compare(a, ours, peers, texts, tokens, adapters=None):
                 used = quiet.others()
                 if used <= DISTURBED:
                     break
-                time.sleep(3)
+                quiet.wait()
             times.setdefault(name, []).extend(ms)
             others[name] = max(others.get(name, 0), used)
     our_vectors, our_ms = np.asarray(vectors["polylora"]), statistics.median(times["polylora"])

@@ -66,7 +66,7 @@ pub enum OpenError {
         directory: PathBuf,
     },
     /// Some adapters are refused, and all were asked for.
-    #[error("refused adapters ({}):{}", refused.len(), refused.iter().map(|r| format!("\n  {r}")).collect::<String>())]
+    #[error("{}", all_refused(refused))]
     Refused {
         /// Those, by name.
         refused: Vec<RefusedFolder>,
@@ -215,4 +215,11 @@ fn look_at(
         Err(source) => Some(Err(Refusal::Io { path: path.join(CONFIG_FILE), source })),
         Ok(_) => Some(source.inspect(catalog)),
     }
+}
+
+/// How many are refused, then each with its reason on a line of its own.
+fn all_refused(refused: &[RefusedFolder]) -> String {
+    let verb = if refused.len() == 1 { "adapter is" } else { "adapters are" };
+    let lines: String = refused.iter().map(|folder| format!("\n  {folder}")).collect();
+    format!("{} {verb} refused:{lines}", refused.len())
 }

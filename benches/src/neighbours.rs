@@ -8,8 +8,9 @@ use crate::BenchError;
 
 /// Cores that other programs may use during a measurement.
 const MOST_CORES: f64 = 0.1;
-/// Pause before a measurement is repeated.
-const PAUSE: Duration = Duration::from_secs(2);
+/// How long a pause is before a measurement is repeated: until a glance finds the machine quiet, or so many glances.
+const GLANCE: Duration = Duration::from_secs(1);
+const MOST_GLANCES: usize = 60;
 /// Ticks of /proc a second, which Linux fixes for programs.
 const TICKS: f64 = 100.0;
 
@@ -42,7 +43,7 @@ pub fn undisturbed<T>(
     mut measure: impl FnMut() -> Result<T, BenchError>,
 ) -> Result<(T, Option<f64>), BenchError> {
     let mut best: Option<(T, Option<f64>)> = None;
-    for _ in 0..tries.max(1) {
+    for tries_left in (0..tries.max(1)).rev() {
         let watch = Watch::start();
         let result = measure()?;
         let cores = watch.and_then(|w| w.cores());
@@ -50,11 +51,21 @@ pub fn undisturbed<T>(
             best = Some((result, cores));
         }
         match cores {
-            Some(cores) if cores > MOST_CORES => sleep(PAUSE),
+            Some(cores) if cores > MOST_CORES && tries_left > 0 => wait_for_quiet(),
             _ => break,
         }
     }
     Ok(best.expect("there was at least one try"))
+}
+
+fn wait_for_quiet() {
+    for _ in 0..MOST_GLANCES {
+        let watch = Watch::start();
+        sleep(GLANCE);
+        if watch.and_then(|w| w.cores()).is_none_or(|cores| cores <= MOST_CORES) {
+            return;
+        }
+    }
 }
 
 /// Ticks in which a core worked for anything but this program: other programs, interrupts, the host's other guests.
