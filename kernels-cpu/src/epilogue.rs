@@ -5,7 +5,7 @@ use crate::lanes::fma;
 use crate::math::{erf, tanh};
 
 /// An element-wise activation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Activation {
     /// None.
     Identity,

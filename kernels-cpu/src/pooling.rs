@@ -5,7 +5,7 @@ use crate::isa::{Isa, Target, dispatch};
 use crate::norm::l2_normalize;
 
 /// How a sequence's rows become one vector.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Pooling {
     /// The mean over all rows.
     Mean,

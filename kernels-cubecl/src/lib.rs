@@ -13,16 +13,22 @@ mod cube;
 pub mod device;
 pub mod extent;
 mod flex;
+pub mod launches;
 mod lora;
+mod lora_index;
 mod memory;
 pub mod ops;
 mod optional;
+mod query_tiles;
 mod reference;
 mod segments;
 mod sequences;
 mod site_group;
+mod tiles;
 mod weight;
 
+#[cfg(feature = "cube")]
+pub use cube::{KernelVariant, definition, variants};
 pub use lora::{LoraBatch, LoraOperand, LoraTable, PlacedAdapter};
 pub use memory::{AdapterMemory, OutOfMemory};
 pub use ops::attention::{Attention, AttentionMask, attention_packed};
@@ -33,4 +39,5 @@ pub use polylora_kernels_cpu::{Activation, HeadShape, Pooling};
 pub use segments::{Segment, segments_of};
 pub use sequences::Sequences;
 pub use site_group::{SiteGroup, SiteSpan};
+pub use tiles::{Tile, TilePlan, TileRows};
 pub use weight::{Norm, Weight};

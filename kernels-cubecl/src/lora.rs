@@ -3,13 +3,16 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use burn::backend::tensor::FloatTensor;
+use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, ExtensionType};
+use burn::tensor::{DType, Int, Tensor, TensorData};
 
 use crate::extent::{HostExtent, SiteSlot};
+use crate::lora_index::LoraIndex;
 use crate::memory::AdapterMemory;
 use crate::segments::Segment;
 use crate::site_group::{SiteGroup, SiteSpan};
+use crate::tiles::TilePlan;
 
 /// An adapter of a batch and where it lies in the device's arena.
 #[derive(Clone, Debug)]
@@ -27,6 +30,8 @@ pub struct LoraTable {
     pub segments: Vec<Segment>,
     /// The adapters that the segments name.
     pub adapters: Vec<PlacedAdapter>,
+    /// The segments, cut for kernels.
+    pub plan: TilePlan,
 }
 
 impl LoraTable {
@@ -56,6 +61,12 @@ pub enum LoraOperand<B: Backend> {
     Arena {
         /// The arena, `[capacity]`.
         values: FloatTensor<B>,
+        /// The batch's [`LoraIndex`].
+        index: IntTensor<B>,
+        /// Sites a row of the index's slots has.
+        sites: usize,
+        /// The group's spans, `[spans * 3]`: site, first column, one past the last.
+        spans: IntTensor<B>,
         /// Rows by adapter.
         table: Arc<LoraTable>,
         /// The layer's sites.
@@ -68,7 +79,15 @@ pub enum LoraOperand<B: Backend> {
 pub struct LoraBatch {
     table: Arc<LoraTable>,
     memory: AdapterMemory,
+    index: Option<DeviceIndex>,
     launches: Arc<AtomicU64>,
+}
+
+/// A [`LoraIndex`] on the arena's device: one upload a batch, for all layers.
+#[derive(Clone, Debug)]
+struct DeviceIndex {
+    values: Tensor<1, Int>,
+    sites: usize,
 }
 
 impl LoraBatch {
@@ -85,8 +104,18 @@ impl LoraBatch {
         assert!(segments.iter().all(|s| s.adapter.is_none_or(|a| a < adapters.len())), "unknown adapter");
         let ordered = segments.windows(2).all(|w| w[0].rows.end <= w[1].rows.start);
         assert!(ordered, "segments overlap or are out of order");
-        let table = Arc::new(LoraTable { segments, adapters });
-        Self { table, memory, launches: Arc::default() }
+        let plan = TilePlan::new(&segments);
+        let index = match &memory {
+            AdapterMemory::Arena(arena) if plan.with_adapter > 0 => {
+                let LoraIndex { values, sites } = LoraIndex::new(&plan, &adapters);
+                let shape = [values.len()];
+                let values = Tensor::from_data(TensorData::new(values, shape), (&arena.device(), DType::I32));
+                Some(DeviceIndex { values, sites })
+            }
+            _ => None,
+        };
+        let table = Arc::new(LoraTable { segments, adapters, plan });
+        Self { table, memory, index, launches: Arc::default() }
     }
 
     /// LoRA launches so far: linear layers that ran with an adapter's part.
@@ -102,11 +131,17 @@ impl LoraBatch {
         self.launches.fetch_add(1, Ordering::Relaxed);
         match &self.memory {
             AdapterMemory::HostAlias => LoraOperand::Host(self.table.clone(), group.clone()),
-            AdapterMemory::Arena(values) => LoraOperand::Arena {
-                values: values.as_ref().clone().into_dispatch(),
-                table: self.table.clone(),
-                group: group.clone(),
-            },
+            AdapterMemory::Arena(values) => {
+                let index = self.index.as_ref().expect("a batch with effects has an index");
+                LoraOperand::Arena {
+                    values: values.as_ref().clone().into_dispatch(),
+                    index: index.values.clone().into_dispatch(),
+                    sites: index.sites,
+                    spans: group.on_device(&values.device()).into_dispatch(),
+                    table: self.table.clone(),
+                    group: group.clone(),
+                }
+            }
         }
     }
 }

@@ -14,6 +14,14 @@ pub enum OptionalTensor<B: Backend> {
 }
 
 impl<B: Backend> OptionalTensor<B> {
+    /// As an option of a reference.
+    pub fn as_option(&self) -> Option<&FloatTensor<B>> {
+        match self {
+            OptionalTensor::Absent => None,
+            OptionalTensor::Present(tensor) => Some(tensor),
+        }
+    }
+
     /// As an option.
     pub fn into_option(self) -> Option<FloatTensor<B>> {
         match self {

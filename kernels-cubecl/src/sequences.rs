@@ -6,19 +6,24 @@ use burn::backend::tensor::IntTensor;
 use burn::backend::{Backend, Dispatch, ExtensionType};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
+use crate::query_tiles::{QUERY_FIELDS, query_tiles};
+
 /// Sequence bounds as the ops see them: on the device for kernels, on the host for loops.
 #[derive(Clone, Debug, ExtensionType)]
 pub struct SequenceBounds<B: Backend> {
-    /// `[B + 1]`, i32.
-    pub cu_seqlens: IntTensor<B>,
-    /// The same on the host.
+    /// `cu_seqlens` `[B + 1]`, then the query tiles of attention `[tiles * 3]` (see `query_tiles.rs`), i32.
+    pub index: IntTensor<B>,
+    /// Number of query tiles.
+    pub tiles: usize,
+    /// `cu_seqlens` on the host, `[B + 1]`.
     pub host: Arc<[u32]>,
 }
 
 /// Bounds of the sequences in a packed batch: sequence `i` has rows `cu_seqlens[i] .. cu_seqlens[i + 1]`.
 #[derive(Clone, Debug)]
 pub struct Sequences {
-    cu_seqlens: Tensor<1, Int>,
+    index: Tensor<1, Int>,
+    tiles: usize,
     host: Arc<[u32]>,
 }
 
@@ -33,10 +38,13 @@ impl Sequences {
         for length in lengths {
             host.push(host[host.len() - 1] + *length as u32);
         }
-        let data: Vec<i32> = host.iter().map(|at| *at as i32).collect();
+        let tiles = query_tiles(&host);
+        let count = tiles.len() / QUERY_FIELDS;
+        let data: Vec<i32> = host.iter().map(|at| *at as i32).chain(tiles).collect();
         let shape = [data.len()];
         Self {
-            cu_seqlens: Tensor::from_data(TensorData::new(data, shape), (device, DType::I32)),
+            index: Tensor::from_data(TensorData::new(data, shape), (device, DType::I32)),
+            tiles: count,
             host: host.into(),
         }
     }
@@ -52,6 +60,10 @@ impl Sequences {
     }
 
     pub(crate) fn to_dispatch(&self) -> SequenceBounds<Dispatch> {
-        SequenceBounds { cu_seqlens: self.cu_seqlens.clone().into_dispatch(), host: self.host.clone() }
+        SequenceBounds {
+            index: self.index.clone().into_dispatch(),
+            tiles: self.tiles,
+            host: self.host.clone(),
+        }
     }
 }

@@ -6,7 +6,7 @@ mod linear;
 mod pooling;
 
 use burn::tensor::{DType, Shape};
-use burn_flex::{FlexTensor, Layout};
+use burn_flex::FlexTensor;
 
 /// A contiguous f32 tensor over `values`.
 fn from_values(values: Vec<f32>, shape: Shape) -> FlexTensor {
@@ -26,12 +26,4 @@ fn values(tensor: &FlexTensor) -> &[f32] {
 
 fn is_f32(tensor: &FlexTensor) -> bool {
     tensor.dtype() == DType::F32
-}
-
-/// Where the rows of a 2-d view begin and how far apart they are, when each row is contiguous.
-fn row_stride(layout: &Layout) -> Option<(usize, usize)> {
-    match layout.strides() {
-        [row, 1] if *row >= 0 => Some((layout.start_offset(), *row as usize)),
-        _ => None,
-    }
 }

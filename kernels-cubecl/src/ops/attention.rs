@@ -18,12 +18,8 @@ pub enum AttentionMask {
 /// Attention over packed rows as the ops see it.
 #[derive(Clone, Debug, ExtensionType)]
 pub struct AttentionArgs<B: Backend> {
-    /// Queries, `[T, heads * width]`.
-    pub q: FloatTensor<B>,
-    /// Keys, likewise.
-    pub k: FloatTensor<B>,
-    /// Values, likewise.
-    pub v: FloatTensor<B>,
+    /// Queries, keys and values side by side, as a fused projection leaves them, `[T, 3 * heads * width]`.
+    pub qkv: FloatTensor<B>,
     /// The sequences.
     #[extension_type]
     pub sequences: SequenceBounds<B>,
@@ -58,13 +54,8 @@ pub struct Attention {
 /// `softmax(scale q k^T) v` within each sequence; `qkv` is `[T, 3 * heads * width]`: queries, keys, values side by side,
 /// as a fused projection leaves them.
 pub fn attention_packed(qkv: Tensor<2>, sequences: &Sequences, attention: Attention) -> Tensor<2> {
-    let width = attention.heads.heads * attention.heads.width;
-    let [rows, _] = qkv.dims();
-    let part = |i: usize| qkv.clone().slice([0..rows, i * width..(i + 1) * width]).into_dispatch();
     Tensor::from_dispatch(<Dispatch as AttentionOps>::attention_packed(AttentionArgs {
-        q: part(0),
-        k: part(1),
-        v: part(2),
+        qkv: qkv.into_dispatch(),
         sequences: sequences.to_dispatch(),
         heads: attention.heads,
         scale: attention.scale,

@@ -35,7 +35,7 @@ fn affine<B: Backend>(args: LinearArgs<B>) -> FloatTensor<B> {
             Some(bias) => B::float_add(y, as_row::<B>(bias)),
             None => y,
         },
-        LoraOperand::Arena { values, table, group } => {
+        LoraOperand::Arena { values, table, group, .. } => {
             with_lora::<B>(y, x, bias, Lora { values, table: &table, group: &group })
         }
         LoraOperand::Host(table, group) => {
@@ -134,7 +134,7 @@ fn relative(table: &LoraTable) -> LoraTable {
         adapter.offset = at;
         at += adapter.extent.layout().len();
     }
-    LoraTable { segments: table.segments.clone(), adapters }
+    LoraTable { segments: table.segments.clone(), adapters, plan: table.plan.clone() }
 }
 
 fn from_host<B: Backend>(values: Vec<f32>, shape: &[usize], like: &FloatTensor<B>) -> FloatTensor<B> {

@@ -1,0 +1,51 @@
+//! Embedding lookup with its norm.
+
+use burn::backend::TensorMetadata;
+use burn::backend::tensor::FloatTensor;
+use burn::tensor::DType;
+use burn_cubecl::CubeBackend;
+
+use super::grid::grid;
+use super::kernels::embed::embed_norm;
+use super::row_shape::{lanes, row_shape};
+use super::tensors::{contiguous, elem_type, empty};
+use super::variant::{Form, KernelVariant};
+use crate::ops::embedding::{EmbedNormArgs, EmbeddingOps};
+use crate::reference;
+
+impl EmbeddingOps for CubeBackend {
+    fn embed_norm(args: EmbedNormArgs<Self>) -> FloatTensor<Self> {
+        let (rows, width, dtype) = (args.ids.shape()[0], args.words.shape()[1], args.words.dtype);
+        let lanes = lanes([width]);
+        let alike = [&args.positions, &args.norm.gamma, &args.norm.beta].iter().all(|t| t.dtype == dtype)
+            && [&args.ids, &args.position_ids].iter().all(|t| t.dtype == DType::I32);
+        let (Some(elem), Some(row), true) = (elem_type(dtype), row_shape(width, lanes), alike) else {
+            return reference::embedding::embed_norm::<Self>(args);
+        };
+        let EmbedNormArgs { words, positions, ids, position_ids, norm } = args;
+        let out = empty(&words, [rows, width].into(), dtype);
+        if rows == 0 {
+            return out;
+        }
+        let variant = KernelVariant { elem, lanes, form: Form::EmbedNorm(row) };
+        embed_norm::launch(
+            &out.client,
+            grid(rows, 1),
+            variant.admit(),
+            contiguous(words).into_buffer_arg(),
+            contiguous(positions).into_buffer_arg(),
+            contiguous(ids).into_buffer_arg(),
+            contiguous(position_ids).into_buffer_arg(),
+            contiguous(norm.gamma).into_buffer_arg(),
+            contiguous(norm.beta).into_buffer_arg(),
+            norm.epsilon,
+            out.clone().into_buffer_arg(),
+            rows as u32,
+            width as u32,
+            row,
+            elem,
+            lanes,
+        );
+        out
+    }
+}

@@ -1,0 +1,152 @@
+//! The end of a linear layer for one vector of columns: `activation(g (W x) + B h + bias)`, with `W x` computed before.
+
+use cubecl::prelude::*;
+
+use super::lookup::{LoraTables, SPAN_FIELDS, TileRef, padded, slot_at};
+use crate::Activation;
+use crate::extent::EXTENT_ALIGN;
+use crate::lora_index::RANK_STEP;
+
+/// Compile-time choices of what follows a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct ColumnShape {
+    /// Rows a workgroup takes at once: 1 or 4.
+    pub(crate) rows: usize,
+    /// Whether adapters take part.
+    pub(crate) lora: bool,
+    /// Whether the layer has a bias.
+    pub(crate) bias: bool,
+    /// Activation at the end.
+    pub(crate) activation: Activation,
+}
+
+/// The rows that one workgroup takes of a tile.
+#[derive(CubeType, Clone, Copy)]
+#[expand(derive(Clone, Copy))]
+pub(crate) struct RowBlock {
+    /// First packed row.
+    pub(crate) first: usize,
+    /// How many rows there are; the others of the block are not there.
+    pub(crate) rows: usize,
+    /// Their adapter, or -1.
+    pub(crate) adapter: i32,
+}
+
+/// Block `number` of a tile, of `height` rows.
+#[cube]
+pub(crate) fn row_block(tile: TileRef, number: usize, #[comptime] height: usize) -> RowBlock {
+    let skipped = min(number * height, tile.rows);
+    RowBlock {
+        first: tile.first_row + skipped,
+        rows: min(tile.rows - skipped, height),
+        adapter: tile.adapter,
+    }
+}
+
+/// Columns `column .. column + N` of the block's rows: one vector a row. `vectors` is the width of the layer in vectors.
+///
+/// `bias` is `[outputs]`, `arena` the adapters' values, `hidden` `[T, hidden_width]`; what `shape` says is not there is not
+/// read.
+#[cube]
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn finished_column<F: Float, N: Size>(
+    product: &mut [Vector<F, N>],
+    bias: &[Vector<F, N>],
+    arena: &[Vector<F, N>],
+    hidden: &[f32],
+    tables: &LoraTables,
+    block: RowBlock,
+    column: usize,
+    vectors: usize,
+    #[comptime] shape: ColumnShape,
+) -> Array<Vector<f32, N>> {
+    let lanes = N::value();
+    let rows = comptime!(shape.rows);
+    let mut sums = Array::<Vector<f32, N>>::new(rows);
+    #[unroll]
+    for row in 0..rows {
+        sums[row] = Vector::<f32, N>::new(0.0f32);
+        if row < block.rows {
+            sums[row] = Vector::<f32, N>::cast_from(product[(block.first + row) * vectors + column / lanes]);
+        }
+    }
+    let mut offset = Vector::<f32, N>::new(0.0f32);
+    if comptime!(shape.bias) {
+        offset = Vector::<f32, N>::cast_from(bias[column / lanes]);
+    }
+    if comptime!(shape.lora) {
+        if block.adapter >= 0 {
+            let hidden_width = tables.hidden_width as usize;
+            let mut first_hidden = 0usize;
+            for span in 0..tables.span_count as usize {
+                let slot = slot_at(tables, block.adapter, span);
+                let start = tables.spans[span * SPAN_FIELDS + 1] as usize;
+                let stop = tables.spans[span * SPAN_FIELDS + 2] as usize;
+                if column >= start && column < stop {
+                    let within = column - start;
+                    if slot.gain >= 0 {
+                        let at = slot.gain as usize * EXTENT_ALIGN + within;
+                        let gain = Vector::<f32, N>::cast_from(arena[at / lanes]);
+                        #[unroll]
+                        for row in 0..rows {
+                            sums[row] *= gain;
+                        }
+                    }
+                    if slot.bias >= 0 {
+                        let at = slot.bias as usize * EXTENT_ALIGN + within;
+                        offset = Vector::<f32, N>::cast_from(arena[at / lanes]);
+                    }
+                    let width = (stop - start) / lanes;
+                    let b = (slot.b + within) / lanes;
+                    let mut rank = 0usize;
+                    while rank < slot.rank {
+                        #[unroll]
+                        for j in 0..RANK_STEP {
+                            // Beyond the last rank the hidden values are zero; the last rank's values are finite.
+                            let at = min(rank + j, slot.rank - 1);
+                            let value = Vector::<f32, N>::cast_from(arena[b + at * width]);
+                            #[unroll]
+                            for row in 0..rows {
+                                if row < block.rows {
+                                    let at = (block.first + row) * hidden_width + first_hidden + rank + j;
+                                    sums[row] += Vector::<f32, N>::new(hidden[at]) * value;
+                                }
+                            }
+                        }
+                        rank += RANK_STEP;
+                    }
+                }
+                first_hidden += padded(slot.rank);
+            }
+        }
+    }
+    #[unroll]
+    for row in 0..rows {
+        sums[row] = activated::<N>(sums[row] + offset, shape.activation);
+    }
+    sums
+}
+
+#[cube]
+fn activated<N: Size>(value: Vector<f32, N>, #[comptime] activation: Activation) -> Vector<f32, N> {
+    match comptime!(activation) {
+        Activation::Identity => value,
+        Activation::Relu => max(value, Vector::<f32, N>::new(0.0f32)),
+        Activation::Gelu => {
+            let half = Vector::<f32, N>::new(0.5f32);
+            let inner = value * Vector::<f32, N>::new(std::f32::consts::FRAC_1_SQRT_2);
+            half * value * (Vector::<f32, N>::new(1.0f32) + inner.erf())
+        }
+        Activation::GeluTanh => {
+            let cube = value * value * value;
+            let inner = value + cube * Vector::<f32, N>::new(0.044_715f32);
+            // tanh saturates; beyond 10 some backends' exp would overflow.
+            let bounded = clamp(
+                inner * Vector::<f32, N>::new(0.797_884_6f32),
+                Vector::<f32, N>::new(-10.0f32),
+                Vector::<f32, N>::new(10.0f32),
+            );
+            value * Vector::<f32, N>::new(0.5f32) * (Vector::<f32, N>::new(1.0f32) + bounded.tanh())
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! The kernels, in CubeCL: one source for CUDA and wgpu.
+//!
+//! Limits that they keep on every backend: 16 KiB of shared memory, 256 units, 65,535 workgroups a dimension. Inputs and
+//! outputs are f32, f16 or bf16; everything is summed in f32.
+
+pub(crate) mod attention;
+pub(crate) mod column;
+pub(crate) mod embed;
+pub(crate) mod linear_end;
+pub(crate) mod lookup;
+pub(crate) mod pool;
+pub(crate) mod row_norm;
+mod row_sum;
+pub(crate) mod shrink;
+mod vectors;

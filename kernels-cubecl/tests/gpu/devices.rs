@@ -1,0 +1,68 @@
+//! The GPUs of this machine, one after the other.
+
+use std::io::Write;
+use std::sync::Mutex;
+
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use polylora_kernels::device::{DTypeSpec, DeviceError, DeviceSpec, open};
+
+/// A device and the dtype that is tested on it.
+pub struct Gpu {
+    pub name: String,
+    pub device: Device,
+    pub dtype: DType,
+    /// Whether it is the CPU, as the plain reference.
+    pub oracle: bool,
+}
+
+impl Gpu {
+    /// The oracle: the plain reference on the CPU in f32.
+    pub fn reference(&self) -> Gpu {
+        Gpu { name: "reference".into(), device: Device::flex(), dtype: DType::F32, oracle: true }
+    }
+
+    /// A tensor on this device in its dtype.
+    pub fn put<const D: usize>(&self, tensor: Tensor<D>) -> Tensor<D> {
+        let shape = tensor.dims();
+        let values: Vec<f32> = tensor.into_data().iter::<f32>().collect();
+        Tensor::<D>::from_data(TensorData::new(values, shape), (&self.device, DType::F32)).cast(self.dtype)
+    }
+
+    /// i32 values on this device.
+    pub fn ints(&self, values: &[i32]) -> Tensor<1, Int> {
+        Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), (&self.device, DType::I32))
+    }
+}
+
+/// Runs `test` on every GPU in every dtype it has.
+pub fn on_every_gpu(test: impl Fn(&Gpu)) {
+    // One test at a time: a software adapter already takes all cores.
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    for (spec, required) in
+        [(DeviceSpec::Wgpu(None), "POLYLORA_REQUIRE_WGPU"), (DeviceSpec::Cuda(None), "POLYLORA_REQUIRE_CUDA")]
+    {
+        let mut opened = 0;
+        for dtype in [DTypeSpec::F32, DTypeSpec::F16, DTypeSpec::Bf16] {
+            match open(spec, dtype) {
+                Ok(found) if dtype == DTypeSpec::F32 || found.dtype != DType::F32 => {
+                    opened += 1;
+                    let name = format!("{} {}", found.name, found.dtype_name());
+                    test(&Gpu { name, device: found.device, dtype: found.dtype, oracle: false });
+                }
+                Ok(_) | Err(DeviceError::DTypeUnsupported { .. }) => {}
+                Err(error) => {
+                    assert!(std::env::var_os(required).is_none(), "{required} is set, but {error}");
+                }
+            }
+        }
+        if opened == 0 {
+            not_run(&format!("no {spec} device: its kernels were not tested"));
+        }
+    }
+}
+
+/// Says it past the test runner's capture of output.
+pub fn not_run(what: &str) {
+    let _ = writeln!(std::io::stderr(), "NOT RUN: {what}");
+}
