@@ -86,6 +86,15 @@ pub enum DeviceError {
         /// Devices found.
         found: usize,
     },
+    /// NVIDIA's driver and card are there, the compiler for the kernels is not.
+    #[error(
+        "{spec} compiles its kernels with NVRTC, and no CUDA toolkit with its headers was found: install one, or set \
+         CUDA_PATH to its folder (looked for include/cuda_fp16.h in CUDA_PATH, /usr/local/cuda and /opt/cuda)"
+    )]
+    ToolkitMissing {
+        /// What was asked for.
+        spec: String,
+    },
     /// The device does not compute in this dtype.
     #[error("{device} does not compute in {dtype}: use --dtype f32 (or auto)")]
     DTypeUnsupported {
@@ -248,8 +257,18 @@ fn cuda(_index: Option<usize>) -> Result<(Device, String), DeviceError> {
 
 #[cfg(feature = "cuda")]
 fn cuda(index: Option<usize>) -> Result<(Device, String), DeviceError> {
-    let devices = Device::enumerate(burn::tensor::DeviceType::Cuda).iter().cloned().collect();
-    named(devices, DeviceSpec::Cuda(index), index)
+    let devices: Vec<Device> = Device::enumerate(burn::tensor::DeviceType::Cuda).iter().cloned().collect();
+    let spec = DeviceSpec::Cuda(index);
+    if !devices.is_empty() && !has_cuda_headers() {
+        return Err(DeviceError::ToolkitMissing { spec: spec.to_string() });
+    }
+    named(devices, spec, index)
+}
+
+/// Whether the headers are there that kernels include when NVRTC compiles them; the first launch would panic without.
+#[cfg(feature = "cuda")]
+fn has_cuda_headers() -> bool {
+    cubecl::cuda::install::cuda_path().is_some_and(|toolkit| toolkit.join("include/cuda_fp16.h").is_file())
 }
 
 #[cfg(feature = "cube")]

@@ -118,6 +118,11 @@ impl LoraBatch {
         Self { table, memory, index, launches: Arc::default() }
     }
 
+    /// The same batch with its adapters' values read from their host extents, as the CPU's kernels do.
+    pub fn in_host_memory(&self) -> Self {
+        Self { memory: AdapterMemory::HostAlias, index: None, ..self.clone() }
+    }
+
     /// LoRA launches so far: linear layers that ran with an adapter's part.
     pub fn launches(&self) -> u64 {
         self.launches.load(Ordering::Relaxed)

@@ -171,7 +171,7 @@ fn embedding_equals_its_reference() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_mixture_equals_its_reference(
@@ -182,6 +182,30 @@ proptest! {
         let layer = Layer { inputs, outputs, activation: Activation::Gelu, seed };
         on_every_gpu(|gpu| check(gpu, &layer, &Fleet { ranks: ranks.clone(), rows: rows.clone() }));
     }
+}
+
+#[test]
+fn more_workgroups_than_one_dimension_has_are_all_run() {
+    on_every_gpu(|gpu| {
+        // One tile a row, and the CPU's kernels as the other side: the plain reference would copy everything for each row.
+        let rows = 70_000;
+        let layer = Layer { inputs: 8, outputs: 8, activation: Activation::Identity, seed: 12 };
+        let fleet = Fleet { ranks: vec![4, 4], rows: (0..rows).map(|row| (1, Some(row % 2))).collect() };
+        let x = matrix(62, rows, 8);
+        let cpu = Gpu { oracle: false, ..gpu.reference() };
+        let (lora, _) = fleet.batch(&cpu, &layer);
+        let want = read(linear(x.clone(), &layer.parts(&cpu).linear, &lora.in_host_memory()));
+        let (lora, _) = fleet.batch(gpu, &layer);
+        let got = read(linear(gpu.put(x), &layer.parts(gpu).linear, &lora));
+        assert_close(&got, &want, tolerance(gpu.dtype, 8), &gpu.name);
+        let ids: Vec<i32> = (0..rows as i32).map(|row| row % 5).collect();
+        let on = |gpu: &Gpu| {
+            let norm = Norm { gamma: gpu.put(vector(3, 8)), beta: gpu.put(vector(4, 8)), epsilon: 1e-5 };
+            let (words, positions) = (gpu.put(matrix(1, 5, 8)), gpu.put(matrix(2, 5, 8)));
+            read(embed_norm(gpu.ints(&ids), gpu.ints(&ids), &Embedding { words, positions, norm }))
+        };
+        assert_close(&on(gpu), &on(&cpu), 4.0 * tolerance(gpu.dtype, 1), &gpu.name);
+    });
 }
 
 #[test]

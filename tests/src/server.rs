@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use polylora_kernels::device::built_in;
 use serde_json::{Value, json};
 
 use crate::{polylora, repository};
@@ -22,9 +23,13 @@ pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
         let mut command = Command::new(env!("CARGO"));
-        // What `cargo test --workspace` has built already: the same packages, so the same features of dependencies, so
-        // nothing is compiled twice. Alone, this test binary has it built here.
+        // What `cargo test --workspace` has built already: the same packages and the same backends, so the same features of
+        // dependencies, so nothing is compiled twice. Alone, this test binary has it built here.
         command.args(["test", "--quiet", "--workspace", "--no-run"]);
+        let backends: Vec<&str> = built_in().iter().copied().filter(|name| *name != "cpu").collect();
+        if !backends.is_empty() {
+            command.args(["--features", &backends.join(",")]);
+        }
         if !cfg!(debug_assertions) {
             command.arg("--release");
         }

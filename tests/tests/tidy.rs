@@ -146,7 +146,7 @@ fn no_stub_and_no_switched_off_test_is_left() {
 fn the_readmes_test_command_is_what_ci_runs() {
     let read = |file: &str| fs::read_to_string(repository().join(file)).expect("a file");
     let (readme, ci) = (read("README.md"), read(".ci/run"));
-    let command = "cargo test --workspace";
+    let command = "cargo test --workspace --features wgpu";
     assert!(readme.contains(command), "README.md does not say `{command}`");
     assert!(ci.contains(command), ".ci/run does not run `{command}`");
     assert!(readme.contains("cargo run --release"));

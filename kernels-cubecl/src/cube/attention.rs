@@ -3,9 +3,10 @@
 use burn::backend::TensorMetadata;
 use burn::backend::tensor::FloatTensor;
 use burn_cubecl::CubeBackend;
+use burn_cubecl::tensor::CubeTensor;
 
 use super::grid::grid;
-use super::kernels::attention::attention;
+use super::kernels::attention::{AttentionShape, attention};
 use super::tensors::{contiguous, elem_type, empty};
 use super::variant::{ATTENTION_SHAPES, Form, KernelVariant};
 use crate::ops::attention::{AttentionArgs, AttentionMask, AttentionOps};
@@ -19,28 +20,37 @@ impl AttentionOps for CubeBackend {
         let (Some(shape), Some(elem)) = (shape, elem_type(args.qkv.dtype)) else {
             return reference::attention::attention_packed::<Self>(args);
         };
-        let AttentionArgs { qkv, sequences, heads, scale, .. } = args;
-        let (rows, width) = (qkv.shape()[0], heads.heads * heads.width);
-        let out = empty(&qkv, [rows, width].into(), qkv.dtype);
-        if sequences.tiles == 0 {
-            return out;
+        let width = args.heads.heads * args.heads.width;
+        let out = empty(&args.qkv, [args.qkv.shape()[0], width].into(), args.qkv.dtype);
+        if args.sequences.tiles > 0 {
+            let variant = KernelVariant { elem, lanes: 1, form: Form::Attention(shape) };
+            launch(args, out.clone(), variant, shape);
         }
-        let variant = KernelVariant { elem, lanes: 1, form: Form::Attention(shape) };
-        attention::launch(
-            &out.client,
-            grid(sequences.tiles * QUERY_ROWS / shape.block, heads.heads),
-            variant.admit(),
-            contiguous(qkv).into_buffer_arg(),
-            sequences.index.into_buffer_arg(),
-            out.clone().into_buffer_arg(),
-            heads.heads as u32,
-            heads.width as u32,
-            scale,
-            sequences.host.len() as u32,
-            sequences.tiles as u32,
-            shape,
-            elem,
-        );
         out
     }
+}
+
+/// Attention into `out`, `[T, heads * width]`.
+pub(super) fn launch(
+    args: AttentionArgs<CubeBackend>,
+    out: CubeTensor,
+    variant: KernelVariant,
+    shape: AttentionShape,
+) {
+    let AttentionArgs { qkv, sequences, heads, scale, .. } = args;
+    attention::launch(
+        &qkv.client.clone(),
+        grid(sequences.tiles * QUERY_ROWS / shape.block, heads.heads),
+        variant.admit(),
+        contiguous(qkv).into_buffer_arg(),
+        sequences.index.into_buffer_arg(),
+        out.into_buffer_arg(),
+        heads.heads as u32,
+        heads.width as u32,
+        scale,
+        sequences.host.len() as u32,
+        sequences.tiles as u32,
+        shape,
+        variant.elem,
+    );
 }

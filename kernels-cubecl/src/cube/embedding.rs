@@ -4,9 +4,11 @@ use burn::backend::TensorMetadata;
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::DType;
 use burn_cubecl::CubeBackend;
+use burn_cubecl::tensor::CubeTensor;
 
 use super::grid::grid;
 use super::kernels::embed::embed_norm;
+use super::kernels::row_norm::NormShape;
 use super::row_shape::{lanes, row_shape};
 use super::tensors::{contiguous, elem_type, empty};
 use super::variant::{Form, KernelVariant};
@@ -22,30 +24,39 @@ impl EmbeddingOps for CubeBackend {
         let (Some(elem), Some(row), true) = (elem_type(dtype), row_shape(width, lanes), alike) else {
             return reference::embedding::embed_norm::<Self>(args);
         };
-        let EmbedNormArgs { words, positions, ids, position_ids, norm } = args;
-        let out = empty(&words, [rows, width].into(), dtype);
-        if rows == 0 {
-            return out;
+        let out = empty(&args.words, [rows, width].into(), dtype);
+        if rows > 0 {
+            launch(args, out.clone(), KernelVariant { elem, lanes, form: Form::EmbedNorm(row) }, row);
         }
-        let variant = KernelVariant { elem, lanes, form: Form::EmbedNorm(row) };
-        embed_norm::launch(
-            &out.client,
-            grid(rows, 1),
-            variant.admit(),
-            contiguous(words).into_buffer_arg(),
-            contiguous(positions).into_buffer_arg(),
-            contiguous(ids).into_buffer_arg(),
-            contiguous(position_ids).into_buffer_arg(),
-            contiguous(norm.gamma).into_buffer_arg(),
-            contiguous(norm.beta).into_buffer_arg(),
-            norm.epsilon,
-            out.clone().into_buffer_arg(),
-            rows as u32,
-            width as u32,
-            row,
-            elem,
-            lanes,
-        );
         out
     }
+}
+
+/// The embeddings into `out`, `[T, width]`.
+pub(super) fn launch(
+    args: EmbedNormArgs<CubeBackend>,
+    out: CubeTensor,
+    variant: KernelVariant,
+    row: NormShape,
+) {
+    let EmbedNormArgs { words, positions, ids, position_ids, norm } = args;
+    let (rows, width) = (ids.shape()[0], words.shape()[1]);
+    embed_norm::launch(
+        &out.client.clone(),
+        grid(rows, 1),
+        variant.admit(),
+        contiguous(words).into_buffer_arg(),
+        contiguous(positions).into_buffer_arg(),
+        contiguous(ids).into_buffer_arg(),
+        contiguous(position_ids).into_buffer_arg(),
+        contiguous(norm.gamma).into_buffer_arg(),
+        contiguous(norm.beta).into_buffer_arg(),
+        norm.epsilon,
+        out.into_buffer_arg(),
+        rows as u32,
+        width as u32,
+        row,
+        variant.elem,
+        variant.lanes,
+    );
 }

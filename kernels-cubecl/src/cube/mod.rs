@@ -11,6 +11,8 @@ mod kernels;
 mod layer_end;
 mod linear;
 mod lora;
+#[cfg(test)]
+mod poisoned_outputs;
 mod pooling;
 mod row_shape;
 mod tensors;

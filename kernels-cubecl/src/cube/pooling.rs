@@ -4,9 +4,11 @@ use burn::backend::TensorMetadata;
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::DType;
 use burn_cubecl::CubeBackend;
+use burn_cubecl::tensor::CubeTensor;
 
 use super::grid::grid;
 use super::kernels::pool::pool_rows;
+use super::kernels::row_norm::NormShape;
 use super::row_shape::{lanes, row_shape};
 use super::tensors::{contiguous, elem_type, empty};
 use super::variant::{Form, KernelVariant};
@@ -20,28 +22,33 @@ impl PoolingOps for CubeBackend {
         let (Some(elem), Some(row)) = (elem_type(args.hidden.dtype), row_shape(width, lanes)) else {
             return reference::pooling::pool::<Self>(args);
         };
-        let PoolArgs { hidden, sequences, pooling, normalize } = args;
-        let count = sequences.host.len() - 1;
-        let out = empty(&hidden, [count, width].into(), DType::F32);
-        if count == 0 {
-            return out;
+        let count = args.sequences.host.len() - 1;
+        let out = empty(&args.hidden, [count, width].into(), DType::F32);
+        if count > 0 {
+            let form = Form::Pool { pooling: args.pooling, row };
+            launch(args, out.clone(), KernelVariant { elem, lanes, form }, row);
         }
-        let variant = KernelVariant { elem, lanes, form: Form::Pool { pooling, row } };
-        pool_rows::launch(
-            &out.client,
-            grid(count, 1),
-            variant.admit(),
-            contiguous(hidden).into_buffer_arg(),
-            sequences.index.into_buffer_arg(),
-            out.clone().into_buffer_arg(),
-            count as u32,
-            width as u32,
-            u32::from(normalize),
-            pooling,
-            row,
-            elem,
-            lanes,
-        );
         out
     }
+}
+
+/// The pooled vectors into `out`, `[B, width]` in f32.
+pub(super) fn launch(args: PoolArgs<CubeBackend>, out: CubeTensor, variant: KernelVariant, row: NormShape) {
+    let PoolArgs { hidden, sequences, pooling, normalize } = args;
+    let (count, width) = (sequences.host.len() - 1, hidden.shape()[1]);
+    pool_rows::launch(
+        &out.client.clone(),
+        grid(count, 1),
+        variant.admit(),
+        contiguous(hidden).into_buffer_arg(),
+        sequences.index.into_buffer_arg(),
+        out.into_buffer_arg(),
+        count as u32,
+        width as u32,
+        u32::from(normalize),
+        pooling,
+        row,
+        variant.elem,
+        variant.lanes,
+    );
 }

@@ -42,11 +42,11 @@ pub fn on_every_gpu(test: impl Fn(&Gpu)) {
     for (spec, required) in
         [(DeviceSpec::Wgpu(None), "POLYLORA_REQUIRE_WGPU"), (DeviceSpec::Cuda(None), "POLYLORA_REQUIRE_CUDA")]
     {
-        let mut opened = 0;
+        let mut dtypes = vec![];
         for dtype in [DTypeSpec::F32, DTypeSpec::F16, DTypeSpec::Bf16] {
             match open(spec, dtype) {
                 Ok(found) if dtype == DTypeSpec::F32 || found.dtype != DType::F32 => {
-                    opened += 1;
+                    dtypes.push(found.dtype_name());
                     let name = format!("{} {}", found.name, found.dtype_name());
                     test(&Gpu { name, device: found.device, dtype: found.dtype, oracle: false });
                 }
@@ -56,13 +56,23 @@ pub fn on_every_gpu(test: impl Fn(&Gpu)) {
                 }
             }
         }
-        if opened == 0 {
+        if dtypes.is_empty() {
             not_run(&format!("no {spec} device: its kernels were not tested"));
+        } else if !dtypes.contains(&"f16") {
+            not_run(&format!(
+                "this {spec} device has no f16: its kernels were tested in {}",
+                dtypes.join(", ")
+            ));
         }
     }
 }
 
-/// Says it past the test runner's capture of output.
+/// Says it past the test runner's capture of output, once.
 pub fn not_run(what: &str) {
-    let _ = writeln!(std::io::stderr(), "NOT RUN: {what}");
+    static SAID: Mutex<Vec<String>> = Mutex::new(vec![]);
+    let mut said = SAID.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if !said.iter().any(|s| s == what) {
+        let _ = writeln!(std::io::stderr(), "NOT RUN: {what}");
+        said.push(what.to_owned());
+    }
 }
