@@ -2,8 +2,8 @@
 //!
 //! Each family of ops is a trait with `#[backend_extension]` whose default body is the plain tensor version in
 //! `reference`: the oracle of the tests, the fallback of every backend, and what autodiff runs through. The
-//! implementation for Flex (Burn's CPU backend) hands slices to `polylora-kernels-cpu`; CubeCL backends (CUDA, wgpu) take
-//! the default bodies until their kernels are in place.
+//! implementation for Flex (Burn's CPU backend) hands slices to `polylora-kernels-cpu`; the one for CubeCL backends (CUDA,
+//! wgpu) launches the kernels of `cube`.
 //!
 //! The crate knows tensors, segments and extents, never requests or adapters' names. It is the only one with `cfg` on a
 //! backend feature.

@@ -99,11 +99,17 @@ impl LoraBatch {
     /// A batch of `segments` (covering all rows) through `adapters`, whose values lie in `memory`.
     ///
     /// # Panics
-    /// When a segment names an adapter that is not there, or the segments are out of order.
+    /// When a segment names an adapter that is not there, the segments are out of order, or an adapter lies beyond the
+    /// memory's end: kernels trust these numbers.
     pub fn new(segments: Vec<Segment>, adapters: Vec<PlacedAdapter>, memory: AdapterMemory) -> Self {
         assert!(segments.iter().all(|s| s.adapter.is_none_or(|a| a < adapters.len())), "unknown adapter");
         let ordered = segments.windows(2).all(|w| w[0].rows.end <= w[1].rows.start);
         assert!(ordered, "segments overlap or are out of order");
+        if let AdapterMemory::Arena(arena) = &memory {
+            let capacity = arena.dims()[0];
+            let inside = |a: &PlacedAdapter| a.offset + a.extent.layout().len() <= capacity;
+            assert!(adapters.iter().all(inside), "an adapter lies beyond the arena's {capacity} values");
+        }
         let plan = TilePlan::new(&segments);
         let index = match &memory {
             AdapterMemory::Arena(arena) if plan.with_adapter > 0 => {

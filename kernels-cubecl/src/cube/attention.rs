@@ -21,6 +21,12 @@ impl AttentionOps for CubeBackend {
             return reference::attention::attention_packed::<Self>(args);
         };
         let width = args.heads.heads * args.heads.width;
+        let bounds = &args.sequences.host;
+        assert_eq!(
+            bounds[bounds.len() - 1] as usize,
+            args.qkv.shape()[0],
+            "the sequences are not those of the rows"
+        );
         let out = empty(&args.qkv, [args.qkv.shape()[0], width].into(), args.qkv.dtype);
         if args.sequences.tiles > 0 {
             let variant = KernelVariant { elem, lanes: 1, form: Form::Attention(shape) };

@@ -86,6 +86,10 @@ fn computed(args: LinearArgs<CubeBackend>, weight: CubeTensor) -> LayerEnd {
     let x = contiguous(x);
     let (rows, width) = (x.shape()[0], weight.shape()[0]);
     let lora = LoraLaunch::of(lora);
+    assert!(
+        lora.as_ref().is_none_or(|lora| lora.rows() == rows),
+        "the batch's segments are not those of its rows"
+    );
     let product = if rows == 0 { empty(&x, [0, width].into(), x.dtype) } else { owned(product(&x, weight)) };
     let hidden = lora.as_ref().and_then(|lora| lora.shrink(&x));
     let lanes = lanes([width]).min(lora.as_ref().map_or(width, LoraLaunch::lanes));

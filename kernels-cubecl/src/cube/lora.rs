@@ -84,6 +84,11 @@ impl LoraLaunch {
         Some(hidden)
     }
 
+    /// Rows of the batch.
+    pub(crate) fn rows(&self) -> usize {
+        self.table.segments.last().map_or(0, |segment| segment.rows.end)
+    }
+
     /// [`Self::shrink`] into `hidden`, of which only the columns of each row's adapter are written.
     pub(crate) fn shrink_into(&self, x: &CubeTensor, hidden: CubeTensor) {
         let inputs = x.shape()[1];

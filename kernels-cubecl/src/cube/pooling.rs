@@ -22,6 +22,12 @@ impl PoolingOps for CubeBackend {
         let (Some(elem), Some(row)) = (elem_type(args.hidden.dtype), row_shape(width, lanes)) else {
             return reference::pooling::pool::<Self>(args);
         };
+        let bounds = &args.sequences.host;
+        assert_eq!(
+            bounds[bounds.len() - 1] as usize,
+            args.hidden.shape()[0],
+            "the sequences are not those of the rows"
+        );
         let count = args.sequences.host.len() - 1;
         let out = empty(&args.hidden, [count, width].into(), DType::F32);
         if count > 0 {

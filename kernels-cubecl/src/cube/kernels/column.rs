@@ -7,6 +7,9 @@ use crate::Activation;
 use crate::extent::EXTENT_ALIGN;
 use crate::lora_index::RANK_STEP;
 
+/// Hidden values are read in vectors of this many: [`RANK_STEP`] is a multiple of it.
+pub(crate) const HIDDEN_LANES: usize = 4;
+
 /// Compile-time choices of what follows a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ColumnShape {
@@ -45,15 +48,16 @@ pub(crate) fn row_block(tile: TileRef, number: usize, #[comptime] height: usize)
 
 /// Columns `column .. column + N` of the block's rows: one vector a row. `vectors` is the width of the layer in vectors.
 ///
-/// `bias` is `[outputs]`, `arena` the adapters' values, `hidden` `[T, hidden_width]`; what `shape` says is not there is not
+/// The block has at least one row. `bias` is `[outputs]`, `arena` the adapters' values, `hidden` `[T, hidden_width]`; what `shape` says is not there is not
 /// read.
 #[cube]
-#[allow(clippy::too_many_arguments)]
+// The outer `if` is decided when the kernel is compiled, the inner one when it runs.
+#[allow(clippy::too_many_arguments, clippy::collapsible_if)]
 pub(crate) fn finished_column<F: Float, N: Size>(
     product: &mut [Vector<F, N>],
     bias: &[Vector<F, N>],
     arena: &[Vector<F, N>],
-    hidden: &[f32],
+    hidden: &[Vector<f32, Const<HIDDEN_LANES>>],
     tables: &LoraTables,
     block: RowBlock,
     column: usize,
@@ -62,13 +66,13 @@ pub(crate) fn finished_column<F: Float, N: Size>(
 ) -> Array<Vector<f32, N>> {
     let lanes = N::value();
     let rows = comptime!(shape.rows);
+    // Rows that are not there compute what the last one does: no branch stands between the loads.
+    let last = block.rows - 1;
     let mut sums = Array::<Vector<f32, N>>::new(rows);
     #[unroll]
     for row in 0..rows {
-        sums[row] = Vector::<f32, N>::new(0.0f32);
-        if row < block.rows {
-            sums[row] = Vector::<f32, N>::cast_from(product[(block.first + row) * vectors + column / lanes]);
-        }
+        let at = (block.first + min(row, last)) * vectors + column / lanes;
+        sums[row] = Vector::<f32, N>::cast_from(product[at]);
     }
     let mut offset = Vector::<f32, N>::new(0.0f32);
     if comptime!(shape.bias) {
@@ -76,7 +80,12 @@ pub(crate) fn finished_column<F: Float, N: Size>(
     }
     if comptime!(shape.lora) {
         if block.adapter >= 0 {
-            let hidden_width = tables.hidden_width as usize;
+            let hidden_width = tables.hidden_width as usize / HIDDEN_LANES;
+            let mut hidden_rows = Array::<usize>::new(rows);
+            #[unroll]
+            for row in 0..rows {
+                hidden_rows[row] = (block.first + min(row, last)) * hidden_width;
+            }
             let mut first_hidden = 0usize;
             for span in 0..tables.span_count as usize {
                 let slot = slot_at(tables, block.adapter, span);
@@ -101,15 +110,21 @@ pub(crate) fn finished_column<F: Float, N: Size>(
                     let mut rank = 0usize;
                     while rank < slot.rank {
                         #[unroll]
-                        for j in 0..RANK_STEP {
-                            // Beyond the last rank the hidden values are zero; the last rank's values are finite.
-                            let at = min(rank + j, slot.rank - 1);
-                            let value = Vector::<f32, N>::cast_from(arena[b + at * width]);
+                        for part in 0..comptime!(RANK_STEP / HIDDEN_LANES) {
+                            let mut lefts = Array::<Vector<f32, Const<HIDDEN_LANES>>>::new(rows);
+                            let at = (first_hidden + rank) / HIDDEN_LANES + part;
                             #[unroll]
                             for row in 0..rows {
-                                if row < block.rows {
-                                    let at = (block.first + row) * hidden_width + first_hidden + rank + j;
-                                    sums[row] += Vector::<f32, N>::new(hidden[at]) * value;
+                                lefts[row] = hidden[hidden_rows[row] + at];
+                            }
+                            #[unroll]
+                            for j in 0..HIDDEN_LANES {
+                                // Beyond the last rank the hidden values are zero; the last rank's values are finite.
+                                let at = min(rank + part * HIDDEN_LANES + j, slot.rank - 1);
+                                let value = Vector::<f32, N>::cast_from(arena[b + at * width]);
+                                #[unroll]
+                                for row in 0..rows {
+                                    sums[row] += Vector::<f32, N>::new(lefts[row].extract(j)) * value;
                                 }
                             }
                         }

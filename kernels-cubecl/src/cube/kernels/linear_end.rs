@@ -3,7 +3,7 @@
 
 use cubecl::prelude::*;
 
-use super::column::{ColumnShape, RowBlock, finished_column, row_block};
+use super::column::{ColumnShape, HIDDEN_LANES, RowBlock, finished_column, row_block};
 use super::lookup::{LoraTables, TileRef, group_number, tile_at};
 use super::row_norm::{NormShape, normalised};
 
@@ -35,7 +35,7 @@ pub(crate) fn linear_end<F: Float, N: Size>(
     product: &mut [Vector<F, N>],
     bias: &[Vector<F, N>],
     arena: &[Vector<F, N>],
-    hidden: &[f32],
+    hidden: &[Vector<f32, Const<HIDDEN_LANES>>],
     tables: &LoraTables,
     total_rows: u32,
     outputs: u32,
@@ -47,7 +47,7 @@ pub(crate) fn linear_end<F: Float, N: Size>(
     let vectors = outputs as usize / N::value();
     let vector = CUBE_POS_Y as usize * CUBE_DIM as usize + UNIT_POS as usize;
     let block = own_rows(tables, total_rows as usize, tile_rows, shape);
-    if vector < vectors {
+    if vector < vectors && block.rows > 0 {
         let column = vector * N::value();
         let values = finished_column(product, bias, arena, hidden, tables, block, column, vectors, shape);
         #[unroll]
@@ -68,7 +68,7 @@ pub(crate) fn linear_add_norm_end<F: Float, N: Size>(
     residual: &[Vector<F, N>],
     bias: &[Vector<F, N>],
     arena: &[Vector<F, N>],
-    hidden: &[f32],
+    hidden: &[Vector<f32, Const<HIDDEN_LANES>>],
     tables: &LoraTables,
     gamma: &[Vector<F, N>],
     beta: &[Vector<F, N>],
@@ -92,7 +92,7 @@ pub(crate) fn linear_add_norm_end<F: Float, N: Size>(
         for r in 0..rows {
             values[r * row.vectors_per_unit + i] = Vector::<f32, N>::new(0.0f32);
         }
-        if vector < vectors {
+        if vector < vectors && block.rows > 0 {
             let column = vector * N::value();
             let sums = finished_column(product, bias, arena, hidden, tables, block, column, vectors, shape);
             #[unroll]
