@@ -30,7 +30,7 @@ mod weight;
 #[cfg(feature = "cube")]
 pub use cube::{KernelVariant, definition, variants};
 pub use lora::{LoraBatch, LoraOperand, LoraTable, PlacedAdapter};
-pub use memory::{AdapterMemory, OutOfMemory};
+pub use memory::{AdapterMemory, OutOfMemory, largest_buffer};
 pub use ops::attention::{Attention, AttentionMask, attention_packed};
 pub use ops::embedding::{Embedding, embed_norm};
 pub use ops::linear::{Linear, linear, linear_add_norm};

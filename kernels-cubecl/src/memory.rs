@@ -16,30 +16,48 @@ pub enum AdapterMemory {
     Arena(Box<Tensor<1>>),
 }
 
-/// The system has not so much memory.
+/// The system has not so much memory, or the device no buffer as large.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{bytes} bytes for adapters cannot be allocated: ask for less (--lora-memory)")]
-pub struct OutOfMemory {
-    /// Bytes asked for.
-    pub bytes: usize,
+pub enum OutOfMemory {
+    /// The host refused.
+    #[error("{bytes} bytes for adapters cannot be allocated: ask for less (--lora-memory)")]
+    Host {
+        /// Bytes asked for.
+        bytes: usize,
+    },
+    /// A device's buffers are smaller.
+    #[error(
+        "{bytes} bytes for adapters are more than one buffer of this device holds: ask for at most {most} (--lora-memory)"
+    )]
+    Buffer {
+        /// Bytes asked for.
+        bytes: usize,
+        /// Bytes of the largest buffer.
+        most: usize,
+    },
 }
 
 impl AdapterMemory {
     /// Memory for `capacity` values of `dtype` on `device`. On the CPU in f32 nothing is allocated.
     ///
     /// # Errors
-    /// When the host has not so much; a GPU's own allocator speaks for itself.
+    /// When the host has not so much, or a GPU no buffer as large.
     pub fn new(device: &Device, dtype: DType, capacity: usize) -> Result<Self, OutOfMemory> {
+        let bytes = capacity.saturating_mul(dtype.size());
         if !is_cpu(device) {
-            return Ok(Self::arena(device, dtype, capacity));
+            let most = largest_buffer(device, dtype);
+            return if bytes > most {
+                Err(OutOfMemory::Buffer { bytes, most })
+            } else {
+                Ok(Self::arena(device, dtype, capacity))
+            };
         }
         if dtype == DType::F32 {
             return Ok(AdapterMemory::HostAlias);
         }
         // Asked first, because the tensor's own allocation would end the process.
-        let bytes = capacity.saturating_mul(dtype.size());
         let mut probe = Vec::<u8>::new();
-        probe.try_reserve_exact(bytes).map_err(|_| OutOfMemory { bytes })?;
+        probe.try_reserve_exact(bytes).map_err(|_| OutOfMemory::Host { bytes })?;
         drop(probe);
         Ok(Self::arena(device, dtype, capacity))
     }
@@ -61,5 +79,27 @@ impl AdapterMemory {
             let whole = std::mem::replace(arena.as_mut(), values.clone());
             **arena = whole.slice_assign([offset..offset + len], values);
         }
+    }
+}
+
+/// Bytes of the largest buffer of `dtype` values that kernels can work on: what the device binds at once, and no more values
+/// than 32 bits number.
+pub fn largest_buffer(device: &Device, dtype: DType) -> usize {
+    let numbered = (u32::MAX as usize).saturating_mul(dtype.size());
+    bound_at_once(device).map_or(numbered, |bytes| numbered.min(usize::try_from(bytes).unwrap_or(usize::MAX)))
+}
+
+#[cfg(not(feature = "cube"))]
+fn bound_at_once(_device: &Device) -> Option<u64> {
+    None
+}
+
+#[cfg(feature = "cube")]
+fn bound_at_once(device: &Device) -> Option<u64> {
+    match device.as_dispatch() {
+        burn::backend::DispatchDevice::Cube(device) => {
+            Some(device.client().properties().memory.max_page_size)
+        }
+        _ => None,
     }
 }

@@ -15,8 +15,8 @@ use gpu::values::{assert_close, matrix, read, tolerance, vector};
 
 use polylora_kernels::launches::Kernel;
 use polylora_kernels::{
-    Activation, Attention, AttentionMask, Embedding, HeadShape, LoraBatch, Norm, Pooling, Sequences, Weight,
-    attention_packed, embed_norm, linear, linear_add_norm, pool,
+    Activation, AdapterMemory, Attention, AttentionMask, Embedding, HeadShape, LoraBatch, Norm, Pooling,
+    Sequences, Weight, attention_packed, embed_norm, largest_buffer, linear, linear_add_norm, pool,
 };
 use proptest::prelude::*;
 
@@ -226,6 +226,17 @@ fn our_kernels_run_and_only_where_they_are_needed() {
         assert_eq!(decode, [Kernel::BgmvShrink, Kernel::BgmvExpand, Kernel::AddNorm]);
         let prefill = launched(&Fleet { ranks: vec![8, 8], rows: rows(60) });
         assert_eq!(prefill, [Kernel::SgmvShrink, Kernel::SgmvExpand, Kernel::AddNorm]);
+    });
+}
+
+#[test]
+fn more_adapters_than_one_buffer_holds_are_refused_with_the_most_there_can_be() {
+    on_every_gpu(|gpu| {
+        let most = largest_buffer(&gpu.device, gpu.dtype);
+        assert!(most >= 1 << 26, "{most} bytes");
+        let refused =
+            AdapterMemory::new(&gpu.device, gpu.dtype, most / gpu.dtype.size() + 1).expect_err("refused");
+        assert!(refused.to_string().contains(&format!("at most {most}")), "{refused}");
     });
 }
 
