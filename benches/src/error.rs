@@ -8,6 +8,21 @@ pub enum BenchError {
     /// The machine's device could not be opened.
     #[error(transparent)]
     Device(#[from] polylora_kernels::device::DeviceError),
+    /// There is no memory for adapters.
+    #[error(transparent)]
+    Memory(#[from] polylora_kernels::OutOfMemory),
+    /// The device failed while it computed.
+    #[error("the device failed: {reason}")]
+    Execution {
+        /// Its words.
+        reason: String,
+    },
+    /// Adapters changed nothing, or gave values that are no numbers: times would be worth nothing.
+    #[error("{what}: adapters changed nothing, or gave values that are not finite")]
+    NoEffect {
+        /// The op and its shape.
+        what: String,
+    },
     /// The model's directory was not taken.
     #[error(transparent)]
     Model(#[from] polylora_models::ModelError),

@@ -1,17 +1,33 @@
-//! Benchmarks of polylora on the CPU: the pieces that the bench programs share.
+//! Benchmarks of polylora: the pieces that the bench programs share.
+//!
+//! On the CPU:
 //!
 //! - `cargo bench -p polylora-benches --bench forward`: the encoder by batch and length, beside its floor.
 //! - `cargo bench -p polylora-benches --bench lora_overhead`: what adapters cost, by rank and by how many are in a batch.
 //! - `benches/peers.sh DIR`: the `lockstep` program in turn with sentence-transformers, PyTorch, ONNX Runtime and PEFT.
 //!
+//! On a GPU (with `--features cuda` or `wgpu`; without a GPU they say `not run` and print the floors):
+//!
+//! - `cargo bench -p polylora-benches --bench gpu_kernels`: each op beside the bytes and FLOPs that it cannot do without.
+//! - `cargo bench -p polylora-benches --bench gpu_forward`: the encoder, base and 13 mixed adapters in turn.
+//! - `benches/gpu.sh PYTHON`: both in turn with PyTorch, `torch.compile`, Triton and PEFT.
+//!
 //! Each times passes itself and reports their median, fastest and slowest; none passes or fails by a time. Figures with
 //! their machine are in `RESULTS.md`.
 
+mod bursts;
+mod ceilings;
+mod device_layer;
+mod device_options;
 mod error;
 mod flops;
+mod gpu_card;
+mod gpu_floor;
+mod kernel_shapes;
 mod neighbours;
 mod options;
 mod peak;
+mod popularity;
 mod random;
 mod random_adapters;
 mod report;
@@ -20,15 +36,23 @@ mod subject;
 mod timing;
 mod word_pool;
 
+pub use bursts::{Bursts, bursts, bursts_in_turn};
+pub use ceilings::Ceilings;
+pub use device_layer::{DeviceLayer, random_matrix, random_vector};
+pub use device_options::{DeviceOptions, is_software};
 pub use error::BenchError;
 pub use flops::{EncoderSize, Targets};
+pub use gpu_card::Card;
+pub use gpu_floor::{Floor, LayerSize, LoraWork, attention_floor, embedding_floor, pooling_floor};
+pub use kernel_shapes::{KernelShape, Phase, ShapeOptions};
 pub use neighbours::undisturbed;
 pub use options::{RunOptions, StartError};
 pub use peak::GemmPeak;
+pub use popularity::Popularity;
 pub use random::Random;
 pub use random_adapters::random_adapters;
 pub use report::{Report, Row};
 pub use rows::{RowLength, Rows};
-pub use subject::{Subject, load_adapter};
+pub use subject::{AdapterSet, Subject, load_adapter};
 pub use timing::{Passes, in_turn, passes};
 pub use word_pool::WordPool;

@@ -37,7 +37,7 @@ impl Passes {
         &self.0
     }
 
-    fn of(mut times: Vec<f64>) -> Self {
+    pub(crate) fn of(mut times: Vec<f64>) -> Self {
         assert!(!times.is_empty(), "no pass was timed");
         times.sort_by(f64::total_cmp);
         Self(times)

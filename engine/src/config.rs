@@ -20,6 +20,8 @@ pub struct EngineConfig {
     pub max_batch_rows: usize,
     /// Threads that tokenise.
     pub tokenize_threads: usize,
+    /// Whether the device computes what is to come once before the engine is ready.
+    pub warm_up: bool,
 }
 
 impl Default for EngineConfig {
@@ -31,6 +33,7 @@ impl Default for EngineConfig {
             max_batch_tokens: 16_384,
             max_batch_rows: 2048,
             tokenize_threads: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
+            warm_up: true,
         }
     }
 }

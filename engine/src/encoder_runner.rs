@@ -2,12 +2,16 @@
 
 use std::sync::Arc;
 
-use polylora_adapters::{DevicePool, Digest, ExtentSink, Lease, PoolError, PoolMode, StoreError};
+use polylora_adapters::{BaseModel, DevicePool, Digest, ExtentSink, Lease, PoolError, PoolMode, StoreError};
+use polylora_kernels::device::{Preparation, is_cpu, preparation};
+use polylora_kernels::device_memory::{self, DeviceMemory};
 use polylora_kernels::extent::HostExtent;
-use polylora_kernels::{AdapterMemory, LoraBatch, PlacedAdapter, segments_of};
+use polylora_kernels::{AdapterMemory, LoraBatch, PlacedAdapter, largest_buffer, segments_of};
 use polylora_models::EmbeddingModel;
 
 use crate::runner::{Batch, BatchOutput, PoolUsage, RowOutcome, RunError, Runner};
+use crate::warm_up_adapter::warm_up_adapter;
+use crate::warm_up_plan::{WarmUpBounds, WarmUpDepth, WarmUpShape, warm_up_plan};
 use crate::{BatchRow, EmbedError};
 
 /// An embedding model on its device, with the device's adapters.
@@ -21,14 +25,24 @@ impl EncoderRunner {
     /// A runner over `model` with room for `lora_bytes` of adapters.
     ///
     /// On the CPU in f32 the kernels read adapters where the host cache put them and nothing is allocated; elsewhere
-    /// the arena is allocated here.
+    /// the arena is allocated here, and is no larger than one buffer of the device.
     ///
     /// # Errors
     /// When there is not so much memory.
     pub fn new(model: Arc<EmbeddingModel>, lora_bytes: usize) -> Result<Self, RunError> {
+        let (device, dtype) = (model.device(), model.dtype());
         // The pool counts in f32 elements whatever the arena's dtype.
-        let capacity = lora_bytes / size_of::<f32>();
-        let memory = AdapterMemory::new(model.device(), model.dtype(), capacity);
+        let asked = lora_bytes / size_of::<f32>();
+        let capacity =
+            if is_cpu(device) { asked } else { asked.min(largest_buffer(device, dtype) / dtype.size()) };
+        let lora_bytes = capacity * size_of::<f32>();
+        if capacity < asked {
+            tracing::warn!(
+                bytes = lora_bytes,
+                "adapters get less of the device's memory than --lora-memory says: its largest buffer"
+            );
+        }
+        let memory = AdapterMemory::new(device, dtype, capacity);
         let memory = memory.map_err(|e| RunError::Start { reason: e.to_string() })?;
         let mode = match memory {
             AdapterMemory::HostAlias => PoolMode::Alias,
@@ -70,6 +84,37 @@ impl Runner for EncoderRunner {
     fn pool_usage(&self) -> PoolUsage {
         let stats = self.pool.stats();
         PoolUsage { adapters: stats.resident, bytes: stats.resident_bytes }
+    }
+
+    fn device_memory(&self) -> Option<DeviceMemory> {
+        device_memory::usage(self.model.device())
+    }
+
+    fn warm_up_plan(&self, bounds: &WarmUpBounds) -> Vec<WarmUpShape> {
+        let depth = match preparation(self.model.device()) {
+            Preparation::Nothing => return vec![],
+            Preparation::Compiling => WarmUpDepth::Kernels,
+            Preparation::CompilingAndTuning => WarmUpDepth::KernelsAndSizes,
+        };
+        warm_up_plan(*bounds, self.model.max_tokens(), depth)
+    }
+
+    fn warm_up(&mut self, shape: &WarmUpShape) -> Result<(), RunError> {
+        let adapter = shape.rank.map(|rank| warm_up_adapter(self.model.catalog(), rank));
+        let row = |&tokens: &usize| BatchRow { ids: vec![0; tokens].into(), adapter: adapter.clone() };
+        let output = self.run(&Batch { rows: shape.rows.iter().map(row).collect() })?;
+        if let Some(adapter) = &adapter {
+            self.pool.evict(&adapter.digest);
+        }
+        // One outcome stands for all: they share the adapter.
+        match output.rows.into_iter().find(|row| !matches!(row, RowOutcome::Embedding(_))) {
+            Some(RowOutcome::Failed(EmbedError::AdapterTooLarge { bytes, pool_bytes })) => {
+                tracing::debug!(bytes, pool_bytes, "the pool is too small for this adapter");
+            }
+            Some(RowOutcome::Failed(error)) => return Err(RunError::Batch { reason: error.to_string() }),
+            _ => {}
+        }
+        Ok(())
     }
 }
 

@@ -18,6 +18,7 @@ use crate::request_check::RequestCheck;
 use crate::runner::RunnerFactory;
 use crate::status::Status;
 use crate::tokenize::{TokenBounds, Tokenize, TokenizePool};
+use crate::warm_up_plan::WarmUpBounds;
 use crate::worker::{self, WorkerHandle, WorkerParts};
 use crate::{
     AdapterInfo, BoxFuture, EmbedError, EmbedReply, EmbedRequest, EmbeddingService, EngineConfig, Health,
@@ -99,10 +100,15 @@ impl Engine {
         let bounds = TokenBounds { max_tokens: model.max_tokens, vocab_size: model.vocab_size };
         let tokenizer = TokenizePool::start(tokenizer, bounds, config.tokenize_threads)?;
         let (status, metrics) = (Arc::new(Status::starting()), Arc::new(Metrics::new()));
+        let warm_up = config.warm_up.then(|| WarmUpBounds {
+            max_batch_tokens: config.max_batch_tokens,
+            adapters: !adapters.list().is_empty(),
+        });
         let (jobs, inbox) = mpsc::channel(config.max_concurrent_requests);
         let worker = worker::spawn(WorkerParts {
             inbox,
             limits,
+            warm_up,
             factory: runner,
             dimensions: model.dimensions,
             status: Arc::clone(&status),

@@ -31,6 +31,9 @@ mod service;
 mod status;
 mod text_tokenizer;
 mod tokenize;
+mod warm_up;
+mod warm_up_adapter;
+mod warm_up_plan;
 mod worker;
 
 pub use adapter_source::{AdapterMemory, AdapterSource, FoundAdapter};
@@ -44,3 +47,4 @@ pub use runner::{Batch, BatchOutput, BatchRow, PoolUsage, RowOutcome, RunError, 
 pub use scheduler::{Commit, Domain, Picked, PickedBatch, Row, Scheduler};
 pub use service::{AdapterInfo, BoxFuture, EmbeddingService, Health, ModelInfo};
 pub use tokenize::Tokenize;
+pub use warm_up_plan::{MOST_WARM_TOKENS, WarmUpBounds, WarmUpDepth, WarmUpShape, warm_up_plan};

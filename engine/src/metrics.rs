@@ -8,6 +8,7 @@
 //! | `polylora_rows_total` | counter | inputs that went through the device |
 //! | `polylora_batches_total` | counter | batches run |
 //! | `polylora_lora_launches_total` | counter | linear layers that ran with an adapter's part; none in a batch without adapters |
+//! | `polylora_kernel_launches_total{kernel}` | counter | launches of our GPU kernels in the process since the engine was warm |
 //! | `polylora_rows_deferred_total` | counter | rows put back because their adapter found no place in the device pool |
 //! | `polylora_worker_restarts_total` | counter | runners built anew after a panic or a lost device |
 //! | `polylora_batch_rows` | histogram | rows in a batch |
@@ -22,14 +23,19 @@
 //! | `polylora_adapter_bytes` | gauge | their bytes |
 //! | `polylora_pool_adapters` | gauge | adapters in the device's pool |
 //! | `polylora_pool_bytes` | gauge | their bytes |
+//! | `polylora_device_memory_bytes{kind}` | gauge | what the device's allocator has `reserved`, and what of it is `in_use` after a batch; not on the CPU |
+//! | `polylora_warmup_seconds` | gauge | warming up at the start |
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+use polylora_kernels::device_memory::DeviceMemory;
+use polylora_kernels::launches::Kernel;
 use prometheus::core::Collector;
 use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
-    exponential_buckets,
+    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder, exponential_buckets,
 };
 
 use crate::EmbedError;
@@ -49,6 +55,11 @@ pub(crate) struct Metrics {
     adapter_bytes: IntGauge,
     pool_adapters: IntGauge,
     pool_bytes: IntGauge,
+    device_memory: IntGaugeVec,
+    warmup_seconds: Gauge,
+    kernel_launches: IntCounterVec,
+    /// What the counters of the process said when they were last read; `None` until the engine is warm.
+    launches_seen: Mutex<Option<[u64; Kernel::ALL.len()]>>,
     pub(crate) tokens: IntCounter,
     pub(crate) rows: IntCounter,
     pub(crate) batches: IntCounter,
@@ -77,6 +88,19 @@ impl Metrics {
             adapter_bytes: make.gauge("polylora_adapter_bytes", "Bytes of the adapters in host memory"),
             pool_adapters: make.gauge("polylora_pool_adapters", "Adapters in the device's pool"),
             pool_bytes: make.gauge("polylora_pool_bytes", "Bytes of the adapters in the device's pool"),
+            device_memory: make.gauges(
+                "polylora_device_memory_bytes",
+                "Bytes of the device's allocator",
+                "kind",
+            ),
+            warmup_seconds: make
+                .register(Gauge::new("polylora_warmup_seconds", "Warming up at the start of the engine")),
+            kernel_launches: make.counters(
+                "polylora_kernel_launches_total",
+                "Launches of our GPU kernels in the process since the engine was warm",
+                "kernel",
+            ),
+            launches_seen: Mutex::new(None),
             tokens: make.counter("polylora_tokens_total", "Tokens that went through the device"),
             rows: make.counter("polylora_rows_total", "Inputs that went through the device"),
             batches: make.counter("polylora_batches_total", "Batches run"),
@@ -118,10 +142,36 @@ impl Metrics {
         self.pool_bytes.set(gauge(usage.bytes));
     }
 
+    /// Notes what the device's allocator holds.
+    pub(crate) fn set_device_memory(&self, memory: Option<DeviceMemory>) {
+        let Some(DeviceMemory { reserved, in_use }) = memory else { return };
+        for (kind, bytes) in [("reserved", reserved), ("in_use", in_use)] {
+            self.device_memory.with_label_values(&[kind]).set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// Notes how long warming up took; launches count from now on.
+    pub(crate) fn warmed_up(&self, seconds: f64) {
+        self.warmup_seconds.set(seconds);
+        *self.launches_seen.lock() = Some(Kernel::ALL.map(Kernel::launches));
+    }
+
+    /// Adds the launches since the last look.
+    fn count_launches(&self) {
+        let mut seen = self.launches_seen.lock();
+        let now = seen.map(|_| Kernel::ALL.map(Kernel::launches));
+        for (index, kernel) in Kernel::ALL.into_iter().enumerate() {
+            let since = now.zip(*seen).map_or(0, |(now, seen)| now[index] - seen[index]);
+            self.kernel_launches.with_label_values(&[kernel.name()]).inc_by(since);
+        }
+        *seen = now;
+    }
+
     /// All metrics in Prometheus' text format 0.0.4.
     pub(crate) fn render(&self, memory: AdapterMemory) -> String {
         self.adapters_resident.set(gauge(memory.adapters));
         self.adapter_bytes.set(gauge(memory.bytes));
+        self.count_launches();
         // A row may be picked before its sender has counted it.
         self.queue_rows.set(self.waiting.load(Ordering::Relaxed).max(0));
         TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_else(|error| {
@@ -188,6 +238,10 @@ impl Maker {
         self.register(IntGauge::new(name, help))
     }
 
+    fn gauges(&self, name: &str, help: &str, label: &str) -> IntGaugeVec {
+        self.register(IntGaugeVec::new(Opts::new(name, help), &[label]))
+    }
+
     /// 0.1 ms to 26 s, then above.
     fn seconds(&self, name: &str, help: &str) -> Histogram {
         self.histogram(name, help, 1e-4, 19)
@@ -221,6 +275,8 @@ mod tests {
         metrics.request().end::<()>(&Err(EmbedError::NoInputs));
         drop(metrics.request());
         metrics.request().end(&Ok(()));
+        metrics.set_device_memory(Some(DeviceMemory { reserved: 64, in_use: 16 }));
+        metrics.warmed_up(2.5);
         let text = metrics.render(AdapterMemory { adapters: 3, bytes: 12 });
         let table =
             include_str!("metrics.rs").lines().filter_map(|line| line.strip_prefix("//! | `polylora_"));
@@ -237,6 +293,10 @@ mod tests {
             "polylora_requests_in_flight 0",
             "polylora_adapters_resident 3",
             "polylora_adapter_bytes 12",
+            "polylora_device_memory_bytes{kind=\"reserved\"} 64",
+            "polylora_device_memory_bytes{kind=\"in_use\"} 16",
+            "polylora_warmup_seconds 2.5",
+            "polylora_kernel_launches_total{kernel=\"sgmv_shrink\"} 0",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use polylora_adapters::LoadedAdapter;
+use polylora_kernels::device_memory::DeviceMemory;
 
 use crate::EmbedError;
+use crate::warm_up_plan::{WarmUpBounds, WarmUpShape};
 
 /// One row of a batch.
 #[derive(Clone, Debug)]
@@ -93,6 +95,26 @@ pub trait Runner: Send {
     /// What lies in the adapter pool now.
     fn pool_usage(&self) -> PoolUsage {
         PoolUsage::default()
+    }
+
+    /// What the device's allocator holds now; `None` where it has none of its own.
+    fn device_memory(&self) -> Option<DeviceMemory> {
+        None
+    }
+
+    /// What the device wants to compute before the first request, in this order; nothing by default.
+    fn warm_up_plan(&self, bounds: &WarmUpBounds) -> Vec<WarmUpShape> {
+        let _ = bounds;
+        Vec::new()
+    }
+
+    /// Computes a shape of the plan. Nothing of it stays but compiled and tuned kernels.
+    ///
+    /// # Errors
+    /// When it could not be computed: then no request's batch of that shape can.
+    fn warm_up(&mut self, shape: &WarmUpShape) -> Result<(), RunError> {
+        let _ = shape;
+        Ok(())
     }
 }
 

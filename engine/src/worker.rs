@@ -15,6 +15,8 @@ use crate::runner::{Batch, BatchOutput, RowOutcome, RunError, Runner, RunnerFact
 use crate::runner_builder::{RunnerBuilder, panic_message};
 use crate::scheduler::{Commit, Picked, PickedBatch, Scheduler};
 use crate::status::Status;
+use crate::warm_up::warm_up;
+use crate::warm_up_plan::WarmUpBounds;
 use crate::{EmbedError, StartError};
 
 /// What a worker is made of.
@@ -23,6 +25,8 @@ pub(crate) struct WorkerParts {
     pub(crate) inbox: mpsc::Receiver<EmbedJob>,
     /// Bounds of its scheduler.
     pub(crate) limits: BatchLimits,
+    /// What to warm up; `None` is nothing.
+    pub(crate) warm_up: Option<WarmUpBounds>,
     /// Builds its runner.
     pub(crate) factory: RunnerFactory,
     /// Width of an embedding.
@@ -68,6 +72,7 @@ struct Worker {
     inbox: mpsc::Receiver<EmbedJob>,
     scheduler: Scheduler<RequestRow>,
     builder: RunnerBuilder,
+    warm_up: Option<WarmUpBounds>,
     dimensions: usize,
     batches: u64,
     waiting: usize,
@@ -77,12 +82,13 @@ struct Worker {
 
 impl Worker {
     fn new(parts: WorkerParts) -> Self {
-        let WorkerParts { inbox, limits, factory, dimensions, status, metrics } = parts;
+        let WorkerParts { inbox, limits, warm_up, factory, dimensions, status, metrics } = parts;
         let builder = RunnerBuilder::new(factory, Arc::clone(&status), Arc::clone(&metrics));
         Self {
             inbox,
             scheduler: Scheduler::new(limits),
             builder,
+            warm_up,
             dimensions,
             batches: 0,
             waiting: 0,
@@ -96,6 +102,10 @@ impl Worker {
             Ok(runner) => runner,
             Err(why) => return self.give_up(why),
         };
+        // Once: kernels outlive a runner that is lost.
+        if let Err(why) = warm_up(runner.as_mut(), self.warm_up, &self.status, &self.metrics) {
+            return self.give_up(why);
+        }
         while self.receive() {
             let picked = self.scheduler.next_batch(Instant::now());
             self.count_waiting();
@@ -159,24 +169,25 @@ impl Worker {
         let began = Instant::now();
         let result = catch_unwind(AssertUnwindSafe(|| {
             let output = runner.run(&batch);
-            (output, runner.pool_usage())
+            (output, runner.pool_usage(), runner.device_memory())
         }));
         let took = began.elapsed();
         self.metrics.batches.inc();
         self.metrics.compute_seconds.observe(seconds(took));
         let (told, lost) = match result {
-            Ok((Ok(output), usage)) if output.rows.len() == batch.rows.len() => {
+            Ok((Ok(output), usage, memory)) if output.rows.len() == batch.rows.len() => {
                 self.metrics.set_pool(usage);
+                self.metrics.set_device_memory(memory);
                 self.settle(picked.rows, output, took);
                 return Ok(());
             }
-            Ok((Ok(output), _)) => {
+            Ok((Ok(output), ..)) => {
                 let (found, expected) = (output.rows.len(), batch.rows.len());
                 let reason = format!("the device answered {found} rows of {expected}");
                 (reason, None)
             }
-            Ok((Err(error @ RunError::Batch { .. }), _)) => (error.to_string(), None),
-            Ok((Err(error), _)) => (error.to_string(), Some(error)),
+            Ok((Err(error @ RunError::Batch { .. }), ..)) => (error.to_string(), None),
+            Ok((Err(error), ..)) => (error.to_string(), Some(error)),
             Err(panic) => {
                 let reason = format!("it panicked: {}", panic_message(panic.as_ref()));
                 ("the device's worker panicked".to_owned(), Some(RunError::DeviceLost { reason }))

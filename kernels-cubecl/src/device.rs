@@ -22,7 +22,7 @@ pub enum DeviceSpec {
 /// The dtype of weights and activations as a user names it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DTypeSpec {
-    /// What is fastest on the device at full accuracy: f32.
+    /// On CUDA bf16 where the card computes in it, else f16; elsewhere f32.
     #[default]
     Auto,
     /// 32-bit floats.
@@ -40,6 +40,8 @@ pub struct OpenDevice {
     pub device: Device,
     /// Dtype of weights and activations.
     pub dtype: DType,
+    /// The dtype that was asked for, where the device lacks it and weights are converted to `dtype` instead.
+    pub replaced: Option<DTypeSpec>,
     /// What to call it: `cpu (avx512)`, `cuda:0 (NVIDIA H100)`.
     pub name: String,
 }
@@ -176,30 +178,33 @@ pub fn built_in() -> &'static [&'static str] {
     ]
 }
 
-/// Opens a device for computing in a dtype. `auto` never picks a software adapter.
+/// What a device has to do before it computes as fast as it can.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Preparation {
+    /// Nothing: the CPU's kernels are part of the program.
+    Nothing,
+    /// Kernels are compiled when they are first launched.
+    Compiling,
+    /// And for each bucket of shapes the fastest product of matrices is found by trying.
+    CompilingAndTuning,
+}
+
+/// Opens a device for computing in a dtype. `auto` never picks a software adapter. A device without bf16 computes in f32
+/// instead, which holds every bf16 value.
 ///
 /// # Errors
 /// When the build or the machine lacks the device, or the device the dtype.
 pub fn open(spec: DeviceSpec, dtype: DTypeSpec) -> Result<OpenDevice, DeviceError> {
-    let (device, name) = match spec {
-        DeviceSpec::Auto => match best_gpu() {
-            Some(found) => found,
-            None => cpu(),
-        },
+    let Found { device, name, kind } = match spec {
+        DeviceSpec::Auto => best_gpu().unwrap_or_else(cpu),
         DeviceSpec::Cpu => cpu(),
         DeviceSpec::Wgpu(index) => wgpu(index)?,
         DeviceSpec::Cuda(index) => cuda(index)?,
     };
-    let dtype_name = dtype.to_string();
-    let dtype = match dtype {
-        DTypeSpec::Auto | DTypeSpec::F32 => DType::F32,
-        DTypeSpec::F16 => DType::F16,
-        DTypeSpec::Bf16 => DType::BF16,
-    };
-    if !device.supports_dtype(dtype) {
-        return Err(DeviceError::DTypeUnsupported { device: name, dtype: dtype_name });
+    match compute_dtype(kind, dtype, |dtype| device.supports_dtype(dtype)) {
+        Some((computed, replaced)) => Ok(OpenDevice { device, dtype: computed, replaced, name }),
+        None => Err(DeviceError::DTypeUnsupported { device: name, dtype: dtype.to_string() }),
     }
-    Ok(OpenDevice { device, dtype, name })
 }
 
 /// Whether `device` is the CPU.
@@ -207,37 +212,84 @@ pub fn is_cpu(device: &Device) -> bool {
     *device == Device::flex()
 }
 
-fn cpu() -> (Device, String) {
+/// What `device` has to do before its first batch. A software rasteriser, on which trying takes minutes, goes by rules of
+/// thumb instead.
+pub fn preparation(device: &Device) -> Preparation {
+    if is_cpu(device) {
+        return Preparation::Nothing;
+    }
+    #[cfg(feature = "cube")]
+    if device.identity().is_some_and(|identity| identity.physical.is_none()) {
+        return Preparation::Compiling;
+    }
+    Preparation::CompilingAndTuning
+}
+
+/// A device on this machine.
+struct Found {
+    device: Device,
+    name: String,
+    kind: Kind,
+}
+
+/// What a device is, as far as the choice of a dtype goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Cpu,
+    #[cfg_attr(not(any(feature = "wgpu", test)), expect(dead_code, reason = "no such device in this build"))]
+    Wgpu,
+    Cuda,
+}
+
+/// The dtype to compute in, and the one that was asked for where it is replaced; `None` where the device lacks it.
+fn compute_dtype(
+    kind: Kind,
+    spec: DTypeSpec,
+    supports: impl Fn(DType) -> bool,
+) -> Option<(DType, Option<DTypeSpec>)> {
+    let exactly = |dtype| supports(dtype).then_some((dtype, None));
+    match spec {
+        DTypeSpec::Auto if kind == Kind::Cuda => {
+            [DType::BF16, DType::F16, DType::F32].into_iter().find_map(exactly)
+        }
+        DTypeSpec::Auto | DTypeSpec::F32 => exactly(DType::F32),
+        DTypeSpec::F16 => exactly(DType::F16),
+        DTypeSpec::Bf16 => exactly(DType::BF16)
+            .or_else(|| supports(DType::F32).then_some((DType::F32, Some(DTypeSpec::Bf16)))),
+    }
+}
+
+fn cpu() -> Found {
     let isa = polylora_kernels_cpu::isa::Isa::current();
-    (Device::flex(), format!("cpu ({})", isa.name()))
+    Found { device: Device::flex(), name: format!("cpu ({})", isa.name()), kind: Kind::Cpu }
 }
 
 #[cfg(not(feature = "cube"))]
-fn best_gpu() -> Option<(Device, String)> {
+fn best_gpu() -> Option<Found> {
     None
 }
 
 /// The first CUDA device, else the first wgpu adapter that is a card and not a software rasteriser.
 #[cfg(feature = "cube")]
-fn best_gpu() -> Option<(Device, String)> {
+fn best_gpu() -> Option<Found> {
     if let Ok(found) = cuda(None) {
         return Some(found);
     }
     wgpu_devices().into_iter().enumerate().find_map(|(i, device)| {
         let identity = device.identity()?;
         identity.physical?;
-        Some((device, format!("wgpu:{i} ({})", identity.name)))
+        Some(Found { device, name: format!("wgpu:{i} ({})", identity.name), kind: Kind::Wgpu })
     })
 }
 
 #[cfg(not(feature = "wgpu"))]
-fn wgpu(_index: Option<usize>) -> Result<(Device, String), DeviceError> {
+fn wgpu(_index: Option<usize>) -> Result<Found, DeviceError> {
     Err(DeviceError::NotBuiltIn { backend: "wgpu", built_in: built_in().join(", ") })
 }
 
 #[cfg(feature = "wgpu")]
-fn wgpu(index: Option<usize>) -> Result<(Device, String), DeviceError> {
-    named(wgpu_devices(), DeviceSpec::Wgpu(index), index)
+fn wgpu(index: Option<usize>) -> Result<Found, DeviceError> {
+    named(wgpu_devices(), (DeviceSpec::Wgpu(index), Kind::Wgpu), index)
 }
 
 #[cfg(all(feature = "cube", not(feature = "wgpu")))]
@@ -251,18 +303,18 @@ fn wgpu_devices() -> Vec<Device> {
 }
 
 #[cfg(not(feature = "cuda"))]
-fn cuda(_index: Option<usize>) -> Result<(Device, String), DeviceError> {
+fn cuda(_index: Option<usize>) -> Result<Found, DeviceError> {
     Err(DeviceError::NotBuiltIn { backend: "cuda", built_in: built_in().join(", ") })
 }
 
 #[cfg(feature = "cuda")]
-fn cuda(index: Option<usize>) -> Result<(Device, String), DeviceError> {
+fn cuda(index: Option<usize>) -> Result<Found, DeviceError> {
     let devices: Vec<Device> = Device::enumerate(burn::tensor::DeviceType::Cuda).iter().cloned().collect();
     let spec = DeviceSpec::Cuda(index);
     if !devices.is_empty() && !has_cuda_headers() {
         return Err(DeviceError::ToolkitMissing { spec: spec.to_string() });
     }
-    named(devices, spec, index)
+    named(devices, (spec, Kind::Cuda), index)
 }
 
 /// Whether the headers are there that kernels include when NVRTC compiles them; the first launch would panic without.
@@ -274,14 +326,14 @@ fn has_cuda_headers() -> bool {
 #[cfg(feature = "cube")]
 fn named(
     devices: Vec<Device>,
-    spec: DeviceSpec,
+    (spec, kind): (DeviceSpec, Kind),
     index: Option<usize>,
-) -> Result<(Device, String), DeviceError> {
+) -> Result<Found, DeviceError> {
     let found = devices.len();
     let device = devices.into_iter().nth(index.unwrap_or(0));
     let device = device.ok_or(DeviceError::NotFound { spec: spec.to_string(), found })?;
     let model = device.identity().map_or_else(String::new, |identity| format!(" ({})", identity.name));
-    Ok((device, format!("{spec}{model}")))
+    Ok(Found { device, name: format!("{spec}{model}"), kind })
 }
 
 #[cfg(test)]
@@ -311,6 +363,29 @@ mod tests {
     fn the_cpu_is_always_there() {
         let cpu = open(DeviceSpec::Cpu, DTypeSpec::Auto).expect("a cpu");
         assert!(is_cpu(&cpu.device));
+        assert_eq!((cpu.dtype, preparation(&cpu.device)), (DType::F32, Preparation::Nothing));
         assert!(built_in().contains(&"cpu"));
+    }
+
+    #[test]
+    fn auto_is_the_fastest_exact_enough_dtype_and_what_is_replaced_is_said() {
+        use DTypeSpec::{Auto, Bf16, F16, F32};
+        const ALL: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
+        for (kind, spec, has, expected) in [
+            (Kind::Cuda, Auto, &ALL[..], Some((DType::BF16, None))),
+            (Kind::Cuda, Auto, &ALL[..2], Some((DType::F16, None))),
+            (Kind::Cuda, Auto, &ALL[..1], Some((DType::F32, None))),
+            (Kind::Wgpu, Auto, &ALL, Some((DType::F32, None))),
+            (Kind::Cpu, Auto, &ALL, Some((DType::F32, None))),
+            (Kind::Cuda, F32, &ALL, Some((DType::F32, None))),
+            (Kind::Wgpu, F16, &ALL, Some((DType::F16, None))),
+            (Kind::Wgpu, F16, &ALL[..1], None),
+            (Kind::Cuda, Bf16, &ALL, Some((DType::BF16, None))),
+            (Kind::Wgpu, Bf16, &ALL[..2], Some((DType::F32, Some(Bf16)))),
+            (Kind::Wgpu, Bf16, &[], None),
+        ] {
+            let found = compute_dtype(kind, spec, |dtype| has.contains(&dtype));
+            assert_eq!(found, expected, "{spec} on {kind:?} with {has:?}");
+        }
     }
 }

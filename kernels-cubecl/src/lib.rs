@@ -11,8 +11,10 @@
 #[cfg(feature = "cube")]
 mod cube;
 pub mod device;
+pub mod device_memory;
 pub mod extent;
 mod flex;
+pub mod kernel_cache;
 pub mod launches;
 mod lora;
 mod lora_index;

@@ -99,12 +99,18 @@ impl LoraBatch {
     /// A batch of `segments` (covering all rows) through `adapters`, whose values lie in `memory`.
     ///
     /// # Panics
-    /// When a segment names an adapter that is not there, the segments are out of order, or an adapter lies beyond the
-    /// memory's end: kernels trust these numbers.
+    /// When a segment names an adapter that is not there, the segments do not cover the rows in order, or an adapter lies
+    /// beyond the memory's end: kernels trust these numbers.
     pub fn new(segments: Vec<Segment>, adapters: Vec<PlacedAdapter>, memory: AdapterMemory) -> Self {
         assert!(segments.iter().all(|s| s.adapter.is_none_or(|a| a < adapters.len())), "unknown adapter");
-        let ordered = segments.windows(2).all(|w| w[0].rows.end <= w[1].rows.start);
-        assert!(ordered, "segments overlap or are out of order");
+        let mut end = 0;
+        for Segment { rows, .. } in &segments {
+            assert!(
+                rows.start == end && rows.end > end,
+                "segments follow one another from row 0, none of them empty"
+            );
+            end = rows.end;
+        }
         if let AdapterMemory::Arena(arena) = &memory {
             let capacity = arena.dims()[0];
             let inside = |a: &PlacedAdapter| a.offset + a.extent.layout().len() <= capacity;

@@ -68,7 +68,7 @@ impl AdapterMemory {
     }
 
     /// Writes an extent, which is not empty, to `offset`, in values. The caller sees to it that no batch in flight reads
-    /// there. After a panic the memory must not be used again.
+    /// there, and is the thread that made the memory: writes of another would not be ordered with its batches. After a panic the memory must not be used again.
     pub fn store(&mut self, offset: usize, extent: &Arc<HostExtent>) {
         if let AdapterMemory::Arena(arena) = self {
             let len = extent.layout().len();

@@ -9,11 +9,15 @@ use polylora_engine::{
     EmbeddingService, EncoderRunner, Engine, EngineConfig, EngineParts, ModelInfo, Runner, StartError,
 };
 use polylora_hub::{Catalogue, HubConfig, ModelDir, Puller};
-use polylora_kernels::device::{DTypeSpec, DeviceSpec, OpenDevice, is_cpu, open};
+use polylora_kernels::device::{DTypeSpec, DeviceSpec, OpenDevice, built_in, is_cpu, open};
+use polylora_kernels::kernel_cache;
 use polylora_models::EmbeddingModel;
 use tokio::runtime::Handle;
 
 use crate::settings::{DeviceChoice, DtypeChoice, Settings};
+
+/// Folder of compiled kernels in polylora's own cache.
+const KERNELS: &str = "kernels";
 
 /// An adapter that is not in the folder of adapters, under the name it is to be served by.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,11 +113,41 @@ fn open_device(settings: &Settings) -> Result<OpenDevice, AssembleError> {
         DtypeChoice::F16 => DTypeSpec::F16,
         DtypeChoice::Bf16 => DTypeSpec::Bf16,
     };
+    keep_kernels(settings, device)?;
     let opened = open(device, dtype).map_err(AssembleError::at(format!("opening the device `{device}`")))?;
+    if let Some(asked) = opened.replaced {
+        tracing::warn!(
+            device = opened.name,
+            "the device does not compute in {asked}: weights and adapters are converted to {}",
+            opened.dtype_name()
+        );
+    }
     if is_cpu(&opened.device) && dtype != DTypeSpec::Auto && dtype != DTypeSpec::F32 {
         tracing::warn!(%dtype, "16-bit dtypes run through the plain reference on the CPU, slower than f32");
     }
     Ok(opened)
+}
+
+/// Says where compiled kernels are kept, where there may be a device that compiles any.
+fn keep_kernels(settings: &Settings, device: DeviceSpec) -> Result<(), AssembleError> {
+    if device == DeviceSpec::Cpu || built_in() == ["cpu"] {
+        return Ok(());
+    }
+    let dir = match &settings.kernel_cache_dir {
+        Some(dir) => dir.clone(),
+        None => {
+            let config = HubConfig::from_env().map_err(AssembleError::at("finding the kernel cache"))?;
+            config.home.join(KERNELS)
+        }
+    };
+    match kernel_cache::keep_in(&dir) {
+        Ok(()) => tracing::debug!(dir = %dir.display(), "compiled kernels are kept"),
+        Err(error) => {
+            let why = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+            tracing::warn!("compiled kernels are not kept (--kernel-cache-dir): {error}{why}");
+        }
+    }
+    Ok(())
 }
 
 /// The folder of adapters, or the one adapter that a command names.
@@ -191,6 +225,7 @@ fn start(
         max_concurrent_requests: settings.max_concurrent_requests.get(),
         max_client_batch_size: settings.max_client_batch_size.get(),
         max_batch_tokens: settings.max_batch_tokens.get(),
+        warm_up: !settings.skip_warmup,
         ..EngineConfig::default()
     };
     let parts = EngineParts {

@@ -65,6 +65,8 @@ pub fn version_text(devices: &[&str]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use clap::error::ErrorKind;
 
     use super::*;
@@ -126,6 +128,9 @@ mod tests {
             "--lora-memory",
             "64MiB",
             "--strict-adapters",
+            "--skip-warmup",
+            "--kernel-cache-dir",
+            "/k",
             "--threads",
             "2",
             "--log-level",
@@ -134,7 +139,8 @@ mod tests {
         assert_eq!(settings.served_model_name, ["a", "b", "c"]);
         assert_eq!((settings.dtype, settings.device), (DtypeChoice::F16, DeviceChoice::Cuda(Some(1))));
         assert_eq!(settings.lora_memory, ByteSize(64 << 20));
-        assert!(settings.strict_adapters);
+        assert!(settings.strict_adapters && settings.skip_warmup);
+        assert_eq!(settings.kernel_cache_dir.as_deref(), Some(Path::new("/k")));
         assert_eq!(settings.host, Settings::default().host);
     }
 

@@ -90,7 +90,7 @@ impl AdapterArgument {
 ///
 /// # Errors
 /// [`EmbedCommandError`]. A reader of the output that goes away is none.
-pub async fn embed(settings: Settings, job: EmbedJob) -> Result<(), EmbedCommandError> {
+pub async fn embed(mut settings: Settings, job: EmbedJob) -> Result<(), EmbedCommandError> {
     if job.texts.is_empty() && io::stdin().is_terminal() {
         return Err(EmbedCommandError::NoTexts);
     }
@@ -103,6 +103,8 @@ pub async fn embed(settings: Settings, job: EmbedJob) -> Result<(), EmbedCommand
                 (Some(name.clone()), Some(NamedAdapter { name, path }))
             }
         };
+    // One pass or a few: each kernel is compiled when it is needed.
+    settings.skip_warmup = true;
     let truncate = settings.auto_truncate;
     let texts_a_request = settings.max_client_batch_size.get().min(MOST_TEXTS_A_REQUEST);
     let starting = tokio::task::spawn_blocking(move || start_engine(&settings, extra.as_slice()));

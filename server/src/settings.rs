@@ -56,6 +56,12 @@ pub struct Settings {
     /// Tokens in one forward pass.
     #[serde(deserialize_with = "scalar")]
     pub max_batch_tokens: NonZeroUsize,
+    /// Where compiled kernels are kept between starts; `None` is `kernels` in polylora's own cache.
+    #[serde(deserialize_with = "optional")]
+    pub kernel_cache_dir: Option<PathBuf>,
+    /// Leave it to the first requests to have kernels compiled and tuned.
+    #[serde(deserialize_with = "scalar")]
+    pub skip_warmup: bool,
     /// Cut inputs at the model's limit instead of refusing them.
     #[serde(deserialize_with = "scalar")]
     pub auto_truncate: bool,
@@ -100,6 +106,8 @@ impl Default for Settings {
             max_client_batch_size: count(2048),
             max_concurrent_requests: count(512),
             max_batch_tokens: count(16_384),
+            kernel_cache_dir: None,
+            skip_warmup: false,
             auto_truncate: true,
             api_key: None,
             lora_memory: ByteSize(512 << 20),

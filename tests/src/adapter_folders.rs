@@ -6,17 +6,36 @@ use std::path::Path;
 use safetensors::tensor::{Dtype, TensorView, serialize};
 use serde_json::json;
 
-/// Encoder layers of MiniLM-L6.
-const LAYERS: usize = 6;
-/// Linear modules of one layer, with their in and out widths.
-const MODULES: [(&str, usize, usize); 6] = [
-    ("attention.self.query", 384, 384),
-    ("attention.self.key", 384, 384),
-    ("attention.self.value", 384, 384),
-    ("attention.output.dense", 384, 384),
-    ("intermediate.dense", 384, 1536),
-    ("output.dense", 1536, 384),
-];
+/// How large a BERT encoder is.
+#[derive(Clone, Copy, Debug)]
+pub struct BertSize {
+    /// Encoder layers.
+    pub layers: usize,
+    /// Width of the hidden states.
+    pub width: usize,
+    /// Width within the feed-forward part.
+    pub inner: usize,
+}
+
+impl BertSize {
+    /// all-MiniLM-L6-v2.
+    pub const MINILM: Self = Self { layers: 6, width: 384, inner: 1536 };
+    /// The model of `fixtures/encoders/bert`.
+    pub const TINY: Self = Self { layers: 3, width: 48, inner: 96 };
+
+    /// Linear modules of one layer, with their in and out widths.
+    fn modules(self) -> [(&'static str, usize, usize); 6] {
+        let Self { width, inner, .. } = self;
+        [
+            ("attention.self.query", width, width),
+            ("attention.self.key", width, width),
+            ("attention.self.value", width, width),
+            ("attention.output.dense", width, width),
+            ("intermediate.dense", width, inner),
+            ("output.dense", inner, width),
+        ]
+    }
+}
 
 /// Copies a folder and what is in it.
 pub fn copy_folder(from: &Path, to: &Path) {
@@ -32,7 +51,7 @@ pub fn copy_folder(from: &Path, to: &Path) {
     }
 }
 
-/// A LoRA adapter on every linear layer of MiniLM's encoder with random weights: the same for the same seed.
+/// A LoRA adapter on every linear layer of an encoder with random weights: the same for the same seed.
 #[derive(Clone, Copy, Debug)]
 pub struct RandomAdapter {
     /// Whence the weights.
@@ -42,29 +61,40 @@ pub struct RandomAdapter {
 }
 
 impl RandomAdapter {
-    /// Its number of weights.
+    /// Its number of weights for MiniLM.
     pub fn weights(self) -> usize {
-        LAYERS * MODULES.iter().map(|(_, input, output)| self.rank * (input + output)).sum::<usize>()
+        let size = BertSize::MINILM;
+        size.layers
+            * size.modules().iter().map(|(_, input, output)| self.rank * (input + output)).sum::<usize>()
     }
 
-    /// Writes it as PEFT does.
+    /// Writes it for MiniLM as PEFT does.
     pub fn write(self, folder: &Path) {
+        self.write_for(BertSize::MINILM, folder);
+    }
+
+    /// Writes it for an encoder of that size.
+    pub fn write_for(self, size: BertSize, folder: &Path) {
         fs::create_dir_all(folder).expect("a folder");
         let config = json!({
             "peft_type": "LORA", "task_type": "FEATURE_EXTRACTION", "r": self.rank, "lora_alpha": 2 * self.rank,
-            "target_modules": MODULES.map(|(name, ..)| name), "bias": "none", "lora_dropout": 0.0,
+            "target_modules": size.modules().map(|(name, ..)| name), "bias": "none", "lora_dropout": 0.0,
             "base_model_name_or_path": "sentence-transformers/all-MiniLM-L6-v2", "inference_mode": true,
         });
         fs::write(folder.join("adapter_config.json"), config.to_string()).expect("written");
-        fs::write(folder.join("adapter_model.safetensors"), self.tensors()).expect("written");
+        fs::write(folder.join("adapter_model.safetensors"), self.tensors_for(size)).expect("written");
     }
 
-    /// The content of its safetensors file.
+    /// The content of its safetensors file for MiniLM.
     pub fn tensors(self) -> Vec<u8> {
+        self.tensors_for(BertSize::MINILM)
+    }
+
+    fn tensors_for(self, size: BertSize) -> Vec<u8> {
         let mut state = self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         let mut tensors: Vec<(String, Vec<usize>, Vec<u8>)> = vec![];
-        for layer in 0..LAYERS {
-            for (module, input, output) in MODULES {
+        for layer in 0..size.layers {
+            for (module, input, output) in size.modules() {
                 for (part, shape) in [("lora_A", [self.rank, input]), ("lora_B", [output, self.rank])] {
                     let name = format!("base_model.model.encoder.layer.{layer}.{module}.{part}.weight");
                     let values = (0..shape[0] * shape[1]).flat_map(|_| next_weight(&mut state).to_le_bytes());

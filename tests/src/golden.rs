@@ -1,6 +1,7 @@
 //! Embeddings that sentence-transformers and PEFT computed for the 64 sentences of `fixtures/minilm`.
 
 use std::fs;
+use std::path::Path;
 
 use safetensors::SafeTensors;
 
@@ -36,13 +37,18 @@ impl Golden {
     /// The embeddings of all sentences: `None` is the base.
     pub fn embeddings(&self, adapter: Option<&str>) -> Vec<Vec<f32>> {
         let path = fixtures("minilm").join(format!("{}.safetensors", adapter.unwrap_or("base")));
-        let bytes = fs::read(path).expect("a golden file");
-        let tensors = SafeTensors::deserialize(&bytes).expect("safetensors");
-        let tensor = tensors.tensor("embeddings").expect("embeddings");
-        let values: Vec<f32> =
-            tensor.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("4"))).collect();
-        values.chunks_exact(tensor.shape()[1]).map(<[f32]>::to_vec).collect()
+        golden_rows(&path, "embeddings")
     }
+}
+
+/// The rows of a tensor `[rows, width]` f32 in a safetensors file.
+pub fn golden_rows(path: &Path, name: &str) -> Vec<Vec<f32>> {
+    let bytes = fs::read(path).expect("a golden file");
+    let tensors = SafeTensors::deserialize(&bytes).expect("safetensors");
+    let tensor = tensors.tensor(name).expect("a golden tensor");
+    let values: Vec<f32> =
+        tensor.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("4"))).collect();
+    values.chunks_exact(tensor.shape()[1]).map(<[f32]>::to_vec).collect()
 }
 
 /// The largest absolute difference between two lists of embeddings of the same shape.

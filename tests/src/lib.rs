@@ -4,15 +4,17 @@
 mod adapter_folders;
 mod clients;
 mod golden;
+mod gpu;
 mod minilm;
 mod program;
 mod repository;
 mod server;
 mod shared;
 
-pub use adapter_folders::{RandomAdapter, copy_folder};
+pub use adapter_folders::{BertSize, RandomAdapter, copy_folder};
 pub use clients::at_once;
-pub use golden::{Golden, largest_difference};
+pub use golden::{Golden, golden_rows, largest_difference};
+pub use gpu::wgpu_or_not_run;
 pub use minilm::{Bench, minilm_dir};
 pub use program::{Ended, polylora, run, run_needed};
 pub use repository::{fixtures, repository};

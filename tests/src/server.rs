@@ -87,7 +87,7 @@ impl Reply {
 }
 
 impl Server {
-    /// Starts `polylora serve ARGS` on a free port and waits until it is healthy.
+    /// Starts `polylora serve ARGS` on a free port, on the CPU where they name no device, and waits until it is healthy.
     ///
     /// # Panics
     /// With the server's log when it does not start.
@@ -104,7 +104,10 @@ impl Server {
     /// As [`Server::try_start`], with what else the command is to have, such as variables of its environment.
     pub fn launch(arguments: &[&str], configure: impl FnOnce(&mut Command)) -> Result<Self, Vec<String>> {
         let mut command = polylora();
-        command.args(["serve", "--port", "0", "--device", "cpu"]).args(arguments);
+        command.args(["serve", "--port", "0"]).args(arguments);
+        if !arguments.contains(&"--device") {
+            command.args(["--device", "cpu"]);
+        }
         configure(&mut command);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the server runs");
@@ -187,7 +190,7 @@ impl Server {
         list.iter().map(|model| model["id"].as_str().expect("an id").to_owned()).collect()
     }
 
-    /// The value of a metric without labels.
+    /// The value of a metric; its labels, where it has any, are part of the name.
     pub fn metric(&self, name: &str) -> f64 {
         let text = self.get("/metrics").text;
         let line = text.lines().find(|l| l.split_whitespace().next() == Some(name));

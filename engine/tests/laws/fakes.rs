@@ -25,6 +25,13 @@ pub const LOSE: u32 = 905;
 /// A row with this id has an embedding that is too short.
 pub const SHORT: u32 = 906;
 
+/// A warm-up shape of so many tokens makes the device wait at its gate.
+pub const WARM_AT_GATE: usize = 801;
+/// One of so many fails.
+pub const WARM_FAIL: usize = 802;
+/// One of so many makes the device panic.
+pub const WARM_PANIC: usize = 803;
+
 /// A door that a thread waits at until the test opens it.
 #[derive(Default)]
 pub struct Gate {
@@ -70,6 +77,11 @@ pub struct Control {
     pub good_builds: AtomicUsize,
     pub loads: AtomicUsize,
     pub tokenized: AtomicUsize,
+    /// What the device wants to warm up.
+    pub warm_up_plan: Mutex<Vec<WarmUpShape>>,
+    pub warm_up_bounds: Mutex<Option<WarmUpBounds>>,
+    /// The shapes that were begun.
+    pub warmed: Mutex<Vec<WarmUpShape>>,
     violations: Mutex<Vec<String>>,
 }
 
@@ -146,6 +158,22 @@ impl Runner for FakeRunner {
 
     fn pool_usage(&self) -> PoolUsage {
         PoolUsage { adapters: 2, bytes: 640 }
+    }
+
+    fn warm_up_plan(&self, bounds: &WarmUpBounds) -> Vec<WarmUpShape> {
+        *self.0.warm_up_bounds.lock() = Some(*bounds);
+        self.0.warm_up_plan.lock().clone()
+    }
+
+    fn warm_up(&mut self, shape: &WarmUpShape) -> Result<(), RunError> {
+        self.0.warmed.lock().push(shape.clone());
+        match shape.tokens() {
+            WARM_AT_GATE => self.0.device_gate.pass(),
+            WARM_FAIL => return Err(RunError::Batch { reason: "told to fail".to_owned() }),
+            WARM_PANIC => panic!("the fake device was told to panic"),
+            _ => {}
+        }
+        Ok(())
     }
 }
 
@@ -229,6 +257,9 @@ pub fn control() -> Arc<Control> {
         good_builds: AtomicUsize::new(usize::MAX),
         loads: AtomicUsize::new(0),
         tokenized: AtomicUsize::new(0),
+        warm_up_plan: Mutex::default(),
+        warm_up_bounds: Mutex::default(),
+        warmed: Mutex::default(),
         violations: Mutex::default(),
     })
 }

@@ -6,3 +6,4 @@ mod failures;
 mod fakes;
 mod harness;
 mod scheduling;
+mod warming_up;

@@ -27,6 +27,15 @@ impl AttentionOps for CubeBackend {
             args.qkv.shape()[0],
             "the sequences are not those of the rows"
         );
+        assert_eq!(
+            args.qkv.shape()[1],
+            3 * args.heads.heads * args.heads.width,
+            "queries, keys and values side by side"
+        );
+        assert!(
+            u32::try_from(args.qkv.shape().num_elements()).is_ok(),
+            "queries, keys and values beyond 32-bit indices"
+        );
         let out = empty(&args.qkv, [args.qkv.shape()[0], width].into(), args.qkv.dtype);
         if args.sequences.tiles > 0 {
             let variant = KernelVariant { elem, lanes: 1, form: Form::Attention(shape) };

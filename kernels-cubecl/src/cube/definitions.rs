@@ -111,6 +111,8 @@ pub(crate) fn define(form: Form, parts: Parts) -> Box<dyn CubeKernel> {
             b(),
             (),
             (),
+            (),
+            (),
             row,
             elem,
             lanes,

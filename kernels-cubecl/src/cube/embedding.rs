@@ -10,7 +10,7 @@ use super::grid::grid;
 use super::kernels::embed::embed_norm;
 use super::kernels::row_norm::NormShape;
 use super::row_shape::{lanes, row_shape};
-use super::tensors::{contiguous, elem_type, empty};
+use super::tensors::{contiguous, elem_type, empty, row_stride};
 use super::variant::{Form, KernelVariant};
 use crate::ops::embedding::{EmbedNormArgs, EmbeddingOps};
 use crate::reference;
@@ -41,12 +41,21 @@ pub(super) fn launch(
 ) {
     let EmbedNormArgs { words, positions, ids, position_ids, norm } = args;
     let (rows, width) = (ids.shape()[0], words.shape()[1]);
+    assert_eq!(position_ids.shape()[0], rows, "as many positions as ids");
+    assert_eq!(positions.shape()[1], width, "tables of one width");
+    let [(words, word_stride), (positions, position_stride)] = [words, positions].map(|table| {
+        // Tables are read where they lie, padded rows and all; copying them would cost more than the lookup.
+        match row_stride(&table, variant.lanes) {
+            Some(stride) => (table, stride),
+            None => (contiguous(table), width),
+        }
+    });
     embed_norm::launch(
         &out.client.clone(),
         grid(rows, 1),
         variant.admit(),
-        contiguous(words).into_buffer_arg(),
-        contiguous(positions).into_buffer_arg(),
+        words.into_buffer_arg(),
+        positions.into_buffer_arg(),
         contiguous(ids).into_buffer_arg(),
         contiguous(position_ids).into_buffer_arg(),
         contiguous(norm.gamma).into_buffer_arg(),
@@ -55,6 +64,8 @@ pub(super) fn launch(
         out.into_buffer_arg(),
         rows as u32,
         width as u32,
+        word_stride as u32,
+        position_stride as u32,
         row,
         variant.elem,
         variant.lanes,

@@ -82,6 +82,12 @@ impl LayerEnd {
         row: NormShape,
     ) -> CubeTensor {
         let (rows, width) = (self.product.shape()[0], self.product.shape()[1]);
+        assert_eq!(residual.shape(), self.product.shape(), "a residual as large as the product");
+        assert_eq!(
+            (norm.gamma.shape()[0], norm.beta.shape()[0]),
+            (width, width),
+            "a norm as wide as the product"
+        );
         let tile_rows = self.tile_rows(Some(row));
         let shape = ColumnShape {
             rows: end_rows(tile_rows, Some(row)),
@@ -140,6 +146,11 @@ impl LayerEnd {
     }
 
     fn buffers(&self, bias: Option<CubeTensor>) -> Buffers {
+        let width = self.product.shape()[1];
+        assert!(
+            self.bias.as_ref().is_none_or(|bias| bias.shape()[0] == width),
+            "a bias as wide as the product"
+        );
         // As wide as a vector of any dtype: bindings narrower than their element are refused.
         let nothing = |dtype| empty(&self.product, [16].into(), dtype);
         let floats = || nothing(self.product.dtype);

@@ -10,7 +10,7 @@ use burn_cubecl::tensor::CubeTensor;
 use super::layer_end::LayerEnd;
 use super::lora::LoraLaunch;
 use super::row_shape::{lanes, row_shape};
-use super::tensors::{contiguous, elem_type, empty, owned};
+use super::tensors::{contiguous, elem_type, empty};
 use crate::Activation;
 use crate::lora::LoraOperand;
 use crate::ops::linear::{LinearAddNormArgs, LinearArgs, LinearOps};
@@ -86,22 +86,24 @@ fn computed(args: LinearArgs<CubeBackend>, weight: CubeTensor) -> LayerEnd {
     let x = contiguous(x);
     let (rows, width) = (x.shape()[0], weight.shape()[0]);
     let lora = LoraLaunch::of(lora);
-    assert!(
-        lora.as_ref().is_none_or(|lora| lora.rows() == rows),
-        "the batch's segments are not those of its rows"
-    );
-    let product = if rows == 0 { empty(&x, [0, width].into(), x.dtype) } else { owned(product(&x, weight)) };
+    if let Some(lora) = &lora {
+        lora.check(rows, x.shape()[1], width);
+    }
+    // Dense, which Burn's own choice is not on CUDA: it pads rows.
+    let out = empty(&x, [rows, width].into(), x.dtype);
+    let product = if rows == 0 { out } else { product(&x, weight, out) };
     let hidden = lora.as_ref().and_then(|lora| lora.shrink(&x));
     let lanes = lanes([width]).min(lora.as_ref().map_or(width, LoraLaunch::lanes));
     LayerEnd { product, bias: bias.into_option().map(contiguous), lora, hidden, lanes }
 }
 
-/// `x W^T`, `[T, out]`, by Burn: tuned on GPUs; on a software rasteriser, where tuning takes minutes, its heuristics.
-fn product(x: &CubeTensor, weight: CubeTensor) -> CubeTensor {
+/// `x W^T` into `out`, `[T, out]`, by Burn: tuned on GPUs; on a software rasteriser, where tuning takes minutes, its
+/// heuristics.
+fn product(x: &CubeTensor, weight: CubeTensor, out: CubeTensor) -> CubeTensor {
     let software = x.client.properties().identity.physical.is_none();
     let strategy = if software { MatmulStrategy::Cube } else { MatmulStrategy::default() };
     let dtype = x.dtype;
     let transposed = CubeBackend::float_swap_dims(weight, 0, 1);
-    matmul(x.clone(), transposed, None, strategy, dtype)
+    matmul(x.clone(), transposed, Some(out), strategy, dtype)
         .unwrap_or_else(|error| panic!("no kernel multiplies {:?} in {dtype:?}: {error:?}", x.shape()))
 }

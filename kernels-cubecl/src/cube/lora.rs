@@ -10,13 +10,16 @@ use burn_cubecl::tensor::CubeTensor;
 use super::grid::grid;
 use super::kernels::lookup::LoraTablesLaunch;
 use super::kernels::shrink::{SgmvShape, bgmv_shrink, sgmv_shrink};
-use super::row_shape::{LANES, lanes};
+use super::row_shape::lanes;
 use super::tensors::{elem_type, empty};
 use super::variant::{BGMV_UNITS, Form, KernelVariant};
 use crate::lora::{LoraOperand, LoraTable};
 use crate::lora_index::{RANK_STEP, TILE_FIELDS};
 use crate::site_group::SiteGroup;
 use crate::tiles::TileRows;
+
+/// Vectors of an `A` row that one unit of BGMV reads at most, where more units can be had.
+const BGMV_SWEEPS: usize = 4;
 
 /// What adapters bring to one layer, on the device.
 pub(crate) struct LoraLaunch {
@@ -84,9 +87,21 @@ impl LoraLaunch {
         Some(hidden)
     }
 
-    /// Rows of the batch.
-    pub(crate) fn rows(&self) -> usize {
-        self.table.segments.last().map_or(0, |segment| segment.rows.end)
+    /// The tables are those of this layer.
+    ///
+    /// # Panics
+    /// When they are not: kernels would read what is not theirs.
+    pub(crate) fn check(&self, rows: usize, inputs: usize, outputs: usize) {
+        let last = self.table.segments.last().map_or(0, |segment| segment.rows.end);
+        assert_eq!(last, rows, "the batch's segments are not those of its rows");
+        for span in self.group.spans() {
+            assert!(span.columns.end <= outputs, "a span ends at column {} of {outputs}", span.columns.end);
+            for adapter in &self.table.adapters {
+                let Some(slot) = adapter.extent.layout().slot(span.site) else { continue };
+                let shape = (slot.shape.in_width, slot.shape.out_width);
+                assert_eq!(shape, (inputs, span.columns.len()), "an adapter is not of this layer's widths");
+            }
+        }
     }
 
     /// [`Self::shrink`] into `hidden`, of which only the columns of each row's adapter are written.
@@ -134,8 +149,8 @@ impl LoraLaunch {
     fn shrink_form(&self, vectors: usize) -> Form {
         match self.table.plan.tile_rows {
             TileRows::One => {
-                // Units beyond the vectors of a row would idle.
-                let units = BGMV_UNITS.into_iter().find(|units| *units * LANES >= vectors);
+                // Each unit has a few vectors to read, so that their loads overlap.
+                let units = BGMV_UNITS.into_iter().find(|units| *units * BGMV_SWEEPS >= vectors);
                 Form::Bgmv { units: units.unwrap_or(BGMV_UNITS[BGMV_UNITS.len() - 1]) }
             }
             tile_rows => {

@@ -6,6 +6,8 @@
 mod attention;
 mod definitions;
 mod embedding;
+#[cfg(test)]
+mod every_variant;
 mod grid;
 mod kernels;
 mod layer_end;

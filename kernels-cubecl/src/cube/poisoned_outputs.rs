@@ -32,7 +32,7 @@ const GUARD: usize = 300;
 /// A NaN that no computation gives.
 const POISON: u32 = 0x7fc1_2345;
 
-fn device() -> Option<CubeDevice> {
+pub(super) fn device() -> Option<CubeDevice> {
     #[cfg(feature = "cuda")]
     let found = CubeDevice::cuda(0).ok();
     #[cfg(not(feature = "cuda"))]

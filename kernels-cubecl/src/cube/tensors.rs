@@ -21,14 +21,21 @@ pub(crate) fn contiguous(tensor: CubeTensor) -> CubeTensor {
     into_contiguous(tensor)
 }
 
-/// Row-major and with no other owner, so that a kernel may write into it.
-pub(crate) fn owned(tensor: CubeTensor) -> CubeTensor {
-    let tensor = into_contiguous(tensor);
-    if tensor.can_mut() { tensor } else { tensor.copy() }
+/// Values from one row of `[rows, width]` to the next, where rows are whole vectors of `lanes` apart: CUDA's allocator pads
+/// rows. `None` for views that are not rows.
+pub(crate) fn row_stride(tensor: &CubeTensor, lanes: usize) -> Option<usize> {
+    match &tensor.meta.strides()[..] {
+        [row, 1] if row.is_multiple_of(lanes) => Some(*row),
+        _ => None,
+    }
 }
 
-/// A new tensor beside `like`; its values are whatever lay there.
+/// A new dense tensor beside `like` that nobody else holds; its values are whatever lay there.
+///
+/// # Panics
+/// When it has more values than the kernels' 32-bit indices reach.
 pub(crate) fn empty(like: &CubeTensor, shape: Shape, dtype: DType) -> CubeTensor {
+    assert!(u32::try_from(shape.num_elements()).is_ok(), "a tensor of {shape:?} is beyond 32-bit indices");
     let bytes = shape.num_elements() * dtype.size();
     // A buffer of no bytes cannot be bound.
     let handle = like.client.empty(bytes.max(4));

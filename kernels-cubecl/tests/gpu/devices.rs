@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::sync::Mutex;
 
+use super::values::round;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use polylora_kernels::device::{DTypeSpec, DeviceError, DeviceSpec, open};
 
@@ -11,20 +12,29 @@ pub struct Gpu {
     pub name: String,
     pub device: Device,
     pub dtype: DType,
+    /// What operands are rounded to.
+    pub rounding: DType,
     /// Whether it is the CPU, as the plain reference.
     pub oracle: bool,
 }
 
 impl Gpu {
-    /// The oracle: the plain reference on the CPU in f32.
+    /// The oracle: the plain reference on the CPU in f32, over operands rounded to this device's dtype.
     pub fn reference(&self) -> Gpu {
-        Gpu { name: "reference".into(), device: Device::flex(), dtype: DType::F32, oracle: true }
+        Gpu {
+            name: "reference".into(),
+            device: Device::flex(),
+            dtype: DType::F32,
+            rounding: self.rounding,
+            oracle: true,
+        }
     }
 
     /// A tensor on this device in its dtype.
     pub fn put<const D: usize>(&self, tensor: Tensor<D>) -> Tensor<D> {
         let shape = tensor.dims();
-        let values: Vec<f32> = tensor.into_data().iter::<f32>().collect();
+        let mut values: Vec<f32> = tensor.into_data().iter::<f32>().collect();
+        round(&mut values, self.rounding);
         Tensor::<D>::from_data(TensorData::new(values, shape), (&self.device, DType::F32)).cast(self.dtype)
     }
 
@@ -48,7 +58,13 @@ pub fn on_every_gpu(test: impl Fn(&Gpu)) {
                 Ok(found) if dtype == DTypeSpec::F32 || found.dtype != DType::F32 => {
                     dtypes.push(found.dtype_name());
                     let name = format!("{} {}", found.name, found.dtype_name());
-                    test(&Gpu { name, device: found.device, dtype: found.dtype, oracle: false });
+                    test(&Gpu {
+                        name,
+                        device: found.device,
+                        dtype: found.dtype,
+                        rounding: found.dtype,
+                        oracle: false,
+                    });
                 }
                 Ok(_) | Err(DeviceError::DTypeUnsupported { .. }) => {}
                 Err(error) => {

@@ -10,7 +10,7 @@ use polylora_kernels::{
 };
 
 use super::devices::Gpu;
-use super::values::{matrix, read, values, vector};
+use super::values::{matrix, read, round, values, vector};
 
 /// A fused layer of two sites.
 #[derive(Clone, Copy, Debug)]
@@ -113,18 +113,21 @@ impl Layer {
         }
     }
 
-    pub fn on_cpu(&self, fleet: &Fleet) -> Results {
+    /// The oracle's values, for a device of that dtype.
+    pub fn on_cpu(&self, fleet: &Fleet, rounding: burn::tensor::DType) -> Results {
         let oracle = Gpu {
             name: String::new(),
             device: burn::tensor::Device::flex(),
             dtype: burn::tensor::DType::F32,
+            rounding,
             oracle: true,
         };
         self.on(&oracle, fleet)
     }
 
-    /// An adapter over both sites or the first: gain and bias differ by number; values small, as adapters' are.
-    fn adapter(&self, number: usize, rank: usize) -> Arc<HostExtent> {
+    /// An adapter over both sites, every fifth over the first alone: gain and bias differ by number. What it adds is as large
+    /// as the product, so that it cannot hide behind a tolerance.
+    fn adapter(&self, number: usize, rank: usize, rounding: burn::tensor::DType) -> Arc<HostExtent> {
         let shape = |site: u32, out_width: usize, rank: usize| SiteShape {
             site: SiteId(site),
             in_width: self.inputs,
@@ -138,9 +141,10 @@ impl Layer {
             shapes.push(shape(1, self.outputs - self.cut(), rank / 2));
         }
         let mut extent = HostExtent::zeroed(ExtentLayout::new(shapes, |_| 0));
-        let small = 1.0 / (rank as f32).sqrt();
+        let small = (rank.max(1) as f32).powf(-0.25);
         let random = values(self.seed + 100 + number as u64, extent.values().len());
         extent.values_mut().iter_mut().zip(random).for_each(|(v, r)| *v = r * small);
+        round(extent.values_mut(), rounding);
         Arc::new(extent)
     }
 }
@@ -151,7 +155,7 @@ impl Fleet {
         let known = |a: &Option<usize>| a.filter(|_| !self.ranks.is_empty()).map(|a| a % self.ranks.len());
         let segments = segments_of(self.rows.iter().map(|(len, a)| (*len, known(a))));
         let adapters: Vec<_> =
-            self.ranks.iter().enumerate().map(|(i, rank)| layer.adapter(i, *rank)).collect();
+            self.ranks.iter().enumerate().map(|(i, rank)| layer.adapter(i, *rank, gpu.rounding)).collect();
         let hole = 32;
         let capacity = adapters.iter().map(|a| a.layout().len() + hole).sum::<usize>() + hole;
         let mut memory = AdapterMemory::arena(&gpu.device, gpu.dtype, capacity);

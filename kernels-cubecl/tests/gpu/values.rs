@@ -30,15 +30,31 @@ pub fn read<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     tensor.into_data().iter::<f32>().collect()
 }
 
-/// Greatest difference allowed for sums of `terms` products of values in -1..1, each rounded to `dtype` beforehand:
-/// the roundings of operands add up like a random walk, those of an f32 sum hardly count.
-pub fn tolerance(dtype: DType, terms: usize) -> f32 {
-    let unit = match dtype {
+/// `values` as `dtype` holds them.
+pub fn round(values: &mut [f32], dtype: DType) {
+    if dtype != DType::F32 {
+        let len = values.len();
+        let exact =
+            Tensor::<1>::from_data(TensorData::new(values.to_vec(), [len]), (&Device::flex(), DType::F32));
+        values.copy_from_slice(&read(exact.cast(dtype)));
+    }
+}
+
+/// The distance from 1 to the next number of `dtype`.
+pub fn epsilon(dtype: DType) -> f32 {
+    match dtype {
         DType::F16 => 1.0 / 1024.0,
         DType::BF16 => 1.0 / 128.0,
-        _ => 2e-6,
-    };
-    unit * 4.0 * (terms as f32).sqrt().max(2.0)
+        _ => f32::EPSILON,
+    }
+}
+
+/// Greatest difference allowed, relative to 1 plus the size of the value, for sums of `terms` products of values in -1..1
+/// (their spread is a third of sqrt(terms)): the product is rounded to `dtype` once on its way, the result once, and in f32
+/// a sum's roundings add up like a random walk.
+pub fn tolerance(dtype: DType, terms: usize) -> f32 {
+    let spread = (terms as f32).sqrt();
+    epsilon(dtype) * (1.0 + spread) + f32::EPSILON * 8.0 * (1.0 + spread)
 }
 
 /// Differences relative to 1 plus the size of the value.

@@ -33,6 +33,9 @@ pub struct EngineFlags {
     /// Most tokens in one forward pass [default: 16384].
     #[arg(long, value_name = "N", value_parser = parse_setting::<NonZeroUsize>)]
     pub max_batch_tokens: Option<NonZeroUsize>,
+    /// Folder where compiled GPU kernels are kept between starts [default: kernels in polylora's own cache].
+    #[arg(long, value_name = "DIR", value_parser = parse_setting::<PathBuf>)]
+    pub kernel_cache_dir: Option<PathBuf>,
     /// Cut inputs at the model's limit (true, the default) or refuse them (false).
     #[arg(
         long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", value_parser = parse_setting::<bool>
@@ -71,6 +74,9 @@ pub struct ServeFlags {
     /// Refuse to start when an adapter of the folder is refused, instead of serving the others.
     #[arg(long)]
     pub strict_adapters: bool,
+    /// Be ready sooner: on a GPU kernels are then compiled and tuned in the first requests instead of at the start.
+    #[arg(long)]
+    pub skip_warmup: bool,
     /// Most inputs in one request [default: 2048].
     #[arg(long, value_name = "N", value_parser = parse_setting::<NonZeroUsize>)]
     pub max_client_batch_size: Option<NonZeroUsize>,
@@ -139,6 +145,7 @@ impl EngineFlags {
         put(&mut settings.dtype, self.dtype);
         put_some(&mut settings.threads, self.threads);
         put(&mut settings.max_batch_tokens, self.max_batch_tokens);
+        put_some(&mut settings.kernel_cache_dir, self.kernel_cache_dir);
         put(&mut settings.auto_truncate, self.auto_truncate);
         put(&mut settings.auto_truncate, self.no_auto_truncate.then_some(false));
         put(&mut settings.log_format, self.log_format);
@@ -157,6 +164,7 @@ impl ServeFlags {
             (!self.served_model_name.is_empty()).then_some(self.served_model_name),
         );
         put(&mut settings.strict_adapters, self.strict_adapters.then_some(true));
+        put(&mut settings.skip_warmup, self.skip_warmup.then_some(true));
         put(&mut settings.max_client_batch_size, self.max_client_batch_size);
         put(&mut settings.max_concurrent_requests, self.max_concurrent_requests);
         put_some(&mut settings.api_key, self.api_key);

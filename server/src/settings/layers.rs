@@ -258,6 +258,8 @@ mod tests {
             max_client_batch_size = 3
             max_concurrent_requests = 4
             max_batch_tokens = 5
+            kernel_cache_dir = "kernels"
+            skip_warmup = true
             auto_truncate = false
             api_key = "k"
             lora_memory = 1024

@@ -22,6 +22,7 @@ pub struct ModelObject {
     root: String,
     parent: Option<String>,
     max_model_len: usize,
+    dtype: String,
 }
 
 /// What the server knows of its models when it is asked.
@@ -62,6 +63,7 @@ impl Models<'_> {
             root: self.base.root.clone(),
             parent: None,
             max_model_len: self.base.max_tokens,
+            dtype: self.base.dtype.clone(),
         }
     }
 
@@ -74,6 +76,7 @@ impl Models<'_> {
             root: adapter.root.clone(),
             parent: Some(self.names.primary().to_owned()),
             max_model_len: self.base.max_tokens,
+            dtype: self.base.dtype.clone(),
         }
     }
 }

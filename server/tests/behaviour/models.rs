@@ -22,8 +22,8 @@ async fn the_base_leads_under_its_names_and_is_the_parent_of_the_adapters() {
     assert_eq!(ids(&list), ["mini", BASE, CATALOGUE_ALIAS, "law", "team/medical"]);
     assert!(list["data"][0]["created"].as_u64().is_some_and(|created| created > 1_600_000_000));
     list["data"][0]["created"] = json!(0);
-    insta::assert_snapshot!(list["data"][0], @r#"{"created":0,"id":"mini","max_model_len":8,"object":"model","owned_by":"polylora","parent":null,"root":"/models/minilm"}"#);
-    insta::assert_snapshot!(list["data"][3], @r#"{"created":1700000000,"id":"law","max_model_len":8,"object":"model","owned_by":"polylora","parent":"mini","root":"/adapters/law"}"#);
+    insta::assert_snapshot!(list["data"][0], @r#"{"created":0,"dtype":"f32","id":"mini","max_model_len":8,"object":"model","owned_by":"polylora","parent":null,"root":"/models/minilm"}"#);
+    insta::assert_snapshot!(list["data"][3], @r#"{"created":1700000000,"dtype":"f32","id":"law","max_model_len":8,"object":"model","owned_by":"polylora","parent":"mini","root":"/adapters/law"}"#);
 }
 
 #[tokio::test]

@@ -5,7 +5,8 @@ use cubecl::prelude::*;
 use super::lookup::group_number;
 use super::row_norm::{NormShape, normalised};
 
-/// Ids and positions are `[T]`, the tables `[.., width]`, `out` is `[T, width]`. Grid: x (and z) rows.
+/// Ids and positions are `[T]`, the tables `[.., width]` with rows their
+/// strides apart, `out` is `[T, width]`. Grid: x (and z) rows.
 #[cube(launch)]
 pub(crate) fn embed_norm<F: Float, N: Size>(
     words: &[Vector<F, N>],
@@ -18,6 +19,8 @@ pub(crate) fn embed_norm<F: Float, N: Size>(
     out: &mut [Vector<F, N>],
     rows: u32,
     width: u32,
+    word_stride: u32,
+    position_stride: u32,
     #[comptime] shape: NormShape,
     #[define(F)] _dtype: ElemType,
     #[define(N)] _lanes: usize,
@@ -26,8 +29,8 @@ pub(crate) fn embed_norm<F: Float, N: Size>(
     let row = group_number();
     let live = row < rows as usize;
     let row = select(live, row, 0);
-    let word = ids[row] as usize * vectors;
-    let position = position_ids[row] as usize * vectors;
+    let word = ids[row] as usize * (word_stride as usize / N::value());
+    let position = position_ids[row] as usize * (position_stride as usize / N::value());
     let mut values = Array::<Vector<f32, N>>::new(shape.vectors_per_unit);
     #[unroll]
     for i in 0..shape.vectors_per_unit {
