@@ -113,27 +113,4 @@ mod tests {
         assert!(make_writable(&folder.0.join("file")).is_err());
         assert!(make_writable(&folder.0.join("file/below")).is_err());
     }
-
-    /// The settings hold for the whole process: one test alone may make them.
-    #[cfg(feature = "cube")]
-    #[test]
-    fn the_first_folder_holds_and_rows_of_one_bucket_are_tuned_as_one() {
-        use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
-
-        let (first, second) = (Folder::new("first"), Folder::new("second"));
-        keep_in(&first.0).expect("the first");
-        let error = keep_in(&second.0).expect_err("the second").to_string();
-        assert!(error.contains(first.0.to_str().expect("Unicode")), "{error}");
-        let config = CubeClRuntimeConfig::get();
-        assert!(config.compilation.cache && !config.autotune.disable_cache);
-        let file = cubecl::environment::path();
-        assert_eq!(file.parent(), Some(&*first.0));
-        assert!(file.to_str().expect("Unicode").contains(env!("CARGO_PKG_VERSION")), "{file:?}");
-        let anchor = |rows| cubecl::tune::anchor(rows, None, None, None);
-        for rows in 1..=1usize << 17 {
-            let bucket = tuning_bucket(rows);
-            assert!(bucket >= rows && (bucket == 1) == (rows == 1));
-            assert_eq!(anchor(rows), anchor(bucket), "{rows} rows");
-        }
-    }
 }
