@@ -10,6 +10,7 @@ pub const TILE_FIELDS: usize = 3;
 /// values, -1 for what is not there.
 pub const SLOT_FIELDS: usize = 5;
 /// Ranks are padded to this many columns between shrink and expand.
+#[cfg_attr(not(feature = "cube"), expect(dead_code, reason = "only GPU backends have hidden columns"))]
 pub const RANK_STEP: usize = 8;
 
 /// Tiles, then slots: `[tiles * 3 + adapters * sites * 5]`.

@@ -64,7 +64,9 @@ impl AdapterMemory {
 
     /// An arena even where aliasing would do: what the reference computes with.
     pub fn arena(device: &Device, dtype: DType, capacity: usize) -> Self {
-        AdapterMemory::Arena(Box::new(Tensor::zeros([capacity], (device, dtype))))
+        // In a place of its own: the device's pools, which size their pages by what they have served, never see it.
+        let zeros = |()| Box::new(Tensor::zeros([capacity], (device, dtype)));
+        AdapterMemory::Arena(device.memory_persistent_allocations((), zeros))
     }
 
     /// Writes an extent, which is not empty, to `offset`, in values. The caller sees to it that no batch in flight reads

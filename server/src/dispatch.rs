@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::io;
+use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 
@@ -11,6 +12,9 @@ use crate::pull_command::{PullCommandError, pull};
 use crate::serve::{ServeError, serve};
 use crate::settings::{Environment, Settings, SettingsError, load};
 use crate::telemetry::{self, TelemetryError};
+
+/// How long the end of the process waits for idle threads to be gone, which is a matter of milliseconds.
+const THREADS_GRACE: Duration = Duration::from_secs(1);
 
 /// Why the program ends without success.
 #[derive(Debug, thiserror::Error)]
@@ -88,8 +92,9 @@ fn started(
     telemetry::init(settings, default_level)?;
     let runtime = Builder::new_multi_thread().enable_all().build().map_err(Failure::Runtime)?;
     let result = command(&runtime);
-    // A model that is still loading, or a request that was cut off, must not hold the process up.
-    runtime.shutdown_background();
+    // A thread that has called a GPU's driver must not end while the driver's own clean-up at exit runs: Mesa then frees
+    // what the thread left behind twice. But a model that is still loading must not hold the process up.
+    runtime.shutdown_timeout(THREADS_GRACE);
     result
 }
 

@@ -83,9 +83,6 @@ fn memory_is_steady_over_ten_thousand_batches_of_random_shapes() {
         let output = runner.run(&batch).expect("runs");
         let embedded = |row: &RowOutcome| matches!(row, RowOutcome::Embedding(_) | RowOutcome::Deferred);
         assert!(output.rows.iter().all(embedded), "{:?}", output.rows);
-        if number % 500 == 0 {
-            println!("{number} batches: {:?}, resident {:?}", usage(), resident());
-        }
         if number == SETTLED {
             settled = Some((usage(), resident()));
         }

@@ -191,7 +191,7 @@ fn every_variant_of_the_devices_dtypes_compiles_and_runs_over_one_row() {
             room.run(&variant);
             // A kernel that does not compile tells at the next read.
             if at % 16 == 15 {
-                read(&room.pooled, &variant);
+                read(&room.pooled, variant);
             }
         }
         read(&room.pooled, "the last ones");
