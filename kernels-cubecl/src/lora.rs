@@ -61,7 +61,7 @@ pub enum LoraOperand<B: Backend> {
     Arena {
         /// The arena, `[capacity]`.
         values: FloatTensor<B>,
-        /// The batch's [`LoraIndex`].
+        /// The batch's tiles and slots, as `lora_index.rs` lays them out.
         index: IntTensor<B>,
         /// Sites a row of the index's slots has.
         sites: usize,
