@@ -236,7 +236,7 @@ struct Found {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Cpu,
-    #[cfg_attr(not(any(feature = "wgpu", test)), expect(dead_code, reason = "no such device in this build"))]
+    #[cfg_attr(not(any(feature = "cube", test)), expect(dead_code, reason = "no such device in this build"))]
     Wgpu,
     Cuda,
 }
