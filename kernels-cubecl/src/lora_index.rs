@@ -9,6 +9,8 @@ pub const TILE_FIELDS: usize = 3;
 /// Numbers an adapter and site: rank, then where A, B, gain and bias begin in the arena in units of [`EXTENT_ALIGN`]
 /// values, -1 for what is not there.
 pub const SLOT_FIELDS: usize = 5;
+/// The numbers of a site that an adapter has no effect on.
+const NO_EFFECT: [i32; SLOT_FIELDS] = [0, 0, 0, -1, -1];
 /// Ranks are padded to this many columns between shrink and expand.
 #[cfg_attr(not(feature = "cube"), expect(dead_code, reason = "only GPU backends have hidden columns"))]
 pub const RANK_STEP: usize = 8;
@@ -43,7 +45,7 @@ impl LoraIndex {
             assert!(adapter.offset.is_multiple_of(EXTENT_ALIGN), "an extent is not aligned");
             let block = |at: usize| number((adapter.offset + at) / EXTENT_ALIGN);
             let slots = values.len();
-            values.resize(slots + sites * SLOT_FIELDS, 0);
+            values.extend(std::iter::repeat_n(NO_EFFECT, sites).flatten());
             for slot in adapter.extent.layout().slots() {
                 let at = slots + slot.shape.site.0 as usize * SLOT_FIELDS;
                 let optional = |at: Option<usize>| at.map_or(-1, block);
@@ -54,13 +56,6 @@ impl LoraIndex {
                     optional(slot.gain),
                     optional(slot.bias),
                 ]);
-            }
-            // Sites without effect: rank 0, no gain, no bias.
-            let present =
-                |site: usize| adapter.extent.layout().slot(crate::extent::SiteId(site as u32)).is_some();
-            for site in (0..sites).filter(|s| !present(*s)) {
-                let at = slots + site * SLOT_FIELDS;
-                values[at..at + SLOT_FIELDS].copy_from_slice(&[0, 0, 0, -1, -1]);
             }
         }
         Self { values, sites }

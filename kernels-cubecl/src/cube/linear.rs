@@ -7,8 +7,9 @@ use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::matmul::{MatmulStrategy, matmul};
 use burn_cubecl::tensor::CubeTensor;
 
+use super::kernels::row_norm::NormShape;
 use super::layer_end::LayerEnd;
-use super::lora::LoraLaunch;
+use super::lora::{LoraLaunch, span_lanes};
 use super::row_shape::{lanes, row_shape};
 use super::tensors::{contiguous, elem_type, empty};
 use crate::Activation;
@@ -60,9 +61,7 @@ fn served(args: &LinearArgs<CubeBackend>) -> Option<CubeTensor> {
     alike.then(|| weight.clone())
 }
 
-fn served_norm(
-    args: &LinearAddNormArgs<CubeBackend>,
-) -> Option<(CubeTensor, super::kernels::row_norm::NormShape)> {
+fn served_norm(args: &LinearAddNormArgs<CubeBackend>) -> Option<(CubeTensor, NormShape)> {
     let weight = served(&args.linear)?;
     let LinearAddNormArgs { residual, norm, linear } = args;
     let alike = [residual, &norm.gamma, &norm.beta].into_iter().all(|tensor| tensor.dtype == linear.x.dtype);
@@ -72,9 +71,7 @@ fn served_norm(
     // The end reads vectors of one lane when a span says so, which asks for the most room.
     let width = weight.shape()[0];
     let narrowest = match &linear.lora {
-        LoraOperand::Arena { group, .. } => {
-            lanes(group.spans().iter().flat_map(|s| [s.columns.start, s.columns.end]).chain([width]))
-        }
+        LoraOperand::Arena { group, .. } => lanes([width]).min(span_lanes(group)),
         _ => lanes([width]),
     };
     Some((weight, row_shape(width, narrowest)?))

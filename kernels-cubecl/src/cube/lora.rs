@@ -61,7 +61,7 @@ impl LoraLaunch {
 
     /// Lanes in which the layer's end may read columns: no vector may cross from one span to the next.
     pub(crate) fn lanes(&self) -> usize {
-        lanes(self.group.spans().iter().flat_map(|span| [span.columns.start, span.columns.end]))
+        span_lanes(&self.group)
     }
 
     /// The tables for a launch over the first `tiles` tiles.
@@ -159,6 +159,11 @@ impl LoraLaunch {
             }
         }
     }
+}
+
+/// Lanes in which columns may be read so that no vector crosses from one of the group's spans to the next.
+pub(crate) fn span_lanes(group: &SiteGroup) -> usize {
+    lanes(group.spans().iter().flat_map(|span| [span.columns.start, span.columns.end]))
 }
 
 /// Hidden columns that the widest adapter of the batch needs over the group's sites.

@@ -36,7 +36,6 @@ pub(crate) fn attention<F: Float>(
 ) {
     let block = comptime!(shape.block);
     let side = comptime!(shape.side);
-    let units = comptime!(side * side);
     let each = comptime!(block / side);
     let room = comptime!(shape.head_room);
     let columns = comptime!(room.div_ceil(side));
@@ -71,17 +70,8 @@ pub(crate) fn attention<F: Float>(
     let mut highest = f32::new(-3.0e38);
     let mut sum = 0.0f32;
 
-    let mut i = unit;
-    while i < comptime!(block * room) {
-        let row = i / room;
-        let column = i % room;
-        let mut value = 0.0f32;
-        if row < queries && column < width {
-            value = f32::cast_from(qkv[(first + row) * in_stride + head + column]) * scale;
-        }
-        qs[row * row_stride + column] = value;
-        i += units;
-    }
+    let at = first * in_stride + head;
+    stage_head(qkv, at, in_stride, queries, width, scale, &mut qs, shape);
     let mut context = Array::<f32>::new(comptime!(each * columns));
     #[unroll]
     for i in 0..comptime!(each * columns) {
@@ -91,17 +81,8 @@ pub(crate) fn attention<F: Float>(
     for pass in 0..keys.div_ceil(block) {
         let from = start + pass * block;
         let live = min(end - from, block);
-        let mut i = unit;
-        while i < comptime!(block * room) {
-            let row = i / room;
-            let column = i % room;
-            let mut value = 0.0f32;
-            if row < live && column < width {
-                value = f32::cast_from(qkv[(from + row) * in_stride + out_stride + head + column]);
-            }
-            kv[row * row_stride + column] = value;
-            i += units;
-        }
+        let at = from * in_stride + out_stride + head;
+        stage_head(qkv, at, in_stride, live, width, 1.0f32, &mut kv, shape);
         sync_cube();
 
         let mut scores = Array::<f32>::new(comptime!(each * each));
@@ -157,17 +138,8 @@ pub(crate) fn attention<F: Float>(
             total[unit] = sum;
         }
         // The keys have been read: their room is the values'.
-        let mut i = unit;
-        while i < comptime!(block * room) {
-            let row = i / room;
-            let column = i % room;
-            let mut value = 0.0f32;
-            if row < live && column < width {
-                value = f32::cast_from(qkv[(from + row) * in_stride + 2 * out_stride + head + column]);
-            }
-            kv[row * row_stride + column] = value;
-            i += units;
-        }
+        let at = from * in_stride + 2 * out_stride + head;
+        stage_head(qkv, at, in_stride, live, width, 1.0f32, &mut kv, shape);
         sync_cube();
 
         #[unroll]
@@ -212,5 +184,33 @@ pub(crate) fn attention<F: Float>(
                 }
             }
         }
+    }
+}
+
+/// One head's columns of `rows` rows into shared memory, times `factor`, with zeros for rows and columns that are not there.
+/// `from` is the first row's first column in `qkv`, whose rows are `stride` apart.
+#[cube]
+#[allow(clippy::too_many_arguments)]
+fn stage_head<F: Float>(
+    qkv: &[F],
+    from: usize,
+    stride: usize,
+    rows: usize,
+    width: usize,
+    factor: f32,
+    into: &mut Shared<[f32]>,
+    #[comptime] shape: AttentionShape,
+) {
+    let room = comptime!(shape.head_room);
+    let mut i = UNIT_POS as usize;
+    while i < comptime!(shape.block * room) {
+        let row = i / room;
+        let column = i % room;
+        let mut value = 0.0f32;
+        if row < rows && column < width {
+            value = f32::cast_from(qkv[from + row * stride + column]) * factor;
+        }
+        into[row * comptime!(room + 1) + column] = value;
+        i += comptime!(shape.side * shape.side);
     }
 }

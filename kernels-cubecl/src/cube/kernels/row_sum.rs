@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-/// For each of `rows` rows, the sum of all units' `parts`, in every unit. The order of addition is fixed. `scratch` has
+/// For each of `rows` rows, the sum of all units' `parts`, in every unit. `scratch` has
 /// `rows * units` values and may be used again afterwards; `units` is a power of two.
 #[cube]
 pub(crate) fn row_sums(
@@ -16,6 +16,21 @@ pub(crate) fn row_sums(
     for row in 0..rows {
         scratch[row * units + unit] = parts[row];
     }
+    fold_rows(scratch, rows, units);
+    let mut sums = Array::<f32>::new(rows);
+    #[unroll]
+    for row in 0..rows {
+        sums[row] = scratch[row * units];
+    }
+    sync_cube();
+    sums
+}
+
+/// Leaves the sum of the `units` values from `row * units` on in the first of them, for each of `rows` rows, once every
+/// unit has written its own. The order of addition is fixed; `units` is a power of two.
+#[cube]
+pub(crate) fn fold_rows(scratch: &mut Shared<[f32]>, #[comptime] rows: usize, #[comptime] units: usize) {
+    let unit = UNIT_POS as usize;
     sync_cube();
     let steps = comptime!(units.ilog2() as usize);
     #[unroll]
@@ -29,11 +44,4 @@ pub(crate) fn row_sums(
         }
         sync_cube();
     }
-    let mut sums = Array::<f32>::new(rows);
-    #[unroll]
-    for row in 0..rows {
-        sums[row] = scratch[row * units];
-    }
-    sync_cube();
-    sums
 }

@@ -6,6 +6,7 @@
 use cubecl::prelude::*;
 
 use super::lookup::{LoraTables, group_number, rank_block, tile_at};
+use super::row_sum::fold_rows;
 use super::vectors::{lane_dot, lane_sum};
 use crate::lora_index::RANK_STEP;
 
@@ -180,19 +181,7 @@ pub(crate) fn bgmv_shrink<F: Float, N: Size>(
     for j in 0..RANK_STEP {
         scratch[j * units + unit] = lane_sum::<N>(parts[j]);
     }
-    sync_cube();
-    let steps = comptime!(units.ilog2() as usize);
-    #[unroll]
-    for step in 0..steps {
-        let half = comptime!(units >> (step + 1));
-        if unit < half {
-            #[unroll]
-            for j in 0..RANK_STEP {
-                scratch[j * units + unit] += scratch[j * units + unit + half];
-            }
-        }
-        sync_cube();
-    }
+    fold_rows(&mut scratch, RANK_STEP, units);
     if unit < RANK_STEP && live > 0 {
         let at = tile.first_row * tables.hidden_width as usize + CUBE_POS_Y as usize * RANK_STEP + unit;
         h[at] = select(unit < live, scratch[unit * units], 0.0f32);
