@@ -1,150 +1,145 @@
-"""The others that `peers.py` measures: each function gives names and what is called to embed texts.
+"""The others that `peers.py` measures, by name: PyTorch, sentence-transformers, ONNX Runtime, OpenVINO and PEFT.
 
-`run(texts, adapters)` gives normalised vectors; `adapters` is a domain's number for each text where the peer has adapters.
+An engine has `ways(variant, count)`: names of ways to embed `count` texts, and for each what is called, `run(texts, adapters)`,
+which gives normalised vectors in the order of the texts. Where it has several (a hint, a size of bucket), whoever measures
+keeps the fastest. `hello` is what there is to know about it.
 """
-import contextlib
 import os
 
-DOMAINS = 13
-RANK = 8
+import numpy as np
 
+from peer_files import bert, onnx_paths
 
-def mean_normalised(hidden, mask):
-    import torch
-    mask = mask.unsqueeze(-1).to(hidden.dtype)
-    return torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=1)
+BUCKETS = [4, 8, 16, 32]
+CAPABILITY = {"avx2": "AVX2", "avx512": "AVX512"}  # as PyTorch names what it was limited to
 
 
 class Tokenizer:
-    """The model's own tokenizer, padding to the longest of the batch."""
+    """The model's own tokenizer. Ids are padded here, so that texts can be put into buckets first."""
 
     def __init__(self, model):
         import tokenizers
         self.inner = tokenizers.Tokenizer.from_file(f"{model}/tokenizer.json")
         self.inner.enable_truncation(256)
-        self.inner.enable_padding()
+        self.inner.no_padding()
 
     def __call__(self, texts):
-        import numpy as np
-        found = self.inner.encode_batch(texts)
-        ids = np.array([f.ids for f in found], dtype=np.int64)
-        mask = np.array([f.attention_mask for f in found], dtype=np.int64)
-        return {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+        return [found.ids for found in self.inner.encode_batch_fast(texts)]
 
 
-def bert(model, **options):
+def padded(rows):
+    """The three inputs of the encoder, padded to the longest."""
+    ids = np.zeros((len(rows), max(len(row) for row in rows)), dtype=np.int64)
+    mask = np.zeros_like(ids)
+    for at, row in enumerate(rows):
+        ids[at, :len(row)], mask[at, :len(row)] = row, 1
+    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+
+
+class Padding:
+    """An engine that takes padded batches.
+
+    `forwards`: by name, how many batches it computes at a time, and what is called with a list of batches for a list of
+    vectors. The variant `sorted` sorts by length and cuts buckets, so that little is padded.
+    """
+
+    def __init__(self, model, forwards, hello):
+        self.tokenizer, self.forwards, self.hello = Tokenizer(model), forwards, hello
+
+    def ways(self, variant, count):
+        if variant not in ("", "sorted"):
+            raise ValueError(f"no such variant: {variant}")
+        if variant == "sorted":
+            sizes = [size for size in BUCKETS if size < count] or [count]
+            return {f"{name}, buckets of {size}": self.way(forward, size, True)
+                    for name, (_, forward) in self.forwards.items() for size in sizes}
+        return {name: self.way(forward, -(-count // at_a_time), False)
+                for name, (at_a_time, forward) in self.forwards.items() if at_a_time <= count}
+
+    def way(self, forward, size, by_length):
+        def run(texts, _):
+            rows = self.tokenizer(texts)
+            order = list(range(len(rows)))
+            if by_length:
+                order.sort(key=lambda i: -len(rows[i]))  # the longest first: what is left for the end is short
+            buckets = [order[at:at + size] for at in range(0, len(order), size)]
+            found = forward([padded([rows[i] for i in bucket]) for bucket in buckets])
+            vectors = np.empty((len(rows), found[0].shape[1]), dtype=np.float32)
+            for bucket, some in zip(buckets, found):
+                vectors[bucket] = some
+            return vectors
+        return run
+
+
+def mean_normalised(hidden, mask):
+    """The mean's divisor is left out: the norm takes it out again."""
     import torch
-    from transformers import BertModel
-    return BertModel.from_pretrained(model, dtype=torch.float32, add_pooling_layer=False, **options).eval()
+    return torch.nn.functional.normalize((mask.unsqueeze(1).to(hidden.dtype) @ hidden).squeeze(1).float(), dim=1)
 
 
-def tensors(found):
+def torch_plain(a, dtype):
     import torch
-    return {name: torch.from_numpy(values) for name, values in found.items()}
+
+    def forward(model, autocast):
+        def run(batches):
+            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                found = [{name: torch.from_numpy(values) for name, values in batch.items()} for batch in batches]
+                return [mean_normalised(model(**batch)[0], batch["attention_mask"]).numpy() for batch in found]
+        return run
+    model = bert(a.model)
+    if dtype == "bf16":
+        forwards = {"bfloat16": (1, forward(bert(a.model).to(torch.bfloat16), False)), "autocast": (1, forward(model, True))}
+    else:
+        forwards = {"float32": (1, forward(model, False))}
+    capability = torch.backends.cpu.get_cpu_capability()
+    if a.isa and capability != CAPABILITY[a.isa]:
+        raise RuntimeError(f"PyTorch was to be limited to {a.isa} and uses {capability}")
+    return Padding(a.model, forwards, {"torch": torch.__version__, "isa": capability})
 
 
-def sentence_transformers(a):
-    """As its users call it, but all in one batch where that is faster than its default of 32."""
-    from sentence_transformers import SentenceTransformer
-    model = SentenceTransformer(a.model, device="cpu")
+class SentenceTransformers:
+    """As its users call it; it sorts by length and cuts batches by itself."""
 
-    def of(batch_size):
-        return lambda texts, _: model.encode(texts, batch_size=batch_size, normalize_embeddings=True)
-    return {"sentence-transformers": of(32), "sentence-transformers, batch_size=128": of(128)}
+    def __init__(self, a, _):
+        import sentence_transformers
+        self.model = sentence_transformers.SentenceTransformer(a.model, device="cpu")
+        self.hello = {"sentence-transformers": sentence_transformers.__version__}
 
-
-def torch_plain(a):
-    import torch
-    tokenizer, model = Tokenizer(a.model), bert(a.model)
-
-    def run(texts, _):
-        with torch.inference_mode():
-            found = tensors(tokenizer(texts))
-            return mean_normalised(model(**found)[0], found["attention_mask"]).numpy()
-    return {"torch": run}
+    def ways(self, _, count):
+        def of(size):
+            return lambda texts, _: self.model.encode(texts, batch_size=size, normalize_embeddings=True,
+                                                      show_progress_bar=False)
+        return {f"batch_size={size}": of(size) for size in ([32, 128] if count > 32 else [32])}
 
 
-def onnx_runtime(a, folder):
-    """The encoder exported once, its attention and norms fused by ONNX Runtime's own optimiser."""
-    import numpy as np
+def onnx_runtime(a, dtype):
     import onnxruntime
-    import torch
-    from onnxruntime.transformers import optimizer
-
-    class LastHidden(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.inner = bert(a.model, attn_implementation="eager")
-
-        def forward(self, input_ids, attention_mask, token_type_ids):
-            return self.inner(input_ids, attention_mask, token_type_ids)[0]
-
-    names, sample = ["input_ids", "attention_mask", "token_type_ids"], torch.ones(2, 8, dtype=torch.int64)
-    axes = {name: {0: "batch", 1: "tokens"} for name in [*names, "hidden"]}
-    raw, fused = str(folder / "raw.onnx"), str(folder / "fused.onnx")
-    with contextlib.redirect_stdout(open(os.devnull, "w")):
-        torch.onnx.export(LastHidden(), (sample, sample, torch.zeros_like(sample)), raw, input_names=names,
-                          output_names=["hidden"], dynamic_axes=axes, opset_version=17, dynamo=False)
-    graph = optimizer.optimize_model(raw, model_type="bert", num_heads=12, hidden_size=384)
-    graph.save_model_to_file(fused)
-    if graph.get_fused_operator_statistics().get("Attention", 0) != 6:
-        raise RuntimeError("the optimiser did not fuse the six attentions: the figures would be unfair")
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = a.threads
-    engine = onnxruntime.InferenceSession(fused, settings, providers=["CPUExecutionProvider"])
-    wanted, tokenizer = {i.name for i in engine.get_inputs()}, Tokenizer(a.model)
+    path = onnx_paths(a.model, a.cache)[dtype]
+    engine = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+    wanted = [i.name for i in engine.get_inputs()]
 
-    def run(texts, _):
-        found = tokenizer(texts)
-        hidden = engine.run(None, {k: v for k, v in found.items() if k in wanted})[0]
-        mask = found["attention_mask"][:, :, None].astype(np.float32)
-        mean = (hidden * mask).sum(1) / mask.sum(1)
-        return mean / np.linalg.norm(mean, axis=1, keepdims=True)
-    return {"onnxruntime": run}
+    def run(batches):
+        return [engine.run(None, {name: batch[name] for name in wanted})[0] for batch in batches]
+    return Padding(a.model, {"whole": (1, run)}, {"onnxruntime": onnxruntime.__version__, "graph": os.path.basename(path)})
 
 
-def peft_adapters(a, folder):
-    """13 adapters with random weights on every linear layer, and PEFT's three ways to serve a batch of all of them."""
-    import numpy as np
-    import torch
-    from peft import LoraConfig, get_peft_model
-    torch.manual_seed(4)
-    names = [f"domain{i}" for i in range(DOMAINS)]
+def openvino(a, dtype):
+    from peer_openvino import engines
+    forwards, hello = engines(a, dtype)
+    return Padding(a.model, forwards, hello)
 
-    def config():
-        return LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=["query", "key", "value", "dense"],
-                          init_lora_weights=False)
-    model = get_peft_model(bert(a.model), config(), adapter_name=names[0])
-    for name in names[1:]:
-        model.add_adapter(name, config())
-    for name, values in model.named_parameters():
-        if "lora_" in name:
-            torch.nn.init.uniform_(values.data, -0.02, 0.02)
-    model.save_pretrained(folder)
-    model.eval()
-    tokenizer = Tokenizer(a.model)
 
-    def forward(texts, **options):
-        with torch.inference_mode():
-            found = tensors(tokenizer(texts))
-            return mean_normalised(model(**found, **options)[0], found["attention_mask"]).numpy()
+def peft(a, dtype):
+    from peer_adapters import Peft
+    return Peft(a, dtype)
 
-    def mixed(texts, adapters):
-        return forward(texts, adapter_names=[names[i] for i in adapters])
 
-    def domain(texts, adapters):
-        vectors = np.empty((len(texts), 384), dtype=np.float32)
-        for d in sorted(set(adapters)):
-            rows = [i for i, other in enumerate(adapters) if other == d]
-            model.set_adapter(names[d])
-            vectors[rows] = forward([texts[i] for i in rows])
-        return vectors
-
-    def serial(texts, adapters):
-        vectors = []
-        for text, d in zip(texts, adapters):
-            model.set_adapter(names[d])
-            vectors.append(forward([text])[0])
-        return np.stack(vectors)
-    peers = {"PEFT, mixed": mixed, "PEFT, by domain": domain, "PEFT, one by one": serial}
-    return peers, [folder / name for name in names]
+ENGINES = {
+    "st-f32": SentenceTransformers,
+    "torch-f32": torch_plain, "torch-bf16": torch_plain,
+    "ort-f32": onnx_runtime, "ort-int8": onnx_runtime,
+    "ov-f32": openvino, "ov-bf16": openvino,
+    "peft-f32": peft, "peft-bf16": peft,
+}

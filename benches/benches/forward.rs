@@ -33,10 +33,15 @@ const PEAK_TIME: Duration = Duration::from_millis(150);
 fn main() -> Result<(), Box<dyn Error>> {
     let options = Options::parse();
     let dir = options.run.start()?;
-    let subject = Subject::load(&dir)?;
+    let subject = Subject::load(&dir, options.run.dtype)?;
     let mut pool = WordPool::read(&dir, 1)?;
-    let (mut peak, mut report) = (GemmPeak::default(), Report::new(options.run.json));
-    report.note(&format!("forward: {}, {} threads, f32", subject.device, options.run.threads()))?;
+    let (mut peak, mut report) = (GemmPeak::new(&subject.on), Report::new(options.run.json));
+    report.note(&format!(
+        "forward: {}, {} threads, {}",
+        subject.device,
+        options.run.threads(),
+        subject.on.dtype_name()
+    ))?;
 
     let fixed = options.tokens.iter().map(|tokens| RowLength::Each(*tokens));
     let lengths: Vec<RowLength> = fixed.chain((!options.no_mixed).then_some(RowLength::Mixed)).collect();

@@ -2,7 +2,7 @@
 //!
 //! A request is a JSON object: `texts`, and optionally `adapters` (an index into `--adapter`, or null, for each text) and
 //! `seconds`. The answer: `ms` (every pass, texts in, vectors out, ascending), `tokens`, `embeddings`. Before the first
-//! request it says its `device`, its `threads` and where its `model` lies.
+//! request it says its `device`, its `dtype`, its `threads` and where its `model` lies.
 
 use std::error::Error;
 use std::io::{BufRead, Write, stdin, stdout};
@@ -31,11 +31,12 @@ struct Request {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let options = Options::parse();
-    let subject = Subject::load(&options.run.start()?)?;
+    let subject = Subject::load(&options.run.start()?, options.run.dtype)?;
     let load = |folder: &PathBuf| load_adapter(folder, &subject.model);
     let adapters = options.adapter.iter().map(load).collect::<Result<Vec<_>, _>>()?;
     let hello = json!({
         "device": subject.device,
+        "dtype": subject.on.dtype_name(),
         "threads": options.run.threads(),
         "model": subject.model.dir(),
     });

@@ -37,7 +37,7 @@ struct Options {
 fn main() -> Result<(), Box<dyn Error>> {
     let options = Options::parse();
     let dir = options.run.start()?;
-    let subject = Subject::load(&dir)?;
+    let subject = Subject::load(&dir, options.run.dtype)?;
     let mut pool = WordPool::read(&dir, 2)?;
     let mut report = Report::new(options.run.json);
     report.note(&format!("lora_overhead: {}, {} threads, f32", subject.device, options.run.threads()))?;

@@ -56,6 +56,12 @@ pub enum BenchError {
         /// What is wrong.
         reason: String,
     },
+    /// The measured server did not come up, or answered what is no answer.
+    #[error("the server: {reason}")]
+    Server {
+        /// What is known.
+        reason: String,
+    },
     /// A temporary adapter could not be written.
     #[error("an adapter could not be written: {0}")]
     Safetensors(#[from] safetensors::SafeTensorError),

@@ -4,6 +4,7 @@
 //!
 //! - `cargo bench -p polylora-benches --bench forward`: the encoder by batch and length, beside its floor.
 //! - `cargo bench -p polylora-benches --bench lora_overhead`: what adapters cost, by rank and by how many are in a batch.
+//! - `cargo bench -p polylora-benches --bench http`: the real server under 1, 100 and 500 clients.
 //! - `benches/peers.sh DIR`: the `lockstep` program in turn with sentence-transformers, PyTorch, ONNX Runtime and PEFT.
 //!
 //! On a GPU (with `--features cuda` or `wgpu`; without a GPU they say `not run` and print the floors):
@@ -23,6 +24,9 @@ mod error;
 mod flops;
 mod gpu_card;
 mod gpu_floor;
+mod http_client;
+mod http_load;
+mod http_server;
 mod kernel_shapes;
 mod neighbours;
 mod options;
@@ -44,13 +48,16 @@ pub use error::BenchError;
 pub use flops::{EncoderSize, Targets};
 pub use gpu_card::Card;
 pub use gpu_floor::{Floor, LayerSize, LoraWork, attention_floor, embedding_floor, pooling_floor};
+pub use http_client::{HttpClient, HttpReply};
+pub use http_load::{HttpLoad, HttpTimes};
+pub use http_server::{HttpServer, own_cpu_seconds};
 pub use kernel_shapes::{KernelShape, Phase, ShapeOptions};
 pub use neighbours::undisturbed;
 pub use options::{RunOptions, StartError};
 pub use peak::GemmPeak;
 pub use popularity::Popularity;
 pub use random::Random;
-pub use random_adapters::random_adapters;
+pub use random_adapters::{random_adapters, write_random_adapters};
 pub use report::{Report, Row};
 pub use rows::{RowLength, Rows};
 pub use subject::{AdapterSet, Subject, load_adapter};

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use clap::Args;
 use polylora_hub::{Catalogue, ConfigError, HubConfig, PullError, Puller};
+use polylora_kernels::device::DTypeSpec;
+use polylora_kernels::team::{self, TeamStarted};
 
 /// Options that all bench programs share.
 #[derive(Args, Clone, Debug)]
@@ -16,6 +18,9 @@ pub struct RunOptions {
     /// CPU threads [default: one a core].
     #[arg(long)]
     pub threads: Option<NonZeroUsize>,
+    /// Number format: auto, f32, bf16, int8 or f16.
+    #[arg(long, default_value_t = DTypeSpec::F32)]
+    pub dtype: DTypeSpec,
     /// About how long each figure is measured.
     #[arg(long, default_value_t = 0.8)]
     pub seconds: f64,
@@ -41,7 +46,10 @@ pub enum StartError {
     Pull(#[from] PullError),
     /// The threads could not be started.
     #[error(transparent)]
-    Threads(#[from] rayon::ThreadPoolBuildError),
+    Threads(#[from] TeamStarted),
+    /// So could those that tokenise.
+    #[error(transparent)]
+    Tokenizing(#[from] rayon::ThreadPoolBuildError),
 }
 
 impl RunOptions {
@@ -51,6 +59,7 @@ impl RunOptions {
     /// When either fails.
     pub fn start(&self) -> Result<PathBuf, StartError> {
         if let Some(threads) = self.threads {
+            team::set_threads(threads)?;
             rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global()?;
         }
         match &self.model {
@@ -68,6 +77,6 @@ impl RunOptions {
 
     /// Threads in use.
     pub fn threads(&self) -> usize {
-        rayon::current_num_threads()
+        team::threads()
     }
 }

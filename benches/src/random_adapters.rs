@@ -33,6 +33,27 @@ pub fn random_adapters(
     (0..count).into_par_iter().map(make).collect()
 }
 
+/// Writes `count` such adapters as folders within `folder`, as a server finds them; their names.
+///
+/// # Errors
+/// When they cannot be written.
+pub fn write_random_adapters(
+    folder: &Path,
+    size: EncoderSize,
+    targets: Targets,
+    rank: usize,
+    count: usize,
+) -> Result<Vec<String>, BenchError> {
+    let make = |number: usize| {
+        let name = format!("adapter-{number}");
+        let own = folder.join(&name);
+        fs::create_dir(&own)?;
+        write(&own, size, targets, rank, Random::new(number as u64))?;
+        Ok(name)
+    };
+    (0..count).into_par_iter().map(make).collect()
+}
+
 fn write(
     folder: &Path,
     size: EncoderSize,

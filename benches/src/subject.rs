@@ -16,6 +16,8 @@ pub struct Subject {
     pub model: EmbeddingModel,
     /// Its device: with the instruction set or the card.
     pub device: String,
+    /// The device as it was opened, with its number formats.
+    pub on: OpenDevice,
 }
 
 /// Adapters in the memory that a device computes from.
@@ -25,7 +27,7 @@ pub struct AdapterSet {
 }
 
 impl AdapterSet {
-    /// Stores `adapters` one after the other; on the CPU in f32 they stay where they are.
+    /// Stores `adapters` one after the other; on the CPU they stay where they are.
     ///
     /// # Errors
     /// When there is no memory for them.
@@ -43,12 +45,12 @@ impl AdapterSet {
 }
 
 impl Subject {
-    /// Loads a model's directory on the CPU in f32.
+    /// Loads a model's directory on the CPU.
     ///
     /// # Errors
     /// When it is none.
-    pub fn load(dir: &Path) -> Result<Self, BenchError> {
-        Self::load_on(dir, &open(DeviceSpec::Cpu, DTypeSpec::F32)?)
+    pub fn load(dir: &Path, dtype: DTypeSpec) -> Result<Self, BenchError> {
+        Self::load_on(dir, &open(DeviceSpec::Cpu, dtype)?)
     }
 
     /// Loads a model's directory on a device.
@@ -56,7 +58,7 @@ impl Subject {
     /// # Errors
     /// When it is none.
     pub fn load_on(dir: &Path, on: &OpenDevice) -> Result<Self, BenchError> {
-        Ok(Self { model: EmbeddingModel::load(dir, on)?, device: on.name.clone() })
+        Ok(Self { model: EmbeddingModel::load(dir, on)?, device: on.name.clone(), on: on.clone() })
     }
 
     /// Brings adapters into the memory of the model's device.

@@ -22,6 +22,12 @@ impl Passes {
         if self.0.len() % 2 == 1 { self.0[middle] } else { (self.0[middle - 1] + self.0[middle]) / 2.0 }
     }
 
+    /// The time that a share of the passes, from 0 to 1, did not exceed (nearest rank).
+    pub fn percentile(&self, share: f64) -> f64 {
+        let rank = (self.0.len() as f64 * share).ceil() as usize;
+        self.0[rank.clamp(1, self.0.len()) - 1]
+    }
+
     /// The fastest.
     pub fn min(&self) -> f64 {
         self.0[0]
@@ -37,7 +43,8 @@ impl Passes {
         &self.0
     }
 
-    pub(crate) fn of(mut times: Vec<f64>) -> Self {
+    /// Sorts times in milliseconds; there must be one at least.
+    pub fn of(mut times: Vec<f64>) -> Self {
         assert!(!times.is_empty(), "no pass was timed");
         times.sort_by(f64::total_cmp);
         Self(times)
@@ -101,6 +108,13 @@ mod tests {
     fn the_median_is_the_middle_one_or_the_mean_of_the_two() {
         assert_eq!(Passes::of(vec![9.0, 1.0, 2.0]).median(), 2.0);
         assert_eq!(Passes::of(vec![4.0, 1.0, 2.0, 9.0]).median(), 3.0);
+    }
+
+    #[test]
+    fn a_percentile_is_a_time_that_was_seen() {
+        let hundred = Passes::of((1..=100).map(f64::from).collect());
+        assert_eq!([0.0, 0.5, 0.99, 1.0].map(|share| hundred.percentile(share)), [1.0, 50.0, 99.0, 100.0]);
+        assert_eq!(Passes::of(vec![7.0]).percentile(0.99), 7.0);
     }
 
     #[test]

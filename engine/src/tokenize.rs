@@ -1,4 +1,5 @@
-//! Texts to token ids, on threads of their own: neither the async threads nor the device's wait for it.
+//! Texts to token ids. A short request is tokenised where it came in, as handing it over would take longer; others on
+//! threads of their own, so that neither the async threads nor the device's wait for it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -63,13 +64,14 @@ impl TokenizePool {
 
     /// One row of ids per input. A job whose caller has gone is not begun.
     pub(crate) async fn encode(&self, job: TokenizeJob) -> Result<Vec<Arc<[u32]>>, EmbedError> {
+        if job.is_short() {
+            return self.encoder.encode_caught(&job);
+        }
         let (reply, rows) = oneshot::channel();
         let encoder = Arc::clone(&self.encoder);
         self.threads.spawn(move || {
             if !reply.is_closed() {
-                // A panic that left this closure would end the process.
-                let rows = catch_unwind(AssertUnwindSafe(|| encoder.encode_all(&job)));
-                let _ = reply.send(rows.unwrap_or_else(|_| Err(panicked())));
+                let _ = reply.send(encoder.encode_caught(&job));
             }
         });
         rows.await.unwrap_or_else(|_| Err(panicked()))
@@ -85,9 +87,30 @@ struct RowEncoder {
     bounds: TokenBounds,
 }
 
+impl TokenizeJob {
+    /// Whether it is done sooner than another thread is awake.
+    fn is_short(&self) -> bool {
+        let prompt = self.prompt.as_ref().map_or(0, |prompt| prompt.len());
+        let bytes = |input: &EmbedInput| match input {
+            EmbedInput::Text(text) => prompt + text.len(),
+            EmbedInput::Tokens(ids) => size_of_val(ids.as_slice()),
+        };
+        self.inputs.len() <= INPUTS_A_TASK && self.inputs.iter().map(bytes).sum::<usize>() <= SHORT_BYTES
+    }
+}
+
 impl RowEncoder {
+    /// A panic that left the tokenizer would end a thread, or the process.
+    fn encode_caught(&self, job: &TokenizeJob) -> Result<Vec<Arc<[u32]>>, EmbedError> {
+        catch_unwind(AssertUnwindSafe(|| self.encode_all(job))).unwrap_or_else(|_| Err(panicked()))
+    }
+
     fn encode_all(&self, job: &TokenizeJob) -> Result<Vec<Arc<[u32]>>, EmbedError> {
         let encode = |(index, input)| self.encode(index, input, job);
+        // Never on the threads of whoever calls.
+        if job.inputs.len() <= INPUTS_A_TASK {
+            return job.inputs.iter().enumerate().map(encode).collect();
+        }
         let inputs = job.inputs.par_iter().enumerate().with_min_len(INPUTS_A_TASK);
         // All of them first, so that the error told is that of the first faulty input, not of the fastest thread.
         let rows: Vec<Result<_, _>> = inputs.map(encode).collect();
@@ -125,8 +148,16 @@ impl RowEncoder {
 /// Inputs below which a second thread costs more than it brings.
 const INPUTS_A_TASK: usize = 8;
 
+/// Bytes of input that are tokenised at once: microseconds of an async thread, and a fraction of a millisecond for texts
+/// whose every character is a token of its own.
+const SHORT_BYTES: usize = 2048;
+
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+    use std::sync::Mutex;
+    use std::thread::{self, ThreadId};
+
     use super::*;
 
     /// One id per byte between 1 and 2.
@@ -153,8 +184,17 @@ mod tests {
         prompt: Option<&str>,
         truncate: bool,
     ) -> Result<Vec<Vec<u32>>, EmbedError> {
+        encode_with(Arc::new(Bytes), inputs, prompt, truncate)
+    }
+
+    fn encode_with(
+        tokenizer: Arc<dyn Tokenize>,
+        inputs: Vec<EmbedInput>,
+        prompt: Option<&str>,
+        truncate: bool,
+    ) -> Result<Vec<Vec<u32>>, EmbedError> {
         let bounds = TokenBounds { max_tokens: 6, vocab_size: 120 };
-        let pool = TokenizePool::start(Arc::new(Bytes), bounds, 3).unwrap();
+        let pool = TokenizePool::start(tokenizer, bounds, 3).unwrap();
         let job = TokenizeJob { inputs, prompt: prompt.map(Arc::from), truncate };
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(pool.encode(job)).map(|rows| rows.iter().map(|row| row.to_vec()).collect())
@@ -208,5 +248,39 @@ mod tests {
     #[test]
     fn a_tokenizer_that_panics_fails_its_request_only() {
         assert_eq!(encode(vec![text("panic")], None, true), Err(panicked()));
+        assert_eq!(encode(vec![text("panic"); 2 * INPUTS_A_TASK], None, true), Err(panicked()));
+    }
+
+    #[test]
+    fn short_requests_are_tokenised_where_they_come_in_and_all_others_on_the_tokenizers_threads() {
+        struct Witness(Mutex<HashSet<ThreadId>>);
+        impl Tokenize for Witness {
+            fn encode(&self, _: &str, _: Option<usize>) -> Result<Vec<u32>, String> {
+                self.0.lock().unwrap().insert(thread::current().id());
+                Ok(vec![1])
+            }
+
+            fn vocab_size(&self) -> usize {
+                2
+            }
+        }
+        let here = thread::current().id();
+        let seen = |inputs: Vec<EmbedInput>, prompt: Option<&str>| {
+            let witness = Arc::new(Witness(Mutex::default()));
+            encode_with(witness.clone(), inputs, prompt, true).unwrap();
+            std::mem::take(&mut *witness.0.lock().unwrap())
+        };
+        let long = "x".repeat(SHORT_BYTES);
+        assert_eq!(seen(vec![text("a"); INPUTS_A_TASK], None), HashSet::from([here]));
+        assert_eq!(seen(vec![text(&long)], None), HashSet::from([here]));
+        for (inputs, prompt) in [
+            (vec![text("a"); INPUTS_A_TASK + 1], None),
+            (vec![text(&long), text("a")], None),
+            (vec![text(&long)], Some("a")),
+            (vec![EmbedInput::Tokens(vec![1; SHORT_BYTES]), text("a")], None),
+        ] {
+            let threads = seen(inputs, prompt);
+            assert!(!threads.is_empty() && !threads.contains(&here));
+        }
     }
 }

@@ -1,13 +1,28 @@
 //! Bidirectional attention over packed rows: every sequence sees itself and nothing else, nothing is padded.
+//!
+//! Keys and values of a head are laid out as panels, so that scores and context are the same products as a linear layer's;
+//! between them stands an online softmax over blocks of keys (arXiv 1805.02867, 2205.14135).
 
-use rayon::prelude::*;
+mod panels;
 
-use crate::isa::{Isa, Target, dispatch};
-use crate::lanes::{LANES, at, at_mut, axpy, sum};
-use crate::math::exp;
+use std::cell::RefCell;
 
-/// Query rows of one task.
-const QUERY_BLOCK: usize = 64;
+use half::bf16;
+
+use crate::aligned::AlignedBuffer;
+use crate::element::{Element, store_part};
+use crate::isa::Isa;
+use crate::math::exp2_of_negative;
+use crate::packed_matrix::{PANEL, STEP_BYTES, WeightFormat};
+use crate::target::{LANES, Target, dispatch};
+use crate::team;
+use crate::tile::{MAX_ROWS, OperandForm, SumsTile, TileCall, TileKernel};
+use panels::{HeadPanels, QueryRows};
+
+/// Keys of one block: with their values they stay in the first two levels of the cache. A multiple of [`PANEL`].
+const KEY_BLOCK: usize = 512;
+/// Parts a thread's share is cut into.
+const PARTS: usize = 3;
 
 /// Heads and their width.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,153 +35,292 @@ pub struct HeadShape {
 
 /// One attention over packed rows.
 #[derive(Clone, Copy, Debug)]
-pub struct AttentionCall<'a> {
+pub struct AttentionCall<'a, E> {
     /// Queries, row `t` at `t * stride`, heads side by side.
-    pub q: &'a [f32],
+    pub q: &'a [E],
     /// Keys, likewise.
-    pub k: &'a [f32],
+    pub k: &'a [E],
     /// Values, likewise.
-    pub v: &'a [f32],
+    pub v: &'a [E],
     /// Distance between rows of q, k and v, in elements.
     pub stride: usize,
     /// Starts of the sequences and the end of the last, `[B + 1]`.
     pub cu_seqlens: &'a [u32],
     /// Heads.
     pub heads: HeadShape,
-    /// Factor on the scores, `1 / sqrt(width)`.
+    /// Factor on the scores, `1 / sqrt(width)`; positive.
     pub scale: f32,
 }
 
-/// Writes the context, `[T, heads * width]`, on the threads of the current rayon pool.
+/// Writes the context, `[T, heads * width]`, on the threads of the team.
 ///
 /// # Panics
 /// When a slice is shorter than the sequences say.
-pub fn attention_packed(isa: Isa, call: AttentionCall<'_>, out: &mut [f32]) {
+pub fn attention_packed<E: Element>(isa: Isa, call: AttentionCall<'_, E>, out: &mut [E]) {
     isa.require();
-    let width = call.heads.heads * call.heads.width;
+    let HeadShape { heads, width } = call.heads;
     let bounds = call.cu_seqlens;
     assert!(bounds.first() == Some(&0) && bounds.is_sorted(), "cu_seqlens does not ascend from 0");
-    let total = call.cu_seqlens.last().map_or(0, |end| *end as usize);
-    assert_eq!(out.len(), total * width, "out is not [{total}, {width}]");
+    let (sequences, total) = (bounds.len() - 1, bounds[bounds.len() - 1] as usize);
+    assert_eq!(out.len(), total * heads * width, "out is not [{total}, {}]", heads * width);
     for (name, values) in [("q", call.q), ("k", call.k), ("v", call.v)] {
-        let needed = if total == 0 { 0 } else { (total - 1) * call.stride + width };
+        let needed = if total == 0 { 0 } else { (total - 1) * call.stride + heads * width };
         assert!(values.len() >= needed, "{name} has {} values, {needed} are needed", values.len());
     }
-    let mut tasks = vec![];
-    let mut rest = out;
-    for pair in call.cu_seqlens.windows(2) {
-        let (start, end) = (pair[0] as usize, pair[1] as usize);
-        let mut query = start;
-        while query < end {
-            let count = QUERY_BLOCK.min(end - query);
-            let (block, tail) = rest.split_at_mut(count * width);
-            rest = tail;
-            tasks.push((Task { start, end, query }, block));
-            query += count;
+    if out.is_empty() {
+        return;
+    }
+    let form = TileKernel::choose(isa, WeightFormat::Bf16).operand;
+    let whole_pairs = width.is_multiple_of(2);
+    let bf16 = std::any::TypeId::of::<E>() == std::any::TypeId::of::<bf16>();
+    let format =
+        if bf16 && whole_pairs && form == OperandForm::Bf16 { WeightFormat::Bf16 } else { WeightFormat::F32 };
+    let job = Job { call, kernel: TileKernel::choose(isa, format), format, out: Out(out.as_mut_ptr()) };
+    // Sequences first; heads where there are too few of them.
+    let threads = team::threads();
+    let parts = if threads == 1 { 1 } else { (threads * PARTS).div_ceil(sequences).min(heads) };
+    team::for_each(sequences * parts, |task| {
+        let (sequence, part) = (task / parts, task % parts);
+        let rows = bounds[sequence] as usize..bounds[sequence + 1] as usize;
+        let mut scratch = SCRATCH.take().unwrap_or_default();
+        for head in heads * part / parts..heads * (part + 1) / parts {
+            one_head(isa, &job, Head { first: rows.start, count: rows.len(), head }, &mut scratch);
         }
-    }
-    if rayon::current_num_threads() == 1 {
-        tasks.into_iter().for_each(|(task, block)| run_task(isa, &call, task, block));
-    } else {
-        tasks.into_par_iter().for_each(|(task, block)| run_task(isa, &call, task, block));
-    }
+        SCRATCH.set(Some(scratch));
+    });
 }
 
-/// Some query rows of one sequence.
+/// A call with what it is computed with.
+struct Job<'a, E> {
+    call: AttentionCall<'a, E>,
+    kernel: TileKernel,
+    /// How queries, keys, weights and values lie for the products.
+    format: WeightFormat,
+    out: Out<E>,
+}
+
+/// The result, of which tasks write disjoint parts.
+struct Out<E>(*mut E);
+
+// SAFETY: see above.
+unsafe impl<E: Send> Sync for Out<E> {}
+
+/// One head of one sequence.
 #[derive(Clone, Copy)]
-struct Task {
-    start: usize,
-    end: usize,
-    query: usize,
+struct Head {
+    /// The sequence's first row.
+    first: usize,
+    /// Its rows.
+    count: usize,
+    head: usize,
+}
+
+/// Memory of a thread, kept from call to call.
+#[derive(Default)]
+struct Scratch {
+    panels: HeadPanels,
+    queries: QueryRows,
+    weights: QueryRows,
+    scores: AlignedBuffer,
+    context: AlignedBuffer,
+    sums: SumsTile,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Option<Box<Scratch>>> = const { RefCell::new(None) };
 }
 
 dispatch! {
-    fn run_task(call: &AttentionCall<'_>, task: Task, out: &mut [f32]) = run_task_body
+    fn one_head<E: Element>(job: &Job<'_, E>, head: Head, scratch: &mut Scratch) = one_head_body
 }
 
+// No closure below: a closure would be compiled for the baseline.
+
 #[inline(always)]
-fn run_task_body<I: Target>(call: &AttentionCall<'_>, task: Task, out: &mut [f32]) {
+fn one_head_body<I: Target, E: Element>(job: &Job<'_, E>, head: Head, scratch: &mut Scratch) {
+    let Job { call, kernel, format, .. } = job;
     let HeadShape { heads, width } = call.heads;
-    let keys = task.end - task.start;
-    let padded = keys.next_multiple_of(LANES);
-    let mut transposed = vec![0f32; width * padded];
-    let mut scores = vec![0f32; padded];
-    for head in 0..heads {
-        for j in 0..keys {
-            let key = &call.k[(task.start + j) * call.stride + head * width..][..width];
-            for (d, value) in key.iter().enumerate() {
-                transposed[d * padded + j] = *value;
+    let blocks = head.count.div_ceil(KEY_BLOCK);
+    let scale = call.scale * std::f32::consts::LOG2_E;
+    let Scratch { panels, queries, weights, scores, context, sums } = scratch;
+    if blocks == 1 {
+        panels.fill::<E>(job, head, 0..head.count);
+    }
+    let _tiles = kernel.begin();
+    let mut at = 0;
+    while at < head.count {
+        let rows = kernel.rows_of(head.count, at);
+        queries.fill_queries::<E>(job, head, at..at + rows);
+        let mut state = RowStates { highest: [f32::NEG_INFINITY; MAX_ROWS], total: [0.0; MAX_ROWS] };
+        let context = context.at_least::<f32>(width.div_ceil(PANEL) * MAX_ROWS * PANEL);
+        for block in 0..blocks {
+            let keys = block * KEY_BLOCK..head.count.min((block + 1) * KEY_BLOCK);
+            let count = keys.len();
+            if blocks > 1 {
+                panels.fill::<E>(job, head, keys);
+            }
+            let key_panels = count.div_ceil(PANEL);
+            let scores = scores.at_least::<u32>(key_panels * MAX_ROWS * PANEL);
+            for panel in 0..key_panels {
+                let tile = TileCall {
+                    a: queries.data(),
+                    stride: queries.stride,
+                    panel: panels.keys(panel),
+                    panel_stride: STEP_BYTES,
+                    steps: queries.steps,
+                    out: scores[panel * MAX_ROWS * PANEL..].as_mut_ptr(),
+                };
+                // SAFETY: the kernel is one of the machine's; queries and keys have been laid out with these steps, and
+                // a panel's scores have room for the most rows of any kernel.
+                unsafe { kernel.function(rows)(&tile) };
+            }
+            weights.reserve(*format, kernel, count);
+            let kept = match format {
+                WeightFormat::Bf16 => softmax::<I, bf16>((scores, count), rows, scale, &mut state, weights),
+                _ => softmax::<I, f32>((scores, count), rows, scale, &mut state, weights),
+            };
+            for panel in 0..width.div_ceil(PANEL) {
+                let tile = TileCall {
+                    a: weights.data(),
+                    stride: weights.stride,
+                    panel: panels.values(panel),
+                    panel_stride: STEP_BYTES,
+                    steps: weights.steps,
+                    out: sums.0.as_mut_ptr(),
+                };
+                // SAFETY: as above, with weights for rows and values for weights.
+                unsafe { kernel.function(rows)(&tile) };
+                let context = &mut context[panel * MAX_ROWS * PANEL..][..MAX_ROWS * PANEL];
+                add_context::<I>(sums, rows, (block > 0).then_some(&kept), context);
             }
         }
-        for (i, row) in out.chunks_exact_mut(heads * width).enumerate() {
-            let query = &call.q[(task.query + i) * call.stride + head * width..][..width];
-            score_row::<I>(query, call.scale, &transposed, &mut scores);
-            let inverse = softmax_numerators::<I>(&mut scores, keys);
-            let context = &mut row[head * width..][..width];
-            context.fill(0.0);
-            for (j, weight) in scores[..keys].iter().enumerate() {
-                let value = &call.v[(task.start + j) * call.stride + head * width..][..width];
-                axpy::<I>(*weight, value, context);
+        let first = (head.first + at) * heads * width + head.head * width;
+        for row in 0..rows {
+            let inverse = I::splat(1.0 / state.total[row]);
+            for column in (0..width).step_by(LANES) {
+                let (panel, within) = (column / PANEL, column % PANEL);
+                let from = &context[(panel * MAX_ROWS + row) * PANEL + within..][..LANES];
+                // SAFETY: sixteen sums lie there; the result has `width` columns for the head in each row.
+                unsafe {
+                    let v = I::mul(I::load(from.as_ptr()), inverse);
+                    let to = job.out.0.add(first + row * heads * width + column);
+                    if column + LANES <= width {
+                        E::store::<I>(v, to);
+                    } else {
+                        store_part::<I, E>(v, to, width - column);
+                    }
+                }
             }
-            context.iter_mut().for_each(|c| *c *= inverse);
         }
+        at += rows;
     }
 }
 
-/// `scores = scale * q K^T`, keys in the lanes, four registers of them at a time.
-#[inline(always)]
-fn score_row<I: Target>(query: &[f32], scale: f32, transposed: &[f32], scores: &mut [f32]) {
-    let padded = scores.len();
-    let mut key = 0;
-    while key < padded {
-        if key + 4 * LANES <= padded {
-            score_lanes::<I, 4>(query, scale, transposed, scores, key);
-            key += 4 * LANES;
-        } else {
-            score_lanes::<I, 1>(query, scale, transposed, scores, key);
-            key += LANES;
-        }
-    }
+/// The online softmax's state by row: the highest score so far and the sum of weights relative to it.
+struct RowStates {
+    highest: [f32; MAX_ROWS],
+    total: [f32; MAX_ROWS],
 }
 
+/// Turns scores into weights `2^(scale (s - highest))`, next to nothing behind the last key, and brings the state up to date. Gives
+/// by row the factor that what was summed before is worth now.
 #[inline(always)]
-fn score_lanes<I: Target, const N: usize>(
-    query: &[f32],
+fn softmax<I: Target, W: Element>(
+    (scores, keys): (&mut [u32], usize),
+    rows: usize,
     scale: f32,
-    transposed: &[f32],
-    scores: &mut [f32],
-    key: usize,
-) {
-    let padded = scores.len();
-    let mut acc = [I::splat(0.0); N];
-    for (d, q) in query.iter().enumerate() {
-        let q = I::splat(*q * scale);
-        for (n, acc) in acc.iter_mut().enumerate() {
-            *acc = I::fma_lanes(q, I::load(at(transposed, d * padded + key + n * LANES)), *acc);
+    state: &mut RowStates,
+    weights: &mut QueryRows,
+) -> [f32; MAX_ROWS] {
+    let mut kept = [1.0; MAX_ROWS];
+    let to = (weights.row_mut::<W>(0), weights.stride / size_of::<W>());
+    let mut row = 0;
+    while row < rows {
+        // Several rows at once: one row's steps wait for each other.
+        if row + 4 <= rows {
+            softmax_rows::<I, W, 4>((scores, keys), row, scale, state, &mut kept, to);
+            row += 4;
+        } else {
+            softmax_rows::<I, W, 1>((scores, keys), row, scale, state, &mut kept, to);
+            row += 1;
         }
     }
-    for (n, acc) in acc.into_iter().enumerate() {
-        I::store(acc, at_mut(scores, key + n * LANES));
+    kept
+}
+
+/// [`softmax`] for the rows `first .. first + R`; a row's order of sums does not depend on `R`. `to`: the weights' first row,
+/// and values from row to row.
+#[inline(always)]
+fn softmax_rows<I: Target, W: Element, const R: usize>(
+    (scores, keys): (&mut [u32], usize),
+    first: usize,
+    scale: f32,
+    state: &mut RowStates,
+    kept: &mut [f32; MAX_ROWS],
+    (to, stride): (*mut W, usize),
+) {
+    // Sixteens of keys, in use and as the weights' rows have place for.
+    let (used, whole) = (keys.div_ceil(LANES), 2 * keys.div_ceil(PANEL));
+    assert!(used > 0 && first + R <= MAX_ROWS && scores.len() >= whole / 2 * MAX_ROWS * PANEL);
+    let place =
+        |row: usize, sixteen: usize| ((sixteen / 2) * MAX_ROWS + first + row) * PANEL + (sixteen % 2) * LANES;
+    let mut highest = [I::splat(f32::NEG_INFINITY); R];
+    for (r, highest) in highest.iter_mut().enumerate() {
+        // What lies behind the last key weighs nothing.
+        for score in &mut scores[place(r, used - 1)..][keys - (used - 1) * LANES..LANES] {
+            *score = f32::NEG_INFINITY.to_bits();
+        }
+        for sixteen in 0..used {
+            // SAFETY: below the scores' length, which was compared.
+            *highest = I::max(*highest, unsafe { I::load(scores.as_ptr().add(place(r, sixteen)).cast()) });
+        }
+    }
+    let (mut offsets, mut totals) = ([I::splat(0.0); R], [I::splat(0.0); R]);
+    for r in 0..R {
+        let before = state.highest[first + r];
+        let now = before.max(I::highest(highest[r]));
+        offsets[r] = I::splat(-now * scale);
+        if before > f32::NEG_INFINITY {
+            kept[first + r] = ((before - now) * scale).exp2();
+        }
+        state.highest[first + r] = now;
+    }
+    let factor = I::splat(scale);
+    for sixteen in 0..used {
+        for r in 0..R {
+            // SAFETY: as above; a row of weights has place for whole panels.
+            unsafe {
+                let score = I::load(scores.as_ptr().add(place(r, sixteen)).cast());
+                let weight = exp2_of_negative::<I>(I::fma(score, factor, offsets[r]), W::COARSE);
+                totals[r] = I::add(totals[r], weight);
+                W::store::<I>(weight, to.add((first + r) * stride + sixteen * LANES));
+            }
+        }
+    }
+    for r in 0..R {
+        if used < whole {
+            // SAFETY: as above.
+            unsafe { W::store::<I>(I::splat(0.0), to.add((first + r) * stride + used * LANES)) };
+        }
+        state.total[first + r] = state.total[first + r] * kept[first + r] + I::sum(totals[r]);
     }
 }
 
-/// Turns the first `count` scores into `e^(s - max)`, the padding into 0, and returns one over their sum.
+/// `context = kept * context + sums`; without `kept` it begins here.
 #[inline(always)]
-fn softmax_numerators<I: Target>(scores: &mut [f32], count: usize) -> f32 {
-    scores[count..].fill(f32::NEG_INFINITY);
-    let mut highest = [f32::NEG_INFINITY; LANES];
-    for chunk in scores.chunks_exact(LANES) {
-        for i in 0..LANES {
-            highest[i] = if chunk[i] > highest[i] { chunk[i] } else { highest[i] };
+fn add_context<I: Target>(sums: &SumsTile, rows: usize, kept: Option<&[f32; MAX_ROWS]>, context: &mut [f32]) {
+    for (row, to) in context.chunks_exact_mut(PANEL).take(rows).enumerate() {
+        for column in [0, LANES] {
+            // SAFETY: a row has a panel's columns in both.
+            unsafe {
+                let to = to.as_mut_ptr().add(column);
+                let sum = I::load(sums.0[row * PANEL + column..].as_ptr().cast());
+                let v = match kept {
+                    Some(kept) => I::fma(I::splat(kept[row]), I::load(to), sum),
+                    None => sum,
+                };
+                I::store(v, to);
+            }
         }
     }
-    let highest = highest.into_iter().fold(f32::NEG_INFINITY, f32::max);
-    let mut total = [0f32; LANES];
-    for chunk in scores.chunks_exact_mut(LANES) {
-        for i in 0..LANES {
-            chunk[i] = exp::<I>(chunk[i] - highest);
-            total[i] += chunk[i];
-        }
-    }
-    1.0 / sum(total)
 }

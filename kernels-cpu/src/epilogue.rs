@@ -1,8 +1,7 @@
-//! What follows a matrix product while its rows are still in the cache.
+//! Activations, as they follow a matrix product while its rows are still in the cache.
 
-use crate::isa::Target;
-use crate::lanes::fma;
-use crate::math::{erf, tanh};
+use crate::math::{gelu, gelu_coarse, tanh};
+use crate::target::Target;
 
 /// An element-wise activation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -17,43 +16,20 @@ pub enum Activation {
     Relu,
 }
 
-/// Applies `activation` in place.
+/// `activation(v)`; `coarse` where an error of 5e-5 does not matter.
 #[inline(always)]
-pub(crate) fn activate<I: Target>(activation: Activation, row: &mut [f32]) {
+pub(crate) fn activate<I: Target>(activation: Activation, coarse: bool, v: I::Lanes) -> I::Lanes {
     match activation {
-        Activation::Identity => {}
-        Activation::Gelu => {
-            for v in row {
-                *v = 0.5 * *v * (1.0 + erf::<I>(*v * std::f32::consts::FRAC_1_SQRT_2));
-            }
-        }
+        Activation::Identity => v,
+        Activation::Gelu if coarse => gelu_coarse::<I>(v),
+        Activation::Gelu => gelu::<I>(v),
         Activation::GeluTanh => {
-            for v in row {
-                let inner = 0.797_884_6 * fma::<I>(0.044_715 * *v * *v, *v, *v);
-                *v = 0.5 * *v * (1.0 + tanh::<I>(inner));
-            }
+            let cube = I::mul(I::mul(I::splat(0.044_715), I::mul(v, v)), v);
+            let inner = I::mul(I::splat(0.797_884_6), I::add(v, cube));
+            let half = I::mul(I::splat(0.5), v);
+            I::fma(half, tanh::<I>(inner), half)
         }
-        Activation::Relu => {
-            for v in row {
-                // Not `max`, which would turn NaN into 0.
-                *v = if *v < 0.0 { 0.0 } else { *v };
-            }
-        }
-    }
-}
-
-/// `row += values`.
-#[inline(always)]
-pub(crate) fn add(row: &mut [f32], values: &[f32]) {
-    for (v, b) in row.iter_mut().zip(values) {
-        *v += b;
-    }
-}
-
-/// `row *= values`.
-#[inline(always)]
-pub(crate) fn scale(row: &mut [f32], values: &[f32]) {
-    for (v, g) in row.iter_mut().zip(values) {
-        *v *= g;
+        // In this order of arguments NaN passes.
+        Activation::Relu => I::max(I::splat(0.0), v),
     }
 }

@@ -2,43 +2,102 @@
 
 use std::sync::OnceLock;
 
-use crate::lanes::LANES;
+use crate::packed_matrix::WeightFormat;
+use crate::tile::{OperandForm, TileKernel};
 
-/// An instruction set that the kernels are compiled for.
+/// Environment variable that forces an instruction set: `scalar`, `avx2`, `avxvnni`, `avx512` or `amx`.
+pub const ISA_VARIABLE: &str = "POLYLORA_CPU_ISA";
+
+/// An instruction set that the kernels are compiled for, the widest last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Isa {
     /// Whatever the target's baseline is.
     Scalar,
     /// x86-64 with AVX2 and FMA.
     Avx2,
-    /// x86-64 with AVX-512 F, BW, DQ and VL.
+    /// AVX2 with the 256-bit dot products of bytes that laptops have (AVX-VNNI).
+    AvxVnni,
+    /// AVX-512 F, BW, DQ and VL, with its dot products of bytes (VNNI) and of bf16 where the machine has them.
     Avx512,
+    /// AVX-512 and AMX's tiles for bf16 and int8.
+    Amx,
+}
+
+/// What [`ISA_VARIABLE`] asks for and this machine cannot do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IsaError {
+    /// No instruction set of that name.
+    #[error("{ISA_VARIABLE} is `{found}`, expected one of scalar, avx2, avxvnni, avx512, amx")]
+    Unknown {
+        /// What was found.
+        found: String,
+    },
+    /// The machine lacks it.
+    #[error("{ISA_VARIABLE} asks for {}, this machine has {}", asked.name(), names(&Isa::available()))]
+    Missing {
+        /// What was asked for.
+        asked: Isa,
+    },
 }
 
 impl Isa {
+    /// All there are.
+    pub const ALL: [Isa; 5] = [Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512, Isa::Amx];
+
     /// The instruction sets of this machine, the widest last.
     pub fn available() -> Vec<Isa> {
-        [Isa::Scalar, Isa::Avx2, Isa::Avx512].into_iter().filter(|isa| isa.is_available()).collect()
+        Self::ALL.into_iter().filter(|isa| isa.is_available()).collect()
     }
 
-    /// The one in use: the widest, or the one that `POLYLORA_CPU_ISA` (`scalar`, `avx2`, `avx512`) names, when the
-    /// machine has it. Which one it is stands in the device's name (`cpu (avx512)`).
+    /// The one in use: what [`ISA_VARIABLE`] names, else the widest. Where the variable is in error, which
+    /// [`Isa::from_environment`] tells, the widest too.
     pub fn current() -> Isa {
         static CURRENT: OnceLock<Isa> = OnceLock::new();
-        *CURRENT.get_or_init(|| {
-            let asked = std::env::var("POLYLORA_CPU_ISA").ok();
-            let forced = asked.as_deref().and_then(Isa::parse).filter(|isa| isa.is_available());
-            forced.or_else(|| Isa::available().pop()).unwrap_or(Isa::Scalar)
-        })
+        *CURRENT.get_or_init(|| Isa::from_environment().unwrap_or_else(|_| Isa::widest()))
     }
 
-    /// Its name, as `POLYLORA_CPU_ISA` takes it.
+    /// The instruction set that the environment asks for, or the widest where it asks for none.
+    ///
+    /// # Errors
+    /// When the name is unknown, or the machine lacks the instruction set.
+    pub fn from_environment() -> Result<Isa, IsaError> {
+        Self::choose(std::env::var(ISA_VARIABLE).ok().as_deref())
+    }
+
+    /// Its name, as [`ISA_VARIABLE`] takes it.
     pub fn name(self) -> &'static str {
         match self {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "avx2",
+            Isa::AvxVnni => "avxvnni",
             Isa::Avx512 => "avx512",
+            Isa::Amx => "amx",
         }
+    }
+
+    /// Whether dot products of bf16 are instructions of it on this machine.
+    pub fn has_bf16_products(self) -> bool {
+        TileKernel::choose(self, WeightFormat::Bf16).operand == OperandForm::Bf16
+    }
+
+    /// What this machine multiplies by with it where weights have a format: `AMX tiles`, `AVX-512`, `AVX-512 BF16`,
+    /// `AVX-512 VNNI`, `AVX-VNNI`, `AVX2`, for bf16 without instructions of its own `AVX2, widened to f32`, or
+    /// `plain loops`.
+    pub fn product_path(self, format: WeightFormat) -> &'static str {
+        TileKernel::choose(self, format).path
+    }
+
+    fn choose(asked: Option<&str>) -> Result<Isa, IsaError> {
+        let Some(name) = asked.filter(|name| !name.is_empty()) else {
+            return Ok(Isa::widest());
+        };
+        let found = Self::ALL.into_iter().find(|isa| isa.name() == name);
+        let asked = found.ok_or_else(|| IsaError::Unknown { found: name.to_owned() })?;
+        if asked.is_available() { Ok(asked) } else { Err(IsaError::Missing { asked }) }
+    }
+
+    fn widest() -> Isa {
+        Isa::available().pop().unwrap_or(Isa::Scalar)
     }
 
     /// Refuses an instruction set that this machine lacks: what makes the kernels' safe functions sound.
@@ -46,16 +105,12 @@ impl Isa {
         assert!(self.is_available(), "this machine has no {}", self.name());
     }
 
-    fn parse(name: &str) -> Option<Isa> {
-        [Isa::Scalar, Isa::Avx2, Isa::Avx512].into_iter().find(|isa| isa.name() == name)
-    }
-
+    #[cfg(target_arch = "x86_64")]
     fn is_available(self) -> bool {
         match self {
             Isa::Scalar => true,
-            #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
-            #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => Isa::Avx2.is_available() && is_x86_feature_detected!("avxvnni"),
             Isa::Avx512 => {
                 Isa::Avx2.is_available()
                     && is_x86_feature_detected!("avx512f")
@@ -63,153 +118,47 @@ impl Isa {
                     && is_x86_feature_detected!("avx512dq")
                     && is_x86_feature_detected!("avx512vl")
             }
-            #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx2 | Isa::Avx512 => false,
+            Isa::Amx => Isa::Avx512.is_available() && crate::tile::has_tiles(),
         }
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn is_available(self) -> bool {
+        self == Isa::Scalar
     }
 }
 
-/// What a kernel's body may use while it is compiled for one instruction set: sixteen lanes, in as many registers as
-/// they take.
-///
-/// The methods are inlined into code compiled for the instruction set by [`dispatch`]; they are not called elsewhere.
-pub(crate) trait Target: Copy + 'static {
-    /// Whether `f32::mul_add` is one instruction; where it is not, it would be a library call.
-    const FMA: bool;
-    /// Whether there are 32 registers of sixteen lanes.
-    const WIDE: bool;
-    /// Sixteen lanes.
-    type Lanes: Copy;
-    /// All lanes equal.
-    fn splat(value: f32) -> Self::Lanes;
-    /// From memory.
-    fn load(from: &[f32; LANES]) -> Self::Lanes;
-    /// To memory.
-    fn store(lanes: Self::Lanes, to: &mut [f32; LANES]);
-    /// `a * b + c` in each lane.
-    fn fma_lanes(a: Self::Lanes, b: Self::Lanes, c: Self::Lanes) -> Self::Lanes;
+fn names(isas: &[Isa]) -> String {
+    isas.iter().map(|isa| isa.name()).collect::<Vec<_>>().join(", ")
 }
 
-/// The target's baseline.
-#[derive(Clone, Copy)]
-pub(crate) struct Baseline;
-impl Target for Baseline {
-    const FMA: bool = cfg!(any(target_arch = "aarch64", target_feature = "fma"));
-    const WIDE: bool = false;
-    type Lanes = [f32; LANES];
-    #[inline(always)]
-    fn splat(value: f32) -> Self::Lanes {
-        [value; LANES]
-    }
-    #[inline(always)]
-    fn load(from: &[f32; LANES]) -> Self::Lanes {
-        *from
-    }
-    #[inline(always)]
-    fn store(lanes: Self::Lanes, to: &mut [f32; LANES]) {
-        *to = lanes;
-    }
-    #[inline(always)]
-    fn fma_lanes(a: Self::Lanes, b: Self::Lanes, mut c: Self::Lanes) -> Self::Lanes {
-        for i in 0..LANES {
-            c[i] = if Self::FMA { a[i].mul_add(b[i], c[i]) } else { a[i] * b[i] + c[i] };
-        }
-        c
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-#[cfg(target_arch = "x86_64")]
-pub(crate) use x86::{Avx2, Avx512};
-
-/// The x86 targets. SAFETY of every block below: the methods are inlined into functions that [`dispatch`] compiles for
-/// the instruction set and enters only where it was detected; loads and stores go through references to 16 values.
-#[cfg(target_arch = "x86_64")]
-#[allow(clippy::undocumented_unsafe_blocks)]
-mod x86 {
-    use std::arch::x86_64::*;
-
-    use super::{LANES, Target};
-
-    /// AVX2 and FMA.
-    #[derive(Clone, Copy)]
-    pub(crate) struct Avx2;
-    impl Target for Avx2 {
-        const FMA: bool = true;
-        const WIDE: bool = false;
-        type Lanes = (__m256, __m256);
-        #[inline(always)]
-        fn splat(value: f32) -> Self::Lanes {
-            let v = unsafe { _mm256_set1_ps(value) };
-            (v, v)
-        }
-        #[inline(always)]
-        fn load(from: &[f32; LANES]) -> Self::Lanes {
-            unsafe { (_mm256_loadu_ps(from.as_ptr()), _mm256_loadu_ps(from.as_ptr().add(8))) }
-        }
-        #[inline(always)]
-        fn store(lanes: Self::Lanes, to: &mut [f32; LANES]) {
-            unsafe {
-                _mm256_storeu_ps(to.as_mut_ptr(), lanes.0);
-                _mm256_storeu_ps(to.as_mut_ptr().add(8), lanes.1);
-            }
-        }
-        #[inline(always)]
-        fn fma_lanes(a: Self::Lanes, b: Self::Lanes, c: Self::Lanes) -> Self::Lanes {
-            unsafe { (_mm256_fmadd_ps(a.0, b.0, c.0), _mm256_fmadd_ps(a.1, b.1, c.1)) }
+    #[test]
+    fn the_path_of_a_product_is_named_by_its_instructions() {
+        assert_eq!(Isa::Scalar.product_path(WeightFormat::Int8), "plain loops");
+        for isa in Isa::available().into_iter().filter(|isa| *isa != Isa::Scalar) {
+            let named = |format| isa.product_path(format);
+            let wide = isa >= Isa::Avx512;
+            assert_eq!(named(WeightFormat::F32), if wide { "AVX-512" } else { "AVX2" });
+            assert_eq!(!named(WeightFormat::Bf16).contains("widened"), isa.has_bf16_products());
+            assert_eq!(named(WeightFormat::Int8) == "AVX-VNNI", isa == Isa::AvxVnni);
+            assert_eq!(named(WeightFormat::Bf16) == "AMX tiles", isa == Isa::Amx);
         }
     }
 
-    /// AVX-512.
-    #[derive(Clone, Copy)]
-    pub(crate) struct Avx512;
-    impl Target for Avx512 {
-        const FMA: bool = true;
-        const WIDE: bool = true;
-        type Lanes = __m512;
-        #[inline(always)]
-        fn splat(value: f32) -> Self::Lanes {
-            unsafe { _mm512_set1_ps(value) }
+    #[test]
+    fn an_instruction_set_is_chosen_by_name_and_nonsense_is_an_error() {
+        for isa in Isa::available() {
+            assert_eq!(Isa::choose(Some(isa.name())), Ok(isa));
         }
-        #[inline(always)]
-        fn load(from: &[f32; LANES]) -> Self::Lanes {
-            unsafe { _mm512_loadu_ps(from.as_ptr()) }
-        }
-        #[inline(always)]
-        fn store(lanes: Self::Lanes, to: &mut [f32; LANES]) {
-            unsafe { _mm512_storeu_ps(to.as_mut_ptr(), lanes) }
-        }
-        #[inline(always)]
-        fn fma_lanes(a: Self::Lanes, b: Self::Lanes, c: Self::Lanes) -> Self::Lanes {
-            unsafe { _mm512_fmadd_ps(a, b, c) }
+        assert_eq!(Isa::choose(None), Ok(Isa::widest()));
+        assert_eq!(Isa::choose(Some("")), Ok(Isa::widest()));
+        assert_eq!(Isa::choose(Some("sse9")), Err(IsaError::Unknown { found: "sse9".into() }));
+        for isa in Isa::ALL.into_iter().filter(|isa| !isa.is_available()) {
+            assert_eq!(Isa::choose(Some(isa.name())), Err(IsaError::Missing { asked: isa }));
         }
     }
 }
-
-/// Defines `fn name(isa, args..)` that runs the `#[inline(always)]` generic `body::<Target>(args..)` compiled for `isa`.
-macro_rules! dispatch {
-    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) = $body:ident) => {
-        $(#[$meta])*
-        $vis fn $name(isa: $crate::isa::Isa, $($arg: $ty),*) {
-            #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2,fma")]
-            fn avx2($($arg: $ty),*) {
-                $body::<$crate::isa::Avx2>($($arg),*)
-            }
-            #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-            fn avx512($($arg: $ty),*) {
-                $body::<$crate::isa::Avx512>($($arg),*)
-            }
-            match isa {
-                // SAFETY: each public kernel has called `Isa::require`, so the machine has the instructions.
-                #[cfg(target_arch = "x86_64")]
-                $crate::isa::Isa::Avx2 => unsafe { avx2($($arg),*) },
-                // SAFETY: as above.
-                #[cfg(target_arch = "x86_64")]
-                $crate::isa::Isa::Avx512 => unsafe { avx512($($arg),*) },
-                _ => $body::<$crate::isa::Baseline>($($arg),*),
-            }
-        }
-    };
-}
-pub(crate) use dispatch;

@@ -1,29 +1,40 @@
-//! CPU kernels of polylora on plain `f32` slices. This crate knows no tensor library.
+//! CPU kernels of polylora on plain slices of `f32` or `bf16`. This crate knows no tensor library.
 //!
-//! Every kernel is written once, as scalar Rust over fixed-width lanes, and compiled for each instruction set in
-//! [`isa`]; the scalar compilation is the twin that the others are tested against. A row of a result is computed in
-//! an order that depends on nothing but the row's own width and values, so its bits are the same whatever other rows
-//! lie in the batch.
-#![allow(unsafe_code)] // The one crate that may: calls into code compiled for detected instruction sets.
+//! Every kernel is written once over sixteen lanes ([`target`]) and compiled for each instruction set of [`isa`]; the
+//! products in the middle of them exist once for each instruction set and weight format ([`tile`]). The scalar compilation
+//! is the twin that the others are tested against. A row of a result is computed in an order that depends on nothing but
+//! the row's own width and values, so its bits are the same whatever other rows lie in the batch.
+#![allow(unsafe_code)] // The one crate that may: instructions chosen at run time, and memory shared by disjoint parts.
+#![allow(clippy::missing_safety_doc, reason = "private functions state it where they are defined")]
 
+mod aligned;
+#[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
+mod amx_laws;
 mod attention;
+mod element;
 mod embedding;
 mod epilogue;
-mod gemm;
+#[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
+mod fenced_memory;
 pub mod isa;
-mod lanes;
 mod linear;
 mod lora;
 mod math;
 mod norm;
 mod packed_matrix;
 mod pooling;
+mod target;
+pub mod team;
+mod tile;
+#[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
+mod tile_emulator;
 
 pub use attention::{AttentionCall, HeadShape, attention_packed};
+pub use element::Element;
 pub use embedding::{EmbeddingCall, embed_norm};
 pub use epilogue::Activation;
 pub use linear::{LinearCall, linear};
 pub use lora::{LoraSegment, LoraSpan};
 pub use norm::NormParams;
-pub use packed_matrix::PackedMatrix;
+pub use packed_matrix::{PackedMatrix, WeightFormat};
 pub use pooling::{Pooling, pool};

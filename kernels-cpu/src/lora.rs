@@ -1,10 +1,12 @@
 //! LoRA inside a linear layer: `y = g (W x) + B (A x)` for the rows of one adapter (arXiv 2106.09685, 2402.09353).
+//!
+//! The shrink `h = A x` runs before the product, over a few rows and ranks at a time; the expand `B h` runs in the
+//! product's epilogue, while the sums are in registers.
 
 use std::ops::Range;
 
-use crate::epilogue::scale;
-use crate::isa::Target;
-use crate::lanes::{LANES, at, at_mut, dot, fma};
+use crate::element::{Element, load_part};
+use crate::target::{LANES, Target};
 
 /// What an adapter brings to some columns of a fused linear layer.
 #[derive(Clone, Debug)]
@@ -44,38 +46,128 @@ pub struct LoraSegment<'a> {
     pub spans: Vec<LoraSpan<'a>>,
 }
 
-/// Adds one span's part to one row: gain, shrink, expand. `hidden` is scratch of at least `rank` values.
-#[inline(always)]
-pub(crate) fn apply_span<I: Target>(span: &LoraSpan<'_>, x: &[f32], row: &mut [f32], hidden: &mut [f32]) {
-    let out = &mut row[span.columns.clone()];
-    if let Some(gain) = span.gain {
-        scale(out, gain);
+impl LoraSegment<'_> {
+    /// The ranks of all spans together: values of `A x` a row.
+    pub(crate) fn ranks(&self) -> usize {
+        self.spans.iter().map(|span| span.rank).sum()
     }
-    if span.rank == 0 {
-        return;
-    }
-    let hidden = &mut hidden[..span.rank];
-    for (h, a) in hidden.iter_mut().zip(span.a.chunks_exact(x.len().max(1))) {
-        *h = dot::<I>(x, a);
-    }
-    expand::<I>(hidden, span.b, out);
 }
 
-/// `out += h B`, sixteen columns at a time, so that `out` is read and written once.
+/// Parts of `rows` that `segments` (in order, not overlapping) cover, each with its segment.
+pub(crate) fn segments_in<'s, 'a>(
+    segments: &'s [LoraSegment<'a>],
+    rows: Range<usize>,
+) -> impl Iterator<Item = (Range<usize>, &'s LoraSegment<'a>)> {
+    let first = segments.partition_point(|s| s.rows.end <= rows.start);
+    segments[first..].iter().take_while(move |s| s.rows.start < rows.end).filter_map(move |s| {
+        let part = s.rows.start.max(rows.start)..s.rows.end.min(rows.end);
+        (!part.is_empty()).then_some((part, s))
+    })
+}
+
+/// `h = A x` for the rows `rows` of `x`, `[.., inputs]`: spans side by side in `hidden`, `[rows, stride]`, whose first row is
+/// the first of `rows`.
 #[inline(always)]
-fn expand<I: Target>(hidden: &[f32], b: &[f32], out: &mut [f32]) {
-    let width = out.len();
-    let whole = width - width % LANES;
-    for column in (0..whole).step_by(LANES) {
-        let mut acc = I::load(at(out, column));
-        for (j, h) in hidden.iter().enumerate() {
-            acc = I::fma_lanes(I::splat(*h), I::load(at(b, j * width + column)), acc);
+pub(crate) fn shrink<I: Target, E: Element>(
+    (x, inputs): (&[E], usize),
+    rows: Range<usize>,
+    segments: &[LoraSegment<'_>],
+    hidden: &mut [f32],
+    stride: usize,
+) {
+    for (part, segment) in segments_in(segments, rows.clone()) {
+        let x = &x[part.start * inputs..part.end * inputs];
+        let hidden = &mut hidden[(part.start - rows.start) * stride..][..part.len() * stride];
+        let mut at = 0;
+        for span in &segment.spans {
+            products::<I, E>((x, inputs), span, &mut hidden[at..], stride);
+            at += span.rank;
         }
-        I::store(acc, at_mut(out, column));
     }
-    for c in whole..width {
-        for (j, h) in hidden.iter().enumerate() {
-            out[c] = fma::<I>(*h, b[j * width + c], out[c]);
+}
+
+/// All products of rows with one span's rows of `A`.
+#[inline(always)]
+fn products<I: Target, E: Element>(
+    (x, inputs): (&[E], usize),
+    span: &LoraSpan<'_>,
+    hidden: &mut [f32],
+    stride: usize,
+) {
+    let rows = x.len() / inputs;
+    if span.rank == 0 || rows == 0 {
+        return;
+    }
+    assert!(hidden.len() >= (rows - 1) * stride + span.rank && span.a.len() == span.rank * inputs);
+    let (x, a, out) = (x.as_ptr(), span.a.as_ptr(), hidden.as_mut_ptr());
+    let (most, ranks) = if I::WIDE { (4, 4) } else { (2, 2) };
+    let mut row = 0;
+    while row < rows {
+        let block = if row + most <= rows { most } else { 1 };
+        let mut rank = 0;
+        while rank < span.rank {
+            let width = if rank + ranks <= span.rank { ranks } else { 1 };
+            // SAFETY: rows and ranks are below their numbers, which the lengths were checked against.
+            unsafe {
+                let (x, a) = (x.add(row * inputs), a.add(rank * inputs));
+                let out = out.add(row * stride + rank);
+                match (block, width) {
+                    (4, 4) => dots::<I, E, 4, 4>(x, a, inputs, out, stride),
+                    (4, _) => dots::<I, E, 4, 1>(x, a, inputs, out, stride),
+                    (2, 2) => dots::<I, E, 2, 2>(x, a, inputs, out, stride),
+                    (2, _) => dots::<I, E, 2, 1>(x, a, inputs, out, stride),
+                    (_, 4) => dots::<I, E, 1, 4>(x, a, inputs, out, stride),
+                    (_, 2) => dots::<I, E, 1, 2>(x, a, inputs, out, stride),
+                    _ => dots::<I, E, 1, 1>(x, a, inputs, out, stride),
+                }
+            }
+            rank += width;
+        }
+        row += block;
+    }
+}
+
+/// `R` rows by `C` ranks, lanes along the inputs: the order of a sum depends on neither.
+///
+/// # Safety
+/// `R` rows of `inputs` values lie at `x`, `C` at `a`; `out` has room for `C` values in each of `R` rows.
+#[inline(always)]
+unsafe fn dots<I: Target, E: Element, const R: usize, const C: usize>(
+    x: *const E,
+    a: *const f32,
+    inputs: usize,
+    out: *mut f32,
+    stride: usize,
+) {
+    let mut acc = [[I::splat(0.0); C]; R];
+    let whole = inputs - inputs % LANES;
+    // SAFETY: as the caller promises.
+    unsafe {
+        for k in (0..whole).step_by(LANES) {
+            let mut factors = [I::splat(0.0); C];
+            for (c, factor) in factors.iter_mut().enumerate() {
+                *factor = I::load(a.add(c * inputs + k));
+            }
+            for (r, acc) in acc.iter_mut().enumerate() {
+                let x = E::load::<I>(x.add(r * inputs + k));
+                for (acc, factor) in acc.iter_mut().zip(factors) {
+                    *acc = I::fma(x, factor, *acc);
+                }
+            }
+        }
+        if whole < inputs {
+            for (r, acc) in acc.iter_mut().enumerate() {
+                let x = load_part::<I, E>(x.add(r * inputs + whole), inputs - whole);
+                for (c, acc) in acc.iter_mut().enumerate() {
+                    let factor = load_part::<I, f32>(a.add(c * inputs + whole), inputs - whole);
+                    *acc = I::fma(x, factor, *acc);
+                }
+            }
+        }
+        for (r, acc) in acc.into_iter().enumerate() {
+            for (c, acc) in acc.into_iter().enumerate() {
+                *out.add(r * stride + c) = I::sum(acc);
+            }
         }
     }
 }

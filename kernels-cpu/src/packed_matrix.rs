@@ -1,15 +1,50 @@
-//! A weight matrix in the order in which the GEMM reads it.
+//! A weight matrix in the order in which the products read it.
+
+use half::bf16;
+
+use crate::aligned::AlignedBuffer;
 
 /// Columns of one panel.
 pub(crate) const PANEL: usize = 32;
+/// Bytes of one step of a panel: four bytes for each of its columns.
+pub(crate) const STEP_BYTES: usize = 4 * PANEL;
+/// Inputs are padded to whole steps of a tile: sixteen four-byte groups.
+const STEPS_ALIGN: usize = 16;
 
-/// A weight `[out, in]`, stored as panels of 32 outputs: panel `p` holds, for each input, the 32 weights that
-/// lead from it to outputs `32 p ..`; the last panel is padded with zeros.
+/// The format of a weight's values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum WeightFormat {
+    /// 32-bit floats.
+    F32,
+    /// bfloat16, the products summed in f32.
+    Bf16,
+    /// 8-bit integers with one scale a row (an output), symmetric; inputs are quantised row by row as they come.
+    Int8,
+}
+
+impl WeightFormat {
+    /// Inputs of one four-byte group.
+    pub(crate) fn group(self) -> usize {
+        match self {
+            WeightFormat::F32 => 1,
+            WeightFormat::Bf16 => 2,
+            WeightFormat::Int8 => 4,
+        }
+    }
+}
+
+/// A weight `[out, in]`, stored as panels of 32 outputs. A panel is a sequence of steps; step `s` holds, for each of the
+/// panel's outputs, the weights of the inputs `s * group ..`, four bytes of them (one f32, two bf16, four int8). What is
+/// missing to whole panels and steps is zero. AMX's tiles and the dot products of AVX read this order as it is.
 #[derive(Debug)]
 pub struct PackedMatrix {
-    panels: Vec<f32>,
+    panels: AlignedBuffer,
+    format: WeightFormat,
     inputs: usize,
     outputs: usize,
+    /// For int8, by output, padded to whole panels: the scale, and the scale times the sum of the row's integers.
+    scales: Vec<f32>,
+    sums: Vec<f32>,
 }
 
 impl PackedMatrix {
@@ -17,26 +52,63 @@ impl PackedMatrix {
     ///
     /// # Panics
     /// When the length is not `outputs * inputs`.
-    pub fn pack(weight: &[f32], outputs: usize, inputs: usize) -> Self {
+    pub fn pack(weight: &[f32], outputs: usize, inputs: usize, format: WeightFormat) -> Self {
         assert_eq!(weight.len(), outputs * inputs, "weight is not [{outputs}, {inputs}]");
-        let mut panels = vec![0f32; outputs.div_ceil(PANEL) * inputs * PANEL];
-        if inputs > 0 {
-            for (row, values) in weight.chunks_exact(inputs).enumerate() {
-                let start = (row / PANEL) * inputs * PANEL + row % PANEL;
-                for (i, value) in values.iter().enumerate() {
-                    panels[start + i * PANEL] = *value;
+        let steps = steps(inputs, format);
+        let padded = outputs.next_multiple_of(PANEL);
+        let mut packed = Self {
+            panels: AlignedBuffer::zeroed(outputs.div_ceil(PANEL) * steps * STEP_BYTES),
+            format,
+            inputs,
+            outputs,
+            scales: vec![],
+            sums: vec![],
+        };
+        let place = |row: usize, input: usize| value_at(steps, format, row, input);
+        let rows = weight.chunks_exact(inputs.max(1)).enumerate();
+        match format {
+            WeightFormat::F32 => {
+                let values = packed.panels.values_mut::<f32>();
+                rows.for_each(|(r, row)| row.iter().enumerate().for_each(|(i, w)| values[place(r, i)] = *w));
+            }
+            WeightFormat::Bf16 => {
+                let values = packed.panels.values_mut::<bf16>();
+                for (r, row) in rows {
+                    row.iter().enumerate().for_each(|(i, w)| values[place(r, i)] = bf16::from_f32(*w));
+                }
+            }
+            WeightFormat::Int8 => {
+                (packed.scales, packed.sums) = (vec![0.0; padded], vec![0.0; padded]);
+                let values = packed.panels.values_mut::<i8>();
+                for (r, row) in rows {
+                    let scale = int8_scale(row);
+                    let mut sum = 0i32;
+                    for (i, w) in row.iter().enumerate() {
+                        let q = (w / scale).round_ties_even().clamp(-127.0, 127.0) as i8;
+                        values[place(r, i)] = q;
+                        sum += q as i32;
+                    }
+                    packed.scales[r] = scale;
+                    packed.sums[r] = scale * sum as f32;
                 }
             }
         }
-        Self { panels, inputs, outputs }
+        packed
     }
 
-    /// The matrix as it was given to [`PackedMatrix::pack`].
+    /// The matrix `[outputs, inputs]` row-major, as its format rounded it.
     pub fn unpack(&self) -> Vec<f32> {
+        let steps = self.steps();
         let mut weight = Vec::with_capacity(self.outputs * self.inputs);
         for row in 0..self.outputs {
-            let panel = self.panel(row / PANEL);
-            weight.extend(panel.iter().skip(row % PANEL).step_by(PANEL));
+            for input in 0..self.inputs {
+                let at = value_at(steps, self.format, row, input);
+                weight.push(match self.format {
+                    WeightFormat::F32 => self.panels.values::<f32>()[at],
+                    WeightFormat::Bf16 => self.panels.values::<bf16>()[at].to_f32(),
+                    WeightFormat::Int8 => self.panels.values::<i8>()[at] as f32 * self.scales[row],
+                });
+            }
         }
         weight
     }
@@ -51,20 +123,53 @@ impl PackedMatrix {
         self.outputs
     }
 
+    /// Format of the values.
+    pub fn format(&self) -> WeightFormat {
+        self.format
+    }
+
     /// Size in bytes.
     pub fn bytes(&self) -> usize {
-        self.panels.len() * size_of::<f32>()
+        self.panels.bytes() + (self.scales.len() + self.sums.len()) * size_of::<f32>()
     }
 
     pub(crate) fn panel_count(&self) -> usize {
         self.outputs.div_ceil(PANEL)
     }
 
-    /// Panel `index`, `[inputs, PANEL]`.
-    #[inline(always)]
-    pub(crate) fn panel(&self, index: usize) -> &[f32] {
-        &self.panels[index * self.inputs * PANEL..][..self.inputs * PANEL]
+    /// Steps of a panel, a multiple of 16.
+    pub(crate) fn steps(&self) -> usize {
+        steps(self.inputs, self.format)
     }
+
+    /// Panel `index`, `steps` steps.
+    #[inline(always)]
+    pub(crate) fn panel(&self, index: usize) -> &[u8] {
+        let bytes = self.steps() * STEP_BYTES;
+        &self.panels.values::<u8>()[index * bytes..][..bytes]
+    }
+
+    /// Scales of panel `index`'s outputs and scales times sums, 32 each.
+    #[inline(always)]
+    pub(crate) fn panel_scales(&self, index: usize) -> (&[f32], &[f32]) {
+        (&self.scales[index * PANEL..][..PANEL], &self.sums[index * PANEL..][..PANEL])
+    }
+}
+
+fn steps(inputs: usize, format: WeightFormat) -> usize {
+    inputs.div_ceil(format.group()).next_multiple_of(STEPS_ALIGN)
+}
+
+/// Index of a weight among values of its format.
+fn value_at(steps: usize, format: WeightFormat, row: usize, input: usize) -> usize {
+    let group = format.group();
+    (((row / PANEL) * steps + input / group) * PANEL + row % PANEL) * group + input % group
+}
+
+/// The scale of a row of int8: the largest magnitude becomes 127; a row of zeros or without finite values has scale 1.
+fn int8_scale(row: &[f32]) -> f32 {
+    let largest = row.iter().fold(0f32, |m, w| m.max(w.abs()));
+    if largest > 0.0 && largest.is_finite() { largest / 127.0 } else { 1.0 }
 }
 
 #[cfg(test)]
@@ -74,9 +179,22 @@ mod tests {
 
     proptest! {
         #[test]
-        fn unpacking_gives_the_matrix_back(outputs in 1usize..100, inputs in 1usize..50) {
-            let weight: Vec<f32> = (0..outputs * inputs).map(|i| i as f32).collect();
-            prop_assert_eq!(PackedMatrix::pack(&weight, outputs, inputs).unpack(), weight);
+        fn unpacking_gives_the_matrix_back_as_its_format_rounds_it(outputs in 1usize..100, inputs in 1usize..50) {
+            let weight: Vec<f32> = (0..outputs * inputs).map(|i| (i as f32 * 0.37).sin()).collect();
+            for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8] {
+                let back = PackedMatrix::pack(&weight, outputs, inputs, format).unpack();
+                for (row, (got, want)) in back.chunks(inputs).zip(weight.chunks(inputs)).enumerate() {
+                    let largest = want.iter().fold(0f32, |m, w| m.max(w.abs()));
+                    for (g, w) in got.iter().zip(want) {
+                        let allowed = match format {
+                            WeightFormat::F32 => 0.0,
+                            WeightFormat::Bf16 => w.abs() / 256.0,
+                            WeightFormat::Int8 => largest / 253.0,
+                        };
+                        prop_assert!((g - w).abs() <= allowed, "{format:?} row {row}: {g} for {w}");
+                    }
+                }
+            }
         }
     }
 }

@@ -1,8 +1,9 @@
 //! One vector per sequence from its rows.
 
-use crate::epilogue::add;
-use crate::isa::{Isa, Target, dispatch};
+use crate::element::{Element, load_part};
+use crate::isa::Isa;
 use crate::norm::l2_normalize;
+use crate::target::{LANES, Target, dispatch};
 
 /// How a sequence's rows become one vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -21,7 +22,13 @@ pub enum Pooling {
 ///
 /// # Panics
 /// When a sequence is empty or a length does not fit.
-pub fn pool(isa: Isa, hidden: &[f32], cu_seqlens: &[u32], how: (Pooling, bool), out: &mut [f32]) {
+pub fn pool<E: Element>(
+    isa: Isa,
+    hidden: &[E],
+    cu_seqlens: &[u32],
+    (pooling, normalize): (Pooling, bool),
+    out: &mut [f32],
+) {
     isa.require();
     let sequences = cu_seqlens.len().saturating_sub(1);
     if sequences == 0 {
@@ -31,44 +38,66 @@ pub fn pool(isa: Isa, hidden: &[f32], cu_seqlens: &[u32], how: (Pooling, bool), 
     assert_eq!(out.len(), sequences * width, "out is not [{sequences}, width]");
     assert!(cu_seqlens.windows(2).all(|w| w[0] < w[1]), "an empty sequence has no embedding");
     assert_eq!(hidden.len(), cu_seqlens[sequences] as usize * width, "hidden is not [T, {width}]");
-    rows(isa, hidden, cu_seqlens, how, out);
-}
-
-dispatch! {
-    fn rows(hidden: &[f32], cu_seqlens: &[u32], how: (Pooling, bool), out: &mut [f32]) = rows_body
-}
-
-#[inline(always)]
-fn rows_body<I: Target>(hidden: &[f32], cu_seqlens: &[u32], how: (Pooling, bool), out: &mut [f32]) {
-    let (pooling, normalize) = how;
-    let width = out.len() / (cu_seqlens.len() - 1);
     if width == 0 {
         return;
     }
     for (pair, row) in cu_seqlens.windows(2).zip(out.chunks_exact_mut(width)) {
         let sequence = &hidden[pair[0] as usize * width..pair[1] as usize * width];
-        let last = sequence.len() - width;
+        one(isa, sequence, pooling, normalize, row);
+    }
+}
+
+dispatch! {
+    fn one<E: Element>(sequence: &[E], pooling: Pooling, normalize: bool, out: &mut [f32]) = one_body
+}
+
+/// Pools the rows of one sequence into `out`.
+#[inline(always)]
+fn one_body<I: Target, E: Element>(sequence: &[E], pooling: Pooling, normalize: bool, out: &mut [f32]) {
+    let width = out.len();
+    let tokens = sequence.len() / width;
+    for column in (0..width).step_by(LANES) {
+        let count = LANES.min(width - column);
+        let mut v = row_lanes::<I, E>(sequence, width, (0, column), count);
         match pooling {
-            Pooling::Cls => row.copy_from_slice(&sequence[..width]),
-            Pooling::LastToken => row.copy_from_slice(&sequence[last..]),
+            Pooling::Cls => {}
+            Pooling::LastToken => v = row_lanes::<I, E>(sequence, width, (tokens - 1, column), count),
             Pooling::Mean => {
-                row.copy_from_slice(&sequence[..width]);
-                sequence[width..].chunks_exact(width).for_each(|token| add(row, token));
-                let inverse = 1.0 / (sequence.len() / width) as f32;
-                row.iter_mut().for_each(|v| *v *= inverse);
+                for t in 1..tokens {
+                    v = I::add(v, row_lanes::<I, E>(sequence, width, (t, column), count));
+                }
+                v = I::mul(v, I::splat(1.0 / tokens as f32));
             }
             Pooling::Max => {
-                row.copy_from_slice(&sequence[..width]);
-                for token in sequence[width..].chunks_exact(width) {
-                    for (highest, v) in row.iter_mut().zip(token) {
-                        // NaN wins, so that it is seen.
-                        *highest = if *v > *highest || v.is_nan() { *v } else { *highest };
-                    }
+                // NaN wins, so that it is seen: it stays in the sum of all values times zero.
+                let mut flaw = I::mul(v, I::splat(0.0));
+                for t in 1..tokens {
+                    let next = row_lanes::<I, E>(sequence, width, (t, column), count);
+                    flaw = I::fma(next, I::splat(0.0), flaw);
+                    v = I::max(v, next);
                 }
+                v = I::add(v, flaw);
             }
         }
-        if normalize {
-            l2_normalize::<I>(row);
-        }
+        // SAFETY: `count` columns are left of the row.
+        unsafe { crate::element::store_part::<I, f32>(v, out.as_mut_ptr().add(column), count) };
+    }
+    if normalize {
+        l2_normalize::<I>(out);
+    }
+}
+
+/// `count` values of a row from a column on, zeros behind.
+#[inline(always)]
+fn row_lanes<I: Target, E: Element>(
+    sequence: &[E],
+    width: usize,
+    (row, column): (usize, usize),
+    count: usize,
+) -> I::Lanes {
+    let values = &sequence[row * width + column..][..count];
+    // SAFETY: the slice has `count` values.
+    unsafe {
+        if count == LANES { E::load::<I>(values.as_ptr()) } else { load_part::<I, E>(values.as_ptr(), count) }
     }
 }

@@ -1,45 +1,24 @@
 //! Devices: how a user names one, and which of them this build and this machine have.
 
-use std::fmt;
-use std::str::FromStr;
+mod spec;
 
 use burn::tensor::{DType, Device};
+use polylora_kernels_cpu::WeightFormat;
+use polylora_kernels_cpu::isa::{Isa, IsaError};
 
-/// A device as a user names it: `auto`, `cpu`, `wgpu`, `wgpu:1`, `cuda`, `cuda:0`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum DeviceSpec {
-    /// The first of CUDA, another real GPU, the CPU.
-    #[default]
-    Auto,
-    /// The CPU.
-    Cpu,
-    /// A GPU through wgpu (Metal, Vulkan, DX12); without number the adapter that wgpu prefers.
-    Wgpu(Option<usize>),
-    /// An NVIDIA GPU.
-    Cuda(Option<usize>),
-}
+pub use spec::{DTypeSpec, DeviceSpec};
 
-/// The dtype of weights and activations as a user names it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum DTypeSpec {
-    /// On CUDA bf16 where the card computes in it, else f16; elsewhere f32.
-    #[default]
-    Auto,
-    /// 32-bit floats.
-    F32,
-    /// 16-bit IEEE floats.
-    F16,
-    /// bfloat16.
-    Bf16,
-}
+use crate::weight::WeightCoding;
 
 /// A device that was opened, and what is computed on it.
 #[derive(Clone, Debug)]
 pub struct OpenDevice {
     /// The device.
     pub device: Device,
-    /// Dtype of weights and activations.
+    /// Dtype of activations, and of weights unless `weights` says otherwise.
     pub dtype: DType,
+    /// How the weights of linear layers are held.
+    pub weights: WeightCoding,
     /// The dtype that was asked for, where the device lacks it and weights are converted to `dtype` instead.
     pub replaced: Option<DTypeSpec>,
     /// What to call it: `cpu (avx512)`, `cuda:0 (NVIDIA H100)`.
@@ -49,11 +28,32 @@ pub struct OpenDevice {
 impl OpenDevice {
     /// The dtype as a user names it.
     pub fn dtype_name(&self) -> &'static str {
+        if self.weights == WeightCoding::Int8 { "int8" } else { self.activations_name() }
+    }
+
+    /// The dtype of activations: `f32`, `f16` or `bf16`.
+    pub fn activations_name(&self) -> &'static str {
         match self.dtype {
             DType::F16 => "f16",
             DType::BF16 => "bf16",
             _ => "f32",
         }
+    }
+
+    /// Format of the packed weights of linear layers; `None` off the CPU, and for f16, which has no kernels there.
+    pub fn weight_format(&self) -> Option<WeightFormat> {
+        match (self.weights, self.dtype) {
+            _ if !is_cpu(&self.device) => None,
+            (WeightCoding::Int8, _) => Some(WeightFormat::Int8),
+            (WeightCoding::Plain, DType::BF16) => Some(WeightFormat::Bf16),
+            (WeightCoding::Plain, DType::F32) => Some(WeightFormat::F32),
+            (WeightCoding::Plain, _) => None,
+        }
+    }
+
+    /// By which instructions the CPU multiplies matrices, e.g. `AVX-512 VNNI`; `None` where no kernels of its own do.
+    pub fn product_path(&self) -> Option<&'static str> {
+        Some(Isa::current().product_path(self.weight_format()?))
     }
 }
 
@@ -67,7 +67,7 @@ pub enum DeviceError {
         found: String,
     },
     /// The name is not a dtype's.
-    #[error("`{found}` names no dtype: expected auto, f32, f16 or bf16")]
+    #[error("`{found}` names no dtype: expected auto, f32, f16, bf16 or int8")]
     UnknownDType {
         /// What was given.
         found: String,
@@ -97,6 +97,9 @@ pub enum DeviceError {
         /// What was asked for.
         spec: String,
     },
+    /// The environment asks for an instruction set that there is not.
+    #[error(transparent)]
+    CpuIsa(#[from] IsaError),
     /// The device does not compute in this dtype.
     #[error("{device} does not compute in {dtype}: use --dtype f32 (or auto)")]
     DTypeUnsupported {
@@ -105,64 +108,6 @@ pub enum DeviceError {
         /// The dtype asked for.
         dtype: String,
     },
-}
-
-impl FromStr for DeviceSpec {
-    type Err = DeviceError;
-
-    fn from_str(text: &str) -> Result<Self, DeviceError> {
-        let unknown = || DeviceError::UnknownDevice { found: text.to_owned() };
-        let (kind, index) = match text.split_once(':') {
-            Some((kind, index)) => (kind, Some(index.parse().map_err(|_| unknown())?)),
-            None => (text, None),
-        };
-        match (kind, index) {
-            ("auto", None) => Ok(DeviceSpec::Auto),
-            ("cpu", None) => Ok(DeviceSpec::Cpu),
-            ("wgpu", index) => Ok(DeviceSpec::Wgpu(index)),
-            ("cuda", index) => Ok(DeviceSpec::Cuda(index)),
-            _ => Err(unknown()),
-        }
-    }
-}
-
-impl fmt::Display for DeviceSpec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            DeviceSpec::Auto => f.write_str("auto"),
-            DeviceSpec::Cpu => f.write_str("cpu"),
-            DeviceSpec::Wgpu(None) => f.write_str("wgpu"),
-            DeviceSpec::Wgpu(Some(i)) => write!(f, "wgpu:{i}"),
-            DeviceSpec::Cuda(None) => f.write_str("cuda"),
-            DeviceSpec::Cuda(Some(i)) => write!(f, "cuda:{i}"),
-        }
-    }
-}
-
-impl FromStr for DTypeSpec {
-    type Err = DeviceError;
-
-    /// Takes vLLM's and torch's spellings too.
-    fn from_str(text: &str) -> Result<Self, DeviceError> {
-        match text {
-            "auto" => Ok(DTypeSpec::Auto),
-            "f32" | "float32" | "float" => Ok(DTypeSpec::F32),
-            "f16" | "float16" | "half" => Ok(DTypeSpec::F16),
-            "bf16" | "bfloat16" => Ok(DTypeSpec::Bf16),
-            _ => Err(DeviceError::UnknownDType { found: text.to_owned() }),
-        }
-    }
-}
-
-impl fmt::Display for DTypeSpec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            DTypeSpec::Auto => "auto",
-            DTypeSpec::F32 => "f32",
-            DTypeSpec::F16 => "f16",
-            DTypeSpec::Bf16 => "bf16",
-        })
-    }
 }
 
 /// The backends that this build has.
@@ -196,13 +141,18 @@ pub enum Preparation {
 /// When the build or the machine lacks the device, or the device the dtype.
 pub fn open(spec: DeviceSpec, dtype: DTypeSpec) -> Result<OpenDevice, DeviceError> {
     let Found { device, name, kind } = match spec {
-        DeviceSpec::Auto => best_gpu().unwrap_or_else(cpu),
-        DeviceSpec::Cpu => cpu(),
+        DeviceSpec::Auto => match best_gpu() {
+            Some(gpu) => gpu,
+            None => cpu()?,
+        },
+        DeviceSpec::Cpu => cpu()?,
         DeviceSpec::Wgpu(index) => wgpu(index)?,
         DeviceSpec::Cuda(index) => cuda(index)?,
     };
     match compute_dtype(kind, dtype, |dtype| device.supports_dtype(dtype)) {
-        Some((computed, replaced)) => Ok(OpenDevice { device, dtype: computed, replaced, name }),
+        Some(Computed { dtype, weights, replaced }) => {
+            Ok(OpenDevice { device, dtype, weights, replaced, name })
+        }
         None => Err(DeviceError::DTypeUnsupported { device: name, dtype: dtype.to_string() }),
     }
 }
@@ -235,33 +185,52 @@ struct Found {
 /// What a device is, as far as the choice of a dtype goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    Cpu,
+    Cpu {
+        /// Whether bf16 is much faster than f32.
+        tiles: bool,
+        /// Whether there are dot products of bf16.
+        bf16_products: bool,
+    },
     #[cfg_attr(not(any(feature = "cube", test)), expect(dead_code, reason = "no such device in this build"))]
     Wgpu,
+    #[cfg_attr(not(any(feature = "cuda", test)), expect(dead_code, reason = "no such device in this build"))]
     Cuda,
 }
 
-/// The dtype to compute in, and the one that was asked for where it is replaced; `None` where the device lacks it.
-fn compute_dtype(
-    kind: Kind,
-    spec: DTypeSpec,
-    supports: impl Fn(DType) -> bool,
-) -> Option<(DType, Option<DTypeSpec>)> {
-    let exactly = |dtype| supports(dtype).then_some((dtype, None));
-    match spec {
-        DTypeSpec::Auto if kind == Kind::Cuda => {
-            [DType::BF16, DType::F16, DType::F32].into_iter().find_map(exactly)
+/// What is computed in, and the dtype that was asked for where it is replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Computed {
+    dtype: DType,
+    weights: WeightCoding,
+    replaced: Option<DTypeSpec>,
+}
+
+/// What to compute in; `None` where the device lacks it.
+fn compute_dtype(kind: Kind, spec: DTypeSpec, supports: impl Fn(DType) -> bool) -> Option<Computed> {
+    let plain = Computed { dtype: DType::F32, weights: WeightCoding::Plain, replaced: None };
+    let exactly = |dtype| supports(dtype).then_some(Computed { dtype, ..plain });
+    match (spec, kind) {
+        (DTypeSpec::Auto, Kind::Cuda) => [DType::BF16, DType::F16, DType::F32].into_iter().find_map(exactly),
+        (DTypeSpec::Auto, Kind::Cpu { tiles: true, .. }) => exactly(DType::BF16),
+        (DTypeSpec::Auto | DTypeSpec::F32, _) => exactly(DType::F32),
+        (DTypeSpec::F16, _) => exactly(DType::F16),
+        (DTypeSpec::Bf16, _) => exactly(DType::BF16).or_else(|| {
+            let replaced = Some(DTypeSpec::Bf16);
+            supports(DType::F32).then_some(Computed { replaced, ..plain })
+        }),
+        (DTypeSpec::Int8, Kind::Cpu { bf16_products, .. }) => {
+            // What is not quantised is coarse anyway; bf16 is less to move, where it is not more to compute.
+            let dtype = if bf16_products { DType::BF16 } else { DType::F32 };
+            Some(Computed { dtype, weights: WeightCoding::Int8, ..plain })
         }
-        DTypeSpec::Auto | DTypeSpec::F32 => exactly(DType::F32),
-        DTypeSpec::F16 => exactly(DType::F16),
-        DTypeSpec::Bf16 => exactly(DType::BF16)
-            .or_else(|| supports(DType::F32).then_some((DType::F32, Some(DTypeSpec::Bf16)))),
+        (DTypeSpec::Int8, Kind::Wgpu | Kind::Cuda) => None,
     }
 }
 
-fn cpu() -> Found {
-    let isa = polylora_kernels_cpu::isa::Isa::current();
-    Found { device: Device::flex(), name: format!("cpu ({})", isa.name()), kind: Kind::Cpu }
+fn cpu() -> Result<Found, DeviceError> {
+    let isa = Isa::from_environment()?;
+    let kind = Kind::Cpu { tiles: isa == Isa::Amx, bf16_products: isa.has_bf16_products() };
+    Ok(Found { device: Device::flex(), name: format!("cpu ({})", isa.name()), kind })
 }
 
 #[cfg(not(feature = "cube"))]
@@ -341,42 +310,41 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_read_and_nonsense_is_refused_by_name() {
-        for (text, spec) in [
-            ("auto", DeviceSpec::Auto),
-            ("cpu", DeviceSpec::Cpu),
-            ("wgpu", DeviceSpec::Wgpu(None)),
-            ("wgpu:1", DeviceSpec::Wgpu(Some(1))),
-            ("cuda:0", DeviceSpec::Cuda(Some(0))),
-        ] {
-            assert_eq!(text.parse(), Ok(spec));
-            assert_eq!(spec.to_string(), text);
-        }
-        for text in ["", "gpu", "cpu:0", "cuda:", "cuda:x", "cuda:-1", "auto:1"] {
-            assert_eq!(text.parse::<DeviceSpec>(), Err(DeviceError::UnknownDevice { found: text.into() }));
-        }
-        assert_eq!("half".parse(), Ok(DTypeSpec::F16));
-        assert!("int8".parse::<DTypeSpec>().is_err());
-    }
-
-    #[test]
     fn the_cpu_is_always_there() {
         let cpu = open(DeviceSpec::Cpu, DTypeSpec::Auto).expect("a cpu");
         assert!(is_cpu(&cpu.device));
-        assert_eq!((cpu.dtype, preparation(&cpu.device)), (DType::F32, Preparation::Nothing));
+        let auto = if Isa::current() == Isa::Amx { DType::BF16 } else { DType::F32 };
+        assert_eq!((cpu.dtype, preparation(&cpu.device)), (auto, Preparation::Nothing));
+        let int8 = open(DeviceSpec::Cpu, DTypeSpec::Int8).expect("int8");
+        assert_eq!((int8.dtype_name(), int8.weights), ("int8", WeightCoding::Int8));
+        let activations = if Isa::current().has_bf16_products() { "bf16" } else { "f32" };
+        assert_eq!(int8.activations_name(), activations);
+        assert_eq!(int8.product_path(), Some(Isa::current().product_path(WeightFormat::Int8)));
+        let half = open(DeviceSpec::Cpu, DTypeSpec::F16).expect("f16");
+        assert_eq!((half.dtype_name(), half.product_path()), ("f16", None));
         assert!(built_in().contains(&"cpu"));
     }
 
     #[test]
     fn auto_is_the_fastest_exact_enough_dtype_and_what_is_replaced_is_said() {
-        use DTypeSpec::{Auto, Bf16, F16, F32};
+        use DTypeSpec::{Auto, Bf16, F16, F32, Int8};
         const ALL: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
+        const CPU: Kind = Kind::Cpu { tiles: false, bf16_products: false };
+        const AVX512: Kind = Kind::Cpu { tiles: false, bf16_products: true };
+        const AMX: Kind = Kind::Cpu { tiles: true, bf16_products: true };
         for (kind, spec, has, expected) in [
             (Kind::Cuda, Auto, &ALL[..], Some((DType::BF16, None))),
             (Kind::Cuda, Auto, &ALL[..2], Some((DType::F16, None))),
             (Kind::Cuda, Auto, &ALL[..1], Some((DType::F32, None))),
             (Kind::Wgpu, Auto, &ALL, Some((DType::F32, None))),
-            (Kind::Cpu, Auto, &ALL, Some((DType::F32, None))),
+            (CPU, Auto, &ALL, Some((DType::F32, None))),
+            (AVX512, Auto, &ALL, Some((DType::F32, None))),
+            (AMX, Auto, &ALL, Some((DType::BF16, None))),
+            (AMX, F32, &ALL, Some((DType::F32, None))),
+            (CPU, Int8, &ALL, Some((DType::F32, None))),
+            (AVX512, Int8, &ALL, Some((DType::BF16, None))),
+            (Kind::Wgpu, Int8, &ALL, None),
+            (Kind::Cuda, Int8, &ALL, None),
             (Kind::Cuda, F32, &ALL, Some((DType::F32, None))),
             (Kind::Wgpu, F16, &ALL, Some((DType::F16, None))),
             (Kind::Wgpu, F16, &ALL[..1], None),
@@ -385,6 +353,9 @@ mod tests {
             (Kind::Wgpu, Bf16, &[], None),
         ] {
             let found = compute_dtype(kind, spec, |dtype| has.contains(&dtype));
+            let int8 = found.map(|found| found.weights == WeightCoding::Int8);
+            assert!(int8.is_none_or(|int8| int8 == (spec == Int8)), "{spec} on {kind:?}");
+            let found = found.map(|found| (found.dtype, found.replaced));
             assert_eq!(found, expected, "{spec} on {kind:?} with {has:?}");
         }
     }

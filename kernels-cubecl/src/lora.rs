@@ -1,5 +1,6 @@
 //! The adapters of one batch, in the form the ops compute with.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -133,6 +134,26 @@ impl LoraBatch {
     /// The same batch with its adapters' values read from their host extents, as the CPU's kernels do.
     pub fn in_host_memory(&self) -> Self {
         Self { memory: AdapterMemory::HostAlias, index: None, ..self.clone() }
+    }
+
+    /// The part of the batch that consists of `rows`, counted from 0 there, its adapters' values read from their host
+    /// extents; launches are counted together.
+    ///
+    /// # Panics
+    /// When the rows end beyond the batch's, unless all are of the base model.
+    pub fn part(&self, rows: Range<usize>) -> Self {
+        let end = self.table.segments.last().map_or(rows.end, |s| s.rows.end);
+        assert!(rows.end <= end, "the batch has {end} rows");
+        let within = |s: &Segment| {
+            let part = s.rows.start.max(rows.start)..s.rows.end.min(rows.end);
+            let adapter = s.adapter;
+            (!part.is_empty())
+                .then(|| Segment { rows: part.start - rows.start..part.end - rows.start, adapter })
+        };
+        let segments: Vec<Segment> = self.table.segments.iter().filter_map(within).collect();
+        let plan = TilePlan::new(&segments);
+        let table = Arc::new(LoraTable { segments, adapters: self.table.adapters.clone(), plan });
+        Self { table, memory: AdapterMemory::HostAlias, index: None, launches: self.launches.clone() }
     }
 
     /// LoRA launches so far: linear layers that ran with an adapter's part.

@@ -38,7 +38,7 @@ pub enum OutOfMemory {
 }
 
 impl AdapterMemory {
-    /// Memory for `capacity` values of `dtype` on `device`. On the CPU in f32 nothing is allocated.
+    /// Memory for `capacity` values of `dtype` on `device`. On the CPU nothing is allocated but in f16.
     ///
     /// # Errors
     /// When the host has not so much, or a GPU no buffer as large.
@@ -52,7 +52,7 @@ impl AdapterMemory {
                 Ok(Self::arena(device, dtype, capacity))
             };
         }
-        if dtype == DType::F32 {
+        if dtype != DType::F16 {
             return Ok(AdapterMemory::HostAlias);
         }
         // Asked first, because the tensor's own allocation would end the process.

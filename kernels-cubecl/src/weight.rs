@@ -9,6 +9,16 @@ use polylora_kernels_cpu::PackedMatrix;
 
 use crate::ops::linear::LinearOps;
 
+/// How the values of a base weight are held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum WeightCoding {
+    /// In the dtype that they are given in.
+    #[default]
+    Plain,
+    /// As 8-bit integers with a scale for each output; rows are quantised as they come. On the CPU only.
+    Int8,
+}
+
 /// A weight as the ops see it.
 #[derive(Clone, Debug, ExtensionType)]
 pub enum PreparedWeight<B: Backend> {
@@ -29,8 +39,13 @@ pub struct Weight {
 impl Weight {
     /// Prepares `weight`, `[out, in]`, for the device it lies on. The given tensor is consumed: no second copy stays.
     pub fn prepare(weight: Tensor<2>) -> Self {
+        Self::prepare_as(weight, WeightCoding::Plain)
+    }
+
+    /// The same with the values held in a coding.
+    pub fn prepare_as(weight: Tensor<2>, coding: WeightCoding) -> Self {
         let [outputs, inputs] = weight.dims();
-        let prepared = <Dispatch as LinearOps>::prepare_weight(weight.into_dispatch());
+        let prepared = <Dispatch as LinearOps>::prepare_weight(weight.into_dispatch(), coding);
         Self { prepared, inputs, outputs }
     }
 

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use polylora_adapters::{IgnoredModule, Site, SiteCatalog};
+use polylora_kernels::device::OpenDevice;
 use polylora_kernels::extent::SiteId;
 use polylora_kernels::{
     Activation, Attention, AttentionMask, Embedding, HeadShape, Linear, LoraBatch, Norm, SiteGroup, SiteSpan,
-    Weight, attention_packed, embed_norm, linear, linear_add_norm,
+    Weight, WeightCoding, attention_packed, embed_norm, linear, linear_add_norm,
 };
 
 use crate::{BertConfig, Checkpoint, Encoder, ModelError, PackedBatch};
@@ -76,10 +77,11 @@ impl Bert {
     pub(crate) fn load(
         config: &BertConfig,
         checkpoint: &mut Checkpoint,
-        device: &Device,
-        dtype: DType,
+        on: &OpenDevice,
     ) -> Result<Self, ModelError> {
-        let mut loader = Loader { config, checkpoint, device, dtype };
+        let OpenDevice { device, dtype, weights, .. } = on;
+        let (dtype, weights) = (*dtype, *weights);
+        let mut loader = Loader { config, checkpoint, device, dtype, weights };
         let catalog = catalog(config);
         let embedding = loader.embedding()?;
         let layers =
@@ -111,6 +113,7 @@ struct Loader<'a> {
     checkpoint: &'a mut Checkpoint,
     device: &'a Device,
     dtype: DType,
+    weights: WeightCoding,
 }
 
 impl Loader<'_> {
@@ -177,7 +180,11 @@ impl Loader<'_> {
         let bias = Tensor::<1>::from_data(TensorData::new(bias, [outputs]), on_device);
         let spans = sites.iter().map(|s| SiteSpan { site: s.id, columns: s.offset..s.offset + s.out_width });
         Ok(Linear {
-            weight: Weight::prepare(weight.cast(self.dtype)),
+            weight: match self.weights {
+                WeightCoding::Plain => Weight::prepare(weight.cast(self.dtype)),
+                // From the f32 values: what rounded them before would be lost for nothing.
+                coding => Weight::prepare_as(weight, coding),
+            },
             bias: Some(bias.cast(self.dtype)),
             activation,
             sites: Arc::new(SiteGroup::new(spans.collect())),

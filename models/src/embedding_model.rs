@@ -1,14 +1,16 @@
 //! An embedding model: encoder, tokenizer, pooling, prompts.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use burn::tensor::{DType, Device};
 use polylora_adapters::{BaseModel, Digest, LowRank, SiteCatalog};
-use polylora_kernels::device::OpenDevice;
+use polylora_kernels::device::{OpenDevice, is_cpu};
 use polylora_kernels::extent::SiteId;
-use polylora_kernels::{LoraBatch, pool};
+use polylora_kernels::{LoraBatch, pool, team};
 
 use crate::bert::Bert;
+use crate::text_shares::text_shares;
 use crate::{
     BatchError, BertConfig, Encoder, ModelError, PackedBatch, SentenceTransformersConfig, TextTokenizer, dora,
 };
@@ -40,7 +42,7 @@ impl EmbeddingModel {
         tokenizer.check_vocabulary(config.vocab_size)?;
         let mut checkpoint = Bert::open(dir)?;
         let digest = Digest(checkpoint.digest(&config.canonical())?);
-        let encoder = Bert::load(&config, &mut checkpoint, &on.device, on.dtype)?;
+        let encoder = Bert::load(&config, &mut checkpoint, on)?;
         Ok(Self {
             encoder: Box::new(encoder),
             tokenizer,
@@ -57,9 +59,39 @@ impl EmbeddingModel {
     /// Embeds packed rows, each through its adapter: one vector a row, `[width]` f32, pooled and normalised as the
     /// model's files say.
     ///
+    /// On a CPU the rows are shared out among the threads first; what a row becomes does not depend on it.
+    ///
     /// # Errors
     /// When a row does not fit the model.
     pub fn embed(&self, rows: &[&[u32]], lora: &LoraBatch) -> Result<Vec<Vec<f32>>, BatchError> {
+        if !is_cpu(&self.device) {
+            return self.embed_at_once(rows, lora);
+        }
+        let lengths: Vec<usize> = rows.iter().map(|row| row.len()).collect();
+        let shares = text_shares(&lengths, team::threads());
+        if shares.len() <= 1 {
+            return self.embed_at_once(rows, lora);
+        }
+        PackedBatch::check(rows, self.max_tokens(), self.vocab_size)?;
+        let tokens = |texts: usize| lengths[..texts].iter().sum::<usize>();
+        let parts: Vec<OnceLock<_>> = shares.iter().map(|_| OnceLock::new()).collect();
+        // The longest first, so that what is left for the end is short.
+        let mut order: Vec<usize> = (0..shares.len()).collect();
+        order.sort_by_key(|i| std::cmp::Reverse(lengths[shares[*i].clone()].iter().sum::<usize>()));
+        team::for_each(shares.len(), |i| {
+            let share = shares[order[i]].clone();
+            let lora = lora.part(tokens(share.start)..tokens(share.end));
+            let first = parts[order[i]].set(self.embed_at_once(&rows[share], &lora)).is_ok();
+            assert!(first, "a share is computed once");
+        });
+        let mut embeddings = Vec::with_capacity(rows.len());
+        for part in parts {
+            embeddings.extend(part.into_inner().expect("every share is computed")?);
+        }
+        Ok(embeddings)
+    }
+
+    fn embed_at_once(&self, rows: &[&[u32]], lora: &LoraBatch) -> Result<Vec<Vec<f32>>, BatchError> {
         let batch = PackedBatch::new(rows, self.max_tokens(), self.vocab_size, &self.device)?;
         let hidden = self.encoder.forward(&batch, lora);
         let pooled = pool(hidden, &batch.sequences, self.settings.pooling, self.settings.normalize);

@@ -12,8 +12,11 @@ mod encoder;
 mod error;
 mod json_file;
 mod packed_batch;
+mod piece_trie;
 mod sentence_transformers;
+mod text_shares;
 mod tokenizer;
+mod word_piece;
 
 pub use bert_config::BertConfig;
 pub use checkpoint::Checkpoint;

@@ -48,17 +48,9 @@ impl PackedBatch {
     /// # Errors
     /// When a row does not fit the model.
     pub fn new(rows: &[&[u32]], max: usize, vocab_size: usize, device: &Device) -> Result<Self, BatchError> {
-        if rows.is_empty() {
-            return Err(BatchError::Empty);
-        }
+        Self::check(rows, max, vocab_size)?;
         let (mut ids, mut positions, mut lengths) = (vec![], vec![], vec![]);
-        for (row, tokens) in rows.iter().enumerate() {
-            if tokens.is_empty() || tokens.len() > max {
-                return Err(BatchError::Length { row, tokens: tokens.len(), max });
-            }
-            if let Some(token) = tokens.iter().find(|t| **t as usize >= vocab_size) {
-                return Err(BatchError::Token { row, token: *token, vocab_size });
-            }
+        for tokens in rows {
             ids.extend(tokens.iter().map(|t| *t as i32));
             positions.extend(0..tokens.len() as i32);
             lengths.push(tokens.len());
@@ -68,5 +60,24 @@ impl PackedBatch {
             Tensor::from_data(TensorData::new(values, shape), (device, DType::I32))
         };
         Ok(Self { ids: ints(ids), positions: ints(positions), sequences: Sequences::new(&lengths, device) })
+    }
+
+    /// Refuses rows that do not fit a model.
+    ///
+    /// # Errors
+    /// Which row, and why.
+    pub fn check(rows: &[&[u32]], max: usize, vocab_size: usize) -> Result<(), BatchError> {
+        if rows.is_empty() {
+            return Err(BatchError::Empty);
+        }
+        for (row, tokens) in rows.iter().enumerate() {
+            if tokens.is_empty() || tokens.len() > max {
+                return Err(BatchError::Length { row, tokens: tokens.len(), max });
+            }
+            if let Some(token) = tokens.iter().find(|t| **t as usize >= vocab_size) {
+                return Err(BatchError::Token { row, token: *token, vocab_size });
+            }
+        }
+        Ok(())
     }
 }

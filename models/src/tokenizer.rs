@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use tokenizers::{Tokenizer, TruncationParams};
 
+use crate::word_piece::WordPiece;
 use crate::{ModelError, json_file};
 
 /// A tokenizer. Truncation and padding that `tokenizer.json` asks for are off: the limit is the model's, and packed rows
@@ -12,10 +13,19 @@ use crate::{ModelError, json_file};
 #[derive(Clone)]
 pub struct TextTokenizer {
     whole: Tokenizer,
-    cut: Tokenizer,
+    way: Way,
     max_tokens: usize,
     lowercase: bool,
     path: PathBuf,
+}
+
+/// How texts are tokenised.
+#[derive(Clone)]
+enum Way {
+    /// BERT's: by our own cut of ASCII words, the same ids as the library's.
+    WordPiece(Box<WordPiece>),
+    /// By the library; this copy cuts at the limit.
+    Library(Box<Tokenizer>),
 }
 
 #[derive(Default, Deserialize)]
@@ -61,8 +71,11 @@ impl TextTokenizer {
                 expected: format!("more than the {specials} special tokens of a text"),
             });
         }
-        let cut = truncating(&whole, max_tokens).map_err(refuse)?;
-        Ok(Self { whole, cut, max_tokens, lowercase, path })
+        let way = match WordPiece::of(&whole) {
+            Some(fast) => Way::WordPiece(Box::new(fast)),
+            None => Way::Library(Box::new(truncating(&whole, max_tokens).map_err(refuse)?)),
+        };
+        Ok(Self { whole, way, max_tokens, lowercase, path })
     }
 
     /// Token ids with special tokens. With `truncate`, at most [`max_tokens`](Self::max_tokens): the text is cut, the
@@ -73,7 +86,13 @@ impl TextTokenizer {
     pub fn encode(&self, text: &str, truncate: bool) -> Result<Vec<u32>, String> {
         let lowered = self.lowercase.then(|| text.to_lowercase());
         let text = lowered.as_deref().unwrap_or(text);
-        let tokenizer = if truncate { &self.cut } else { &self.whole };
+        let tokenizer = match &self.way {
+            Way::WordPiece(fast) => {
+                return fast.encode(text, truncate.then_some(self.max_tokens), &self.whole);
+            }
+            Way::Library(cut) if truncate => cut,
+            Way::Library(_) => &self.whole,
+        };
         Ok(tokenizer.encode_fast(text, true).map_err(|e| e.to_string())?.get_ids().to_vec())
     }
 

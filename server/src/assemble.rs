@@ -1,6 +1,7 @@
 //! From settings to a running engine: device, model, adapters. The only place that knows all of them.
 
 use std::error::Error;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -10,11 +11,15 @@ use polylora_engine::{
 };
 use polylora_hub::{Catalogue, HubConfig, ModelDir, Puller};
 use polylora_kernels::device::{DTypeSpec, DeviceSpec, OpenDevice, built_in, is_cpu, open};
-use polylora_kernels::kernel_cache;
+use polylora_kernels::{kernel_cache, team};
 use polylora_models::EmbeddingModel;
 use tokio::runtime::Handle;
 
 use crate::settings::{DeviceChoice, DtypeChoice, Settings};
+
+/// Tokens in one forward pass on the CPU: more no longer make it faster, but their activations leave the caches, and
+/// whoever comes next waits longer.
+const CPU_BATCH_TOKENS: usize = 2048;
 
 /// Folder of compiled kernels in polylora's own cache.
 const KERNELS: &str = "kernels";
@@ -58,7 +63,7 @@ impl AssembleError {
 
 /// Starts the engine that the settings ask for, and waits until a probe has gone through the device.
 ///
-/// Resolves the model (pulling it where needed), chooses the device and dtype, loads the weights, checks every adapter of
+/// Chooses the device and dtype, resolves the model (pulling it where needed), loads the weights, checks every adapter of
 /// `settings.adapters_dir` and of `extra` by config and headers, and starts the owner thread. With
 /// `settings.strict_adapters` one refused adapter is an error; without, it is logged and counted.
 ///
@@ -68,8 +73,10 @@ impl AssembleError {
 /// [`AssembleError`] with the step and the reason.
 pub fn start_engine(settings: &Settings, extra: &[NamedAdapter]) -> Result<Assembly, AssembleError> {
     set_threads(settings)?;
-    let (model_dir, aliases) = find_model(&settings.embedding_model)?;
+    // Before the model: a device that cannot be used is no reason to fetch one.
     let device = open_device(settings)?;
+    tracing::info!("{}", computing_on(&device));
+    let (model_dir, aliases) = find_model(&settings.embedding_model)?;
     let step = format!("loading the model `{}`", settings.embedding_model);
     let model = EmbeddingModel::load(&model_dir.path, &device).map_err(AssembleError::at(step))?;
     let model = Arc::new(model);
@@ -80,17 +87,26 @@ pub fn start_engine(settings: &Settings, extra: &[NamedAdapter]) -> Result<Assem
     Ok(Assembly { service: Arc::new(engine), aliases, refused_adapters })
 }
 
-/// The compute threads are rayon's global pool: one a core, or as many as the settings say.
-fn set_threads(settings: &Settings) -> Result<(), AssembleError> {
-    let Some(threads) = settings.threads else {
-        return Ok(());
-    };
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global();
-    pool.map_err(AssembleError::at(format!("starting {threads} compute threads")))
+/// The compute threads, and those that load adapters: one a core, or as many as the settings say.
+pub(crate) fn set_threads(settings: &Settings) -> Result<(), AssembleError> {
+    let pool = rayon::ThreadPoolBuilder::new().thread_name(|index| format!("load-{index}"));
+    match settings.threads {
+        Some(threads) => {
+            let step = || format!("starting {threads} compute threads");
+            team::set_threads(threads).map_err(AssembleError::at(step()))?;
+            let pool = pool.num_threads(threads.get()).build_global();
+            pool.map_err(AssembleError::at(step()))
+        }
+        None => {
+            // A pool that is there already has as many threads as nobody asked for.
+            let _ = pool.build_global();
+            Ok(())
+        }
+    }
 }
 
 /// The model's directory, and the names that the catalogue knows it by beside the first.
-fn find_model(name_or_dir: &str) -> Result<(ModelDir, Vec<String>), AssembleError> {
+pub(crate) fn find_model(name_or_dir: &str) -> Result<(ModelDir, Vec<String>), AssembleError> {
     let step = || format!("finding the model `{name_or_dir}`");
     let config = HubConfig::from_env().map_err(AssembleError::at(step()))?;
     let puller = Puller::new(Catalogue::builtin(), config);
@@ -112,6 +128,7 @@ fn open_device(settings: &Settings) -> Result<OpenDevice, AssembleError> {
         DtypeChoice::F32 => DTypeSpec::F32,
         DtypeChoice::F16 => DTypeSpec::F16,
         DtypeChoice::Bf16 => DTypeSpec::Bf16,
+        DtypeChoice::Int8 => DTypeSpec::Int8,
     };
     keep_kernels(settings, device)?;
     let opened = open(device, dtype).map_err(AssembleError::at(format!("opening the device `{device}`")))?;
@@ -122,10 +139,31 @@ fn open_device(settings: &Settings) -> Result<OpenDevice, AssembleError> {
             opened.dtype_name()
         );
     }
-    if is_cpu(&opened.device) && dtype != DTypeSpec::Auto && dtype != DTypeSpec::F32 {
-        tracing::warn!(%dtype, "16-bit dtypes run through the plain reference on the CPU, slower than f32");
+    if is_cpu(&opened.device) && dtype == DTypeSpec::F16 {
+        tracing::warn!(%dtype, "f16 runs through the plain reference on the CPU, far slower than f32, bf16 or int8");
     }
     Ok(opened)
+}
+
+/// The device, the dtype and the path that its products take, in a line: `computing on cpu (avx512), bf16 by AVX-512 BF16,
+/// 2 threads`.
+fn computing_on(device: &OpenDevice) -> String {
+    let mut line = format!("computing on {}, {}", device.name, device.dtype_name());
+    if let Some(path) = device.product_path() {
+        line.push_str(&format!(" by {path}"));
+    }
+    if device.dtype_name() != device.activations_name() {
+        line.push_str(&format!(" with {} activations", device.activations_name()));
+    }
+    if is_cpu(&device.device) {
+        line.push_str(&format!(", {}", count(team::threads(), "thread")));
+    }
+    line
+}
+
+/// `1 thread`, `2 threads`.
+pub(crate) fn count(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
 /// Says where compiled kernels are kept, where there may be a device that compiles any.
@@ -221,13 +259,7 @@ fn start(
     let options = StoreOptions::new(settings.host_cache_bytes.0);
     let store = AdapterStore::new(directory, model.clone(), options);
     let lora_bytes = settings.lora_memory.bytes();
-    let config = EngineConfig {
-        max_concurrent_requests: settings.max_concurrent_requests.get(),
-        max_client_batch_size: settings.max_client_batch_size.get(),
-        max_batch_tokens: settings.max_batch_tokens.get(),
-        warm_up: !settings.skip_warmup,
-        ..EngineConfig::default()
-    };
+    let config = engine_config(settings, is_cpu(model.device()));
     let parts = EngineParts {
         model: info,
         tokenizer: Arc::new(model.tokenizer().clone()),
@@ -242,4 +274,34 @@ fn start(
         Engine::start(config, parts).map_err(by_flag).map_err(AssembleError::at("starting the engine"))?;
     Handle::current().block_on(engine.ready()).map_err(AssembleError::at("the first embedding"))?;
     Ok(engine)
+}
+
+/// The engine's bounds: what the settings say, and else what suits the device.
+fn engine_config(settings: &Settings, on_cpu: bool) -> EngineConfig {
+    let default = EngineConfig::default();
+    let most_tokens = if on_cpu { CPU_BATCH_TOKENS } else { default.max_batch_tokens };
+    EngineConfig {
+        max_concurrent_requests: settings.max_concurrent_requests.get(),
+        max_client_batch_size: settings.max_client_batch_size.get(),
+        max_batch_tokens: settings.max_batch_tokens.map_or(most_tokens, NonZeroUsize::get),
+        warm_up: !settings.skip_warmup,
+        ..default
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_at_the_start_says_device_dtype_path_and_threads() {
+        for dtype in [DTypeSpec::F32, DTypeSpec::Bf16, DTypeSpec::Int8] {
+            let device = open(DeviceSpec::Cpu, dtype).expect("a cpu");
+            let line = computing_on(&device);
+            let path = device.product_path().expect("a path");
+            assert!(line.starts_with(&format!("computing on {}, {dtype} by {path}", device.name)), "{line}");
+            assert!(line.ends_with(&format!(", {}", count(team::threads(), "thread"))), "{line}");
+        }
+        assert_eq!((count(1, "core"), count(2, "core")), ("1 core".into(), "2 cores".into()));
+    }
 }

@@ -1,10 +1,10 @@
-//! The command line: `polylora [serve]`, `polylora embed`, `polylora pull`.
+//! The command line: `polylora [serve]`, `polylora embed`, `polylora pull`, `polylora bench`.
 
 mod flags;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-pub use flags::{EmbedFlags, EngineFlags, OutputFormat, PullFlags, ServeFlags};
+pub use flags::{BenchFlags, EmbedFlags, EngineFlags, OutputFormat, PullFlags, ServeFlags};
 
 /// One embedding model in memory, many LoRA adapters beside it, all of them in the same batch.
 ///
@@ -40,6 +40,8 @@ pub enum Command {
     Embed(Box<EmbedFlags>),
     /// Fetch a model of the catalogue, verify it and keep it for later.
     Pull(PullFlags),
+    /// Measure this machine's CPU: peaks, and the model's speed and exactness in each number format.
+    Bench(BenchFlags),
 }
 
 /// Parses the arguments of the process, the program's name first. `devices` are the kinds of device that this build has,
@@ -65,11 +67,13 @@ pub fn version_text(devices: &[&str]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroUsize;
     use std::path::Path;
 
     use clap::error::ErrorKind;
 
     use super::*;
+    use crate::bench_command::BenchDtype;
     use crate::settings::{ByteSize, DeviceChoice, DtypeChoice, Settings};
 
     fn command(arguments: &[&str]) -> Result<Command, clap::Error> {
@@ -88,14 +92,19 @@ mod tests {
     #[test]
     fn the_definition_holds_and_help_is_there_for_every_command() {
         Cli::command().debug_assert();
-        for arguments in
-            [&["--help"][..], &["serve", "--help"], &["embed", "--help"], &["pull", "--help"], &["-h"]]
-        {
+        for arguments in [
+            &["--help"][..],
+            &["serve", "--help"],
+            &["embed", "--help"],
+            &["pull", "--help"],
+            &["bench", "--help"],
+            &["-h"],
+        ] {
             let error = command(arguments).expect_err("help");
             assert_eq!((error.kind(), error.exit_code()), (ErrorKind::DisplayHelp, 0), "{arguments:?}");
         }
         let help = command(&["--help"]).expect_err("help").to_string();
-        for said in ["embed", "pull", "--embedding-model", "POLYLORA__PORT", "--api-key", "512MiB"] {
+        for said in ["embed", "pull", "bench", "--embedding-model", "POLYLORA__PORT", "--api-key", "512MiB"] {
             assert!(help.contains(said), "{said}");
         }
     }
@@ -166,12 +175,36 @@ mod tests {
             (&["--device", "tpu"], "found `tpu`, expected auto, cpu"),
             (&["--threads", "0"], "expected a whole number from 1"),
             (&["pull"], "<NAME>"),
+            (&["bench", "--dtype", "f32,f16"], "found `f16`, expected f32, bf16 or int8"),
+            (&["bench", "--batch", "1,,2"], "expected a whole number from 1"),
+            (&["bench", "--seconds", "0"], "found `0`, expected a number of seconds from 0.01 to 60"),
             (&["--port", "1", "pull", "x"], "pull"),
         ] {
             let error = command(arguments).expect_err("refused");
             assert_eq!(error.exit_code(), 2, "{arguments:?}");
             assert!(error.to_string().contains(said), "{error}");
         }
+    }
+
+    #[test]
+    fn bench_takes_lists_with_commas() {
+        let bench = |arguments: &[&str]| match command(arguments).expect("parsed") {
+            Command::Bench(flags) => flags,
+            other => panic!("expected bench, found {other:?}"),
+        };
+        let numbers = |list: &[NonZeroUsize]| list.iter().map(|n| n.get()).collect::<Vec<_>>();
+        let flags = bench(&["bench"]);
+        assert_eq!(flags.dtype, [BenchDtype::F32, BenchDtype::Bf16, BenchDtype::Int8]);
+        assert_eq!((numbers(&flags.batch), numbers(&flags.tokens)), (vec![1, 10, 32, 100], vec![16, 128]));
+        assert_eq!((flags.seconds.0.as_secs_f64(), flags.json), (1.0, false));
+        let flags = bench(&["bench", "--dtype", "int8", "--batch", "7,8", "--seconds", "0.25", "--json"]);
+        assert_eq!((flags.dtype, numbers(&flags.batch)), (vec![BenchDtype::Int8], vec![7, 8]));
+        assert_eq!((flags.seconds.0.as_millis(), flags.json), (250, true));
+        let named = |flags: BenchFlags| flags.model;
+        assert_eq!(
+            named(bench(&["bench", "--model", "x"])),
+            named(bench(&["bench", "--embedding-model", "x"]))
+        );
     }
 
     #[test]

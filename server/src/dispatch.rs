@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 
+use crate::bench_command::{BenchCommandError, BenchJob, bench};
 use crate::cli::{Cli, Command};
 use crate::embed_command::{EmbedCommandError, EmbedJob, embed};
 use crate::pull_command::{PullCommandError, pull};
@@ -37,6 +38,9 @@ pub enum Failure {
     /// `pull` failed.
     #[error(transparent)]
     Pull(#[from] PullCommandError),
+    /// `bench` failed.
+    #[error(transparent)]
+    Bench(#[from] BenchCommandError),
 }
 
 impl Failure {
@@ -44,7 +48,8 @@ impl Failure {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Settings(_) | Self::Telemetry(_) | Self::Embed(EmbedCommandError::NoTexts) => 2,
-            Self::Runtime(_) | Self::Serve(_) | Self::Embed(_) | Self::Pull(_) => 1,
+            Self::Bench(error) if error.is_usage() => 2,
+            Self::Runtime(_) | Self::Serve(_) | Self::Embed(_) | Self::Pull(_) | Self::Bench(_) => 1,
         }
     }
 
@@ -81,6 +86,20 @@ pub fn run(cli: Cli, environment: &Environment) -> Result<(), Failure> {
             telemetry::init(&load(None, environment)?, "info")?;
             Ok(pull(&flags.name)?)
         }
+        Command::Bench(flags) => {
+            let mut settings = load(None, environment)?;
+            settings.embedding_model = flags.model.unwrap_or(settings.embedding_model);
+            settings.threads = flags.threads.or(settings.threads);
+            telemetry::init(&settings, "info")?;
+            let job = BenchJob {
+                dtypes: flags.dtype,
+                batches: flags.batch,
+                tokens: flags.tokens,
+                budget: flags.seconds.0,
+                json: flags.json,
+            };
+            Ok(bench(&settings, &job)?)
+        }
     }
 }
 
@@ -90,7 +109,8 @@ fn started(
     command: impl FnOnce(&Runtime) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     telemetry::init(settings, default_level)?;
-    let runtime = Builder::new_multi_thread().enable_all().build().map_err(Failure::Runtime)?;
+    let runtime =
+        Builder::new_multi_thread().thread_name("http").enable_all().build().map_err(Failure::Runtime)?;
     let result = command(&runtime);
     // A thread that has called a GPU's driver must not end while the driver's own clean-up at exit runs: Mesa then frees
     // what the thread left behind twice. But a model that is still loading must not hold the process up.

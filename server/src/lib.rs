@@ -5,6 +5,7 @@
 
 pub mod assemble;
 pub mod auth;
+pub mod bench_command;
 pub mod cli;
 pub mod dispatch;
 pub mod embed_command;

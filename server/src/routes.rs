@@ -71,7 +71,7 @@ async fn embeddings(
         let found = reply.embeddings.len();
         return Err(ApiError::internal(format!("{found} embeddings came back for {inputs} inputs")));
     }
-    let mut response = Json(EmbeddingsResponse::new(&reply, &model, encoding)?).into_response();
+    let mut response = EmbeddingsResponse::new(&reply, &model, encoding)?.into_response();
     response.extensions_mut().insert(Served { model, inputs, tokens: reply.tokens });
     Ok(response)
 }

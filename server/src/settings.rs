@@ -53,9 +53,9 @@ pub struct Settings {
     /// Requests in flight; more are answered 429.
     #[serde(deserialize_with = "scalar")]
     pub max_concurrent_requests: NonZeroUsize,
-    /// Tokens in one forward pass.
-    #[serde(deserialize_with = "scalar")]
-    pub max_batch_tokens: NonZeroUsize,
+    /// Tokens in one forward pass; `None` is what suits the device.
+    #[serde(deserialize_with = "optional")]
+    pub max_batch_tokens: Option<NonZeroUsize>,
     /// Where compiled kernels are kept between starts; `None` is `kernels` in polylora's own cache.
     #[serde(deserialize_with = "optional")]
     pub kernel_cache_dir: Option<PathBuf>,
@@ -105,7 +105,7 @@ impl Default for Settings {
             threads: None,
             max_client_batch_size: count(2048),
             max_concurrent_requests: count(512),
-            max_batch_tokens: count(16_384),
+            max_batch_tokens: None,
             kernel_cache_dir: None,
             skip_warmup: false,
             auto_truncate: true,

@@ -9,6 +9,7 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
+use axum::serve::ListenerExt;
 use polylora_engine::EmbedError;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -114,6 +115,12 @@ pub struct Stop {
 /// What the listener says when it breaks.
 pub async fn serve_until(listener: TcpListener, router: Router, stop: Stop) -> io::Result<Ended> {
     let Stop { phase, drain, cut_off } = stop;
+    // A reply is written whole: holding its last segment back until the client acknowledges the others helps nobody.
+    let listener = listener.tap_io(|connection| {
+        if let Err(error) = connection.set_nodelay(true) {
+            tracing::debug!(%error, "a connection keeps its delay");
+        }
+    });
     let server =
         axum::serve(listener, router).with_graceful_shutdown(reached(phase.clone(), Phase::Draining));
     let deadline = async {

@@ -4,81 +4,101 @@ use std::sync::Arc;
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Flex, TensorMetadata};
+use burn::tensor::{DType, bf16};
 use polylora_kernels_cpu as cpu;
 use polylora_kernels_cpu::isa::Isa;
 
-use super::{contiguous, from_values, is_f32, values};
+use super::buffers::{Value, give, take};
+use super::{KernelDType, contiguous, from_values, in_f32, kernel_dtype, values};
 use crate::lora::{LoraOperand, LoraTable};
 use crate::ops::linear::{LinearAddNormArgs, LinearArgs, LinearOps};
 use crate::reference;
 use crate::site_group::SiteGroup;
-use crate::weight::{NormTensors, PreparedWeight};
+use crate::weight::{NormTensors, PreparedWeight, WeightCoding};
 
 impl LinearOps for Flex {
-    fn prepare_weight(weight: FloatTensor<Self>) -> PreparedWeight<Self> {
-        if !is_f32(&weight) {
-            return PreparedWeight::Plain(weight);
-        }
+    fn prepare_weight(weight: FloatTensor<Self>, coding: WeightCoding) -> PreparedWeight<Self> {
+        let format = match (kernel_dtype(&weight, []), coding) {
+            (Some(_), WeightCoding::Int8) => cpu::WeightFormat::Int8,
+            (Some(KernelDType::F32), WeightCoding::Plain) => cpu::WeightFormat::F32,
+            (Some(KernelDType::Bf16), WeightCoding::Plain) => cpu::WeightFormat::Bf16,
+            (None, _) => return PreparedWeight::Plain(weight),
+        };
         let shape = weight.shape();
         let weight = contiguous(weight);
-        PreparedWeight::Packed(Arc::new(cpu::PackedMatrix::pack(values(&weight), shape[0], shape[1])))
+        PreparedWeight::Packed(Arc::new(cpu::PackedMatrix::pack(
+            &in_f32(&weight),
+            shape[0],
+            shape[1],
+            format,
+        )))
     }
 
     fn linear(args: LinearArgs<Self>) -> FloatTensor<Self> {
-        match packed(&args) {
-            Some(weight) => run(args, &weight, None),
+        match packed(&args, None) {
+            Some((weight, KernelDType::F32)) => run::<f32>(args, &weight, None),
+            Some((weight, KernelDType::Bf16)) => run::<bf16>(args, &weight, None),
             None => reference::linear::linear::<Self>(args),
         }
     }
 
     fn linear_add_norm(args: LinearAddNormArgs<Self>) -> FloatTensor<Self> {
-        match packed(&args.linear) {
-            Some(weight) => run(args.linear, &weight, Some((args.residual, args.norm))),
+        match packed(&args.linear, Some(args.residual.dtype())) {
+            Some((weight, KernelDType::F32)) => {
+                run::<f32>(args.linear, &weight, Some((args.residual, args.norm)))
+            }
+            Some((weight, KernelDType::Bf16)) => {
+                run::<bf16>(args.linear, &weight, Some((args.residual, args.norm)))
+            }
             None => reference::linear::linear_add_norm::<Self>(args),
         }
     }
 }
 
-/// The packed weight, when the call is one that the CPU kernels serve.
-fn packed(args: &LinearArgs<Flex>) -> Option<Arc<cpu::PackedMatrix>> {
+/// The packed weight and the rows' dtype, when the call is one that the CPU kernels serve.
+fn packed(args: &LinearArgs<Flex>, residual: Option<DType>) -> Option<(Arc<cpu::PackedMatrix>, KernelDType)> {
+    let dtype = kernel_dtype(&args.x, [])?;
+    if residual.is_some_and(|residual| residual != args.x.dtype()) {
+        return None;
+    }
     match (&args.weight, &args.lora) {
-        (PreparedWeight::Packed(weight), LoraOperand::Absent | LoraOperand::Host(..)) if is_f32(&args.x) => {
-            Some(weight.clone())
+        (PreparedWeight::Packed(weight), LoraOperand::Absent | LoraOperand::Host(..)) => {
+            Some((weight.clone(), dtype))
         }
         _ => None,
     }
 }
 
-fn run(
+fn run<E: Value>(
     args: LinearArgs<Flex>,
     weight: &cpu::PackedMatrix,
     add_norm: Option<(FloatTensor<Flex>, NormTensors<Flex>)>,
 ) -> FloatTensor<Flex> {
     let rows = args.x.shape()[0];
     let x = contiguous(args.x);
-    let bias = args.bias.into_option().map(contiguous);
+    let bias = args.bias.into_option();
+    let bias = bias.as_ref().map(in_f32);
     let lora = match &args.lora {
         LoraOperand::Host(table, group) => segments(table, group),
         _ => vec![],
     };
-    let tail = add_norm.map(|(residual, norm)| {
-        (contiguous(residual), contiguous(norm.gamma), contiguous(norm.beta), norm.epsilon)
-    });
-    let mut out = vec![0f32; rows * weight.outputs()];
+    let (residual, norm) = add_norm.map(|(residual, norm)| (contiguous(residual), norm)).unzip();
+    let norm = norm.as_ref().map(|norm| (in_f32(&norm.gamma), in_f32(&norm.beta), norm.epsilon));
+    let mut out = take::<E>(rows * weight.outputs());
     let call = cpu::LinearCall {
-        x: values(&x),
+        x: values::<E>(&x),
         weight,
-        bias: bias.as_ref().map(values),
+        bias: bias.as_deref(),
         lora: &lora,
         activation: args.activation,
-        residual: tail.as_ref().map(|(residual, ..)| values(residual)),
-        norm: tail.as_ref().map(|(_, gamma, beta, epsilon)| cpu::NormParams {
-            gamma: values(gamma),
-            beta: values(beta),
-            epsilon: *epsilon,
-        }),
+        residual: residual.as_ref().map(values::<E>),
+        norm: norm.as_ref().map(|(gamma, beta, epsilon)| cpu::NormParams { gamma, beta, epsilon: *epsilon }),
     };
     cpu::linear(Isa::current(), call, &mut out);
+    give::<E>(x);
+    if let Some(residual) = residual {
+        give::<E>(residual);
+    }
     from_values(out, [rows, weight.outputs()].into())
 }
 

@@ -11,7 +11,7 @@ use crate::lora::{LoraBatch, LoraOperand};
 use crate::optional::OptionalTensor;
 use crate::reference;
 use crate::site_group::SiteGroup;
-use crate::weight::{Norm, NormTensors, PreparedWeight, Weight};
+use crate::weight::{Norm, NormTensors, PreparedWeight, Weight, WeightCoding};
 
 /// `activation(g (W x) + B (A x) + bias)`.
 #[derive(Clone, Debug, ExtensionType)]
@@ -47,8 +47,9 @@ pub struct LinearAddNormArgs<B: Backend> {
 /// Linear layers. Accumulation is in f32 whatever the dtype.
 #[backend_extension(Cube: cfg(feature = "cube"), Flex)]
 pub trait LinearOps: Backend {
-    /// Brings a weight `[out, in]` into the backend's own form.
-    fn prepare_weight(weight: FloatTensor<Self>) -> PreparedWeight<Self> {
+    /// Brings a weight `[out, in]` into the backend's own form. A backend without the coding keeps the values as they are.
+    fn prepare_weight(weight: FloatTensor<Self>, coding: WeightCoding) -> PreparedWeight<Self> {
+        let _ = coding;
         PreparedWeight::Plain(weight)
     }
 

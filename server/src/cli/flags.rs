@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, ValueEnum};
 
+use crate::bench_command::{BenchDtype, Seconds};
 use crate::settings::{
     ApiKey, ByteSize, DeviceChoice, DtypeChoice, LogFilter, LogFormat, Settings, parse_setting,
 };
@@ -24,13 +25,13 @@ pub struct EngineFlags {
     /// Where to compute: auto, cpu, wgpu, wgpu:N, cuda or cuda:N [default: auto].
     #[arg(long, value_name = "DEVICE", value_parser = parse_setting::<DeviceChoice>)]
     pub device: Option<DeviceChoice>,
-    /// Number format: auto, f32, f16 or bf16 [default: auto].
+    /// Number format: auto, f32, f16, bf16, or int8 for weights on the CPU [default: auto].
     #[arg(long, value_name = "DTYPE", value_parser = parse_setting::<DtypeChoice>)]
     pub dtype: Option<DtypeChoice>,
     /// CPU threads for the computation [default: one a core].
     #[arg(long, value_name = "N", value_parser = parse_setting::<NonZeroUsize>)]
     pub threads: Option<NonZeroUsize>,
-    /// Most tokens in one forward pass [default: 16384].
+    /// Most tokens in one forward pass [default: 2048 on the CPU, 16384 elsewhere].
     #[arg(long, value_name = "N", value_parser = parse_setting::<NonZeroUsize>)]
     pub max_batch_tokens: Option<NonZeroUsize>,
     /// Folder where compiled GPU kernels are kept between starts [default: kernels in polylora's own cache].
@@ -136,6 +137,41 @@ pub struct PullFlags {
     pub name: String,
 }
 
+/// Flags of `polylora bench`.
+#[derive(Debug, Args)]
+pub struct BenchFlags {
+    /// Embedding model: a name of the catalogue or a folder in the Hugging Face layout [default: all-MiniLM-L6-v2].
+    #[arg(long, alias = "embedding-model", value_name = "NAME|DIR", value_parser = parse_setting::<String>)]
+    pub model: Option<String>,
+    /// CPU threads for the computation [default: one a core].
+    #[arg(long, value_name = "N", value_parser = parse_setting::<NonZeroUsize>)]
+    pub threads: Option<NonZeroUsize>,
+    /// Number formats: f32, bf16, int8.
+    #[arg(
+        long, value_name = "DTYPE,…", value_delimiter = ',', default_value = "f32,bf16,int8",
+        value_parser = parse_setting::<BenchDtype>
+    )]
+    pub dtype: Vec<BenchDtype>,
+    /// Texts in a batch.
+    #[arg(
+        long, value_name = "N,…", value_delimiter = ',', default_value = "1,10,32,100",
+        value_parser = parse_setting::<NonZeroUsize>
+    )]
+    pub batch: Vec<NonZeroUsize>,
+    /// Tokens of a text, special ones included.
+    #[arg(
+        long, value_name = "N,…", value_delimiter = ',', default_value = "16,128",
+        value_parser = parse_setting::<NonZeroUsize>
+    )]
+    pub tokens: Vec<NonZeroUsize>,
+    /// Seconds for each figure, of which there are about thirty.
+    #[arg(long, value_name = "SECS", default_value = "1", value_parser = parse_setting::<Seconds>)]
+    pub seconds: Seconds,
+    /// Print one JSON object instead of Markdown.
+    #[arg(long)]
+    pub json: bool,
+}
+
 impl EngineFlags {
     /// Lays the flags that were given over the settings.
     pub fn lay_over(self, settings: &mut Settings) {
@@ -144,7 +180,7 @@ impl EngineFlags {
         put(&mut settings.device, self.device);
         put(&mut settings.dtype, self.dtype);
         put_some(&mut settings.threads, self.threads);
-        put(&mut settings.max_batch_tokens, self.max_batch_tokens);
+        put_some(&mut settings.max_batch_tokens, self.max_batch_tokens);
         put_some(&mut settings.kernel_cache_dir, self.kernel_cache_dir);
         put(&mut settings.auto_truncate, self.auto_truncate);
         put(&mut settings.auto_truncate, self.no_auto_truncate.then_some(false));

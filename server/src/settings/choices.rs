@@ -63,10 +63,12 @@ pub enum DtypeChoice {
     F16,
     /// bfloat16.
     Bf16,
+    /// 8-bit integers for weights, on the CPU.
+    Int8,
 }
 
 impl Setting for DtypeChoice {
-    const EXPECTED: &'static str = "auto, f32 (float32, float), f16 (float16, half) or bf16 (bfloat16)";
+    const EXPECTED: &'static str = "auto, f32 (float32, float), f16 (float16, half), bf16 (bfloat16) or int8";
 
     fn parse(text: &str) -> Option<Self> {
         match text.trim().to_ascii_lowercase().as_str() {
@@ -74,6 +76,7 @@ impl Setting for DtypeChoice {
             "f32" | "float32" | "float" => Some(Self::F32),
             "f16" | "float16" | "half" => Some(Self::F16),
             "bf16" | "bfloat16" => Some(Self::Bf16),
+            "int8" | "i8" => Some(Self::Int8),
             _ => None,
         }
     }
@@ -86,6 +89,7 @@ impl fmt::Display for DtypeChoice {
             Self::F32 => "f32",
             Self::F16 => "f16",
             Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
         })
     }
 }
@@ -258,7 +262,8 @@ mod tests {
         assert_eq!(DtypeChoice::parse("half"), Some(DtypeChoice::F16));
         assert_eq!(DtypeChoice::parse("bfloat16"), Some(DtypeChoice::Bf16));
         assert_eq!(DtypeChoice::parse("float32"), Some(DtypeChoice::F32));
-        assert_eq!(DtypeChoice::parse("int8"), None);
+        assert_eq!(DtypeChoice::parse("int8"), Some(DtypeChoice::Int8));
+        assert_eq!(DtypeChoice::parse("int4"), None);
     }
 
     #[test]

@@ -179,7 +179,7 @@ mod tests {
         .expect("settings");
         assert_eq!((settings.port, settings.host.as_str()), (9000, "0.0.0.0"));
         assert_eq!(settings.payload_limit, ByteSize(4 << 20));
-        assert_eq!(settings.max_batch_tokens.get(), 4096);
+        assert_eq!(settings.max_batch_tokens.map(|tokens| tokens.get()), Some(4096));
         assert_eq!(settings.device, DeviceChoice::Cuda(Some(1)));
         assert_eq!(settings.served_model_name, ["a", "b"]);
         assert!(!settings.auto_truncate);

@@ -3,7 +3,8 @@
 //! Fields that are not listed here are ignored, as vLLM does, so that clients may send what other servers know (`user`,
 //! `priority`, `add_special_tokens`, ...). What would change the result and cannot be done is refused, never ignored.
 
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use polylora_engine::{EmbedReply, EmbedRequest};
@@ -183,6 +184,34 @@ impl<'a> EmbeddingsResponse<'a> {
         });
         let usage = Usage { prompt_tokens: reply.tokens, total_tokens: reply.tokens };
         Ok(Self { object: "list", data: data.collect(), model, usage })
+    }
+
+    /// About how long the body is, rather too long than too short.
+    fn bytes(&self) -> usize {
+        let embedding = |object: &EmbeddingObject<'_>| match &object.embedding {
+            Embedding::Float(values) => values.len() * BYTES_A_NUMBER,
+            Embedding::Base64(text) => text.len(),
+        };
+        let objects = self.data.iter().map(|object| embedding(object) + BYTES_AROUND_EMBEDDING);
+        objects.sum::<usize>() + self.model.len() + BYTES_AROUND_DATA
+    }
+}
+
+/// Of a number between -1 and 1 with its comma, as short as f32 allows.
+const BYTES_A_NUMBER: usize = 14;
+const BYTES_AROUND_EMBEDDING: usize = 80;
+const BYTES_AROUND_DATA: usize = 120;
+
+impl IntoResponse for EmbeddingsResponse<'_> {
+    fn into_response(self) -> Response {
+        let mut body = Vec::with_capacity(self.bytes());
+        match serde_json::to_writer(&mut body, &self) {
+            Ok(()) => {
+                let json = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                ([json], body).into_response()
+            }
+            Err(error) => ApiError::internal(error.to_string()).into_response(),
+        }
     }
 }
 

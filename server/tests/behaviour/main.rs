@@ -6,6 +6,7 @@ mod embeddings;
 mod errors;
 mod fake_engine;
 mod fuzz;
+mod instruction_set;
 mod models;
 mod operations;
 mod stopping;

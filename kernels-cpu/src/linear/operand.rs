@@ -1,0 +1,158 @@
+//! A layer's input in the form in which the product reads it.
+
+use std::any::TypeId;
+
+use half::bf16;
+
+use crate::aligned::AlignedBuffer;
+use crate::element::{Element, load_part};
+use crate::packed_matrix::PackedMatrix;
+use crate::target::{LANES, Target};
+use crate::tile::{OperandForm, TileKernel};
+
+/// Extra bytes a row, so that rows of a power of two do not fall into the same sets of the cache.
+const ROW_GAP: usize = 64;
+
+/// Rows as a [`TileKernel`] reads them.
+#[derive(Clone, Copy)]
+pub(super) struct Operand {
+    /// The first row.
+    data: *const u8,
+    /// Bytes from row to row.
+    pub stride: usize,
+    /// From this row on they lie elsewhere, followed by rows of zeros: the rest of a tile.
+    tail: Option<(usize, *const u8)>,
+    /// Steps of the product.
+    pub steps: usize,
+    /// For bytes, by row: scale, and scale times the byte that means zero.
+    pub scales: *const [f32; 2],
+}
+
+impl Operand {
+    /// No rows.
+    pub fn nothing() -> Self {
+        let (data, scales) = (std::ptr::null(), std::ptr::null());
+        Self { data, stride: 0, tail: None, steps: 0, scales }
+    }
+
+    /// Where row `row` lies.
+    pub fn row(&self, row: usize) -> *const u8 {
+        match self.tail {
+            Some((first, tail)) if row >= first => tail.wrapping_add((row - first) * self.stride),
+            _ => self.data.wrapping_add(row * self.stride),
+        }
+    }
+}
+
+/// Memory that operands are made in; kept from call to call.
+#[derive(Default)]
+pub(super) struct OperandBuffer {
+    rows: AlignedBuffer,
+    scales: AlignedBuffer,
+}
+
+/// The operand for `x`, `[rows, inputs]`: `x` itself where it already lies right.
+#[inline(always)]
+pub(super) fn prepare<I: Target, E: Element>(
+    kernel: &TileKernel,
+    weight: &PackedMatrix,
+    x: &[E],
+    buffer: &mut OperandBuffer,
+) -> Operand {
+    let inputs = weight.inputs();
+    let group = weight.format().group();
+    let rows = x.len() / inputs.max(1);
+    let steps = inputs.div_ceil(group).next_multiple_of(kernel.steps_multiple);
+    let as_it_is = match kernel.operand {
+        OperandForm::F32 => TypeId::of::<E>() == TypeId::of::<f32>(),
+        OperandForm::Bf16 => TypeId::of::<E>() == TypeId::of::<bf16>(),
+        OperandForm::Widened | OperandForm::Bytes => false,
+    };
+    let scales = std::ptr::null();
+    if as_it_is && steps * group == inputs {
+        let (data, stride) = (x.as_ptr().cast::<u8>(), inputs * size_of::<E>());
+        let whole = rows - rows % kernel.max_rows();
+        if rows.is_multiple_of(kernel.rows_multiple) || whole == rows {
+            return Operand { data, stride, tail: None, steps, scales };
+        }
+        let rest = rows - whole;
+        let padded = rest.next_multiple_of(kernel.rows_multiple) * stride;
+        let tail = buffer.rows.at_least::<u8>(padded);
+        tail[rest * stride..].fill(0);
+        // SAFETY: `rest` rows lie at the end of x, and the buffer has room for them.
+        unsafe { std::ptr::copy_nonoverlapping(data.add(whole * stride), tail.as_mut_ptr(), rest * stride) };
+        return Operand { data, stride, tail: Some((whole, tail.as_ptr())), steps, scales };
+    }
+    let stride = steps * kernel.operand.step_bytes() + ROW_GAP;
+    let padded = rows.next_multiple_of(kernel.rows_multiple);
+    let out = buffer.rows.at_least::<u8>(padded * stride);
+    out[rows * stride..].fill(0);
+    let factors = buffer.scales.at_least::<[f32; 2]>(rows);
+    for (r, row) in out.chunks_exact_mut(stride).take(rows).enumerate() {
+        let x = &x[r * inputs..][..inputs];
+        match kernel.operand {
+            OperandForm::F32 | OperandForm::Widened => convert::<I, E, f32>(x, row),
+            OperandForm::Bf16 => convert::<I, E, bf16>(x, row),
+            OperandForm::Bytes => factors[r] = quantize::<I, E>(x, row),
+        }
+    }
+    Operand { data: out.as_ptr(), stride, tail: None, steps, scales: factors.as_ptr() }
+}
+
+/// `x` as `O`s at the start of `row`, zeros behind.
+#[inline(always)]
+fn convert<I: Target, E: Element, O: Element>(x: &[E], row: &mut [u8]) {
+    assert!(x.len() * size_of::<O>() <= row.len());
+    let to = row.as_mut_ptr().cast::<O>();
+    let whole = x.len() - x.len() % LANES;
+    // SAFETY: all values are within x and within the row, whose length was compared; rows begin on 64-byte lines.
+    unsafe {
+        for k in (0..whole).step_by(LANES) {
+            O::store::<I>(E::load::<I>(x.as_ptr().add(k)), to.add(k));
+        }
+        for (k, value) in x.iter().enumerate().skip(whole) {
+            *to.add(k) = O::from_f32(value.to_f32());
+        }
+    }
+    row[x.len() * size_of::<O>()..].fill(0);
+}
+
+/// `x` as bytes, asymmetric over its own range with zero in it: gives the scale and the scale times the byte of zero.
+/// A row that is not finite gets a scale of NaN.
+#[inline(always)]
+fn quantize<I: Target, E: Element>(x: &[E], row: &mut [u8]) -> [f32; 2] {
+    assert!(x.len().next_multiple_of(LANES) <= row.len());
+    let whole = x.len() - x.len() % LANES;
+    let rest = x.len() - whole;
+    // SAFETY of this and the blocks below: all values are within x, and bytes within the row, whose length was compared.
+    // SAFETY: see above.
+    let tail = unsafe { load_part::<I, E>(x.as_ptr().wrapping_add(whole), rest) };
+    let (mut low, mut high) = (I::splat(0.0), I::splat(0.0));
+    // Zero as long as all is finite: the extremes alone do not show a NaN.
+    let mut flaw = I::mul(tail, I::splat(0.0));
+    for k in (0..whole).step_by(LANES) {
+        // SAFETY: see above.
+        let v = unsafe { E::load::<I>(x.as_ptr().add(k)) };
+        (low, high) = (I::min(low, v), I::max(high, v));
+        flaw = I::fma(v, I::splat(0.0), flaw);
+    }
+    (low, high) = (I::min(low, tail), I::max(high, tail));
+    let lowest = -I::highest(I::sub(I::splat(0.0), low));
+    let range = I::highest(high) - lowest;
+    let scale = if range > 0.0 { range / 255.0 } else { 1.0 };
+    let zero = (-lowest / scale).round_ties_even();
+    let (inverse, zeros) = (I::splat(1.0 / scale), I::splat(zero));
+    for k in (0..whole).step_by(LANES) {
+        // SAFETY: see above.
+        unsafe {
+            let v = I::fma(E::load::<I>(x.as_ptr().add(k)), inverse, zeros);
+            I::store_u8(v, row.as_mut_ptr().add(k));
+        }
+    }
+    if rest > 0 {
+        // SAFETY: see above.
+        unsafe { I::store_u8(I::fma(tail, inverse, zeros), row.as_mut_ptr().add(whole)) };
+    }
+    let scale = scale + I::sum(flaw);
+    [scale, scale * zero]
+}

@@ -1,0 +1,311 @@
+//! The compute threads: a caller and its helpers, who spin briefly for the next job and then park.
+//!
+//! A job is a number of tasks that whoever is free takes one by one, so a thread that a busy neighbour holds up costs its
+//! share and no more: a helper that has not started yet is not waited for. Inside a task the team counts one thread, so an
+//! op that is called there computes alone: work is split where it is called first, by texts before rows.
+
+use std::cell::{Cell, UnsafeCell};
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock, TryLockError};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+/// How long a helper spins for the next job before it parks: longer than the gap between two ops of a forward pass.
+const SPIN: Duration = Duration::from_micros(100);
+/// Looks at the state between two looks at the clock.
+const SPINS_A_LOOK: u32 = 64;
+
+/// The number of threads was asked for after the team had started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the compute threads have started already, {started} of them")]
+pub struct TeamStarted {
+    /// How many there are.
+    pub started: usize,
+}
+
+/// Says how many threads compute, the caller's included; without it, one a core.
+///
+/// # Errors
+/// When they have started already.
+pub fn set_threads(threads: NonZeroUsize) -> Result<(), TeamStarted> {
+    let mut ours = false;
+    let team = TEAM.get_or_init(|| {
+        ours = true;
+        Team::start(threads.get())
+    });
+    if ours || team.size() == threads.get() { Ok(()) } else { Err(TeamStarted { started: team.size() }) }
+}
+
+/// How many threads a job may count on here: 1 within a task, and where [`with_threads`] says less than there are.
+pub fn threads() -> usize {
+    if IN_TASK.get() { 1 } else { LIMIT.get().min(team().size()) }
+}
+
+/// Runs `f` with at most `threads` threads for the jobs that it starts.
+pub fn with_threads<T>(threads: NonZeroUsize, f: impl FnOnce() -> T) -> T {
+    let before = LIMIT.replace(threads.get());
+    let restore = Restore(before);
+    let result = f();
+    drop(restore);
+    result
+}
+
+/// Runs `task(0)` to `task(tasks - 1)`, each once, in any order, on the free threads of the team, and returns when all are
+/// done. Alone where the team has a job already.
+///
+/// # Panics
+/// When a task does; the others are done first.
+pub fn for_each(tasks: usize, task: impl Fn(usize) + Sync) {
+    if tasks <= 1 || threads() == 1 {
+        (0..tasks).for_each(task);
+        return;
+    }
+    team().run(Job::new(tasks, threads() - 1, &task));
+}
+
+static TEAM: OnceLock<Team> = OnceLock::new();
+
+thread_local! {
+    static IN_TASK: Cell<bool> = const { Cell::new(false) };
+    static LIMIT: Cell<usize> = const { Cell::new(usize::MAX) };
+}
+
+fn team() -> &'static Team {
+    TEAM.get_or_init(|| Team::start(thread::available_parallelism().map_or(1, NonZeroUsize::get)))
+}
+
+struct Restore(usize);
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        LIMIT.set(self.0);
+    }
+}
+
+/// Tasks that are handed out one by one.
+struct Job<'a> {
+    task: &'a (dyn Fn(usize) + Sync),
+    tasks: usize,
+    next: AtomicUsize,
+    /// Helpers that may still join.
+    places: AtomicUsize,
+    panicked: AtomicBool,
+}
+
+impl<'a> Job<'a> {
+    fn new(tasks: usize, helpers: usize, task: &'a (dyn Fn(usize) + Sync)) -> Self {
+        Self { task, tasks, next: 0.into(), places: helpers.into(), panicked: false.into() }
+    }
+
+    /// Takes tasks until none is left.
+    fn work(&self) {
+        IN_TASK.set(true);
+        loop {
+            let index = self.next.fetch_add(1, Ordering::Relaxed);
+            if index >= self.tasks {
+                break;
+            }
+            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| (self.task)(index)));
+            if done.is_err() {
+                self.panicked.store(true, Ordering::Relaxed);
+            }
+        }
+        IN_TASK.set(false);
+    }
+
+    fn take_place(&self) -> bool {
+        self.places.try_update(Ordering::Relaxed, Ordering::Relaxed, |p| p.checked_sub(1)).is_ok()
+    }
+}
+
+/// State of the team in one word: how many helpers are in the job, whether it is open to more, and its number.
+const OPEN: usize = 1 << 16;
+const HELPERS: usize = OPEN - 1;
+const NUMBER: usize = OPEN << 1;
+
+struct Team {
+    shared: &'static Shared,
+    helpers: Vec<Thread>,
+    /// Who has the team.
+    lead: Mutex<()>,
+}
+
+struct Shared {
+    state: AtomicUsize,
+    job: UnsafeCell<Option<&'static Job<'static>>>,
+    parked: Vec<AtomicBool>,
+}
+
+// SAFETY: `job` is written by the holder of `lead` while the state is closed and without helpers, and read by helpers that
+// entered while it was open: the state's atomic changes order both.
+unsafe impl Sync for Shared {}
+
+impl Team {
+    fn start(threads: usize) -> Self {
+        let count = threads.clamp(1, HELPERS) - 1;
+        let shared: &'static Shared = Box::leak(Box::new(Shared {
+            state: AtomicUsize::new(0),
+            job: UnsafeCell::new(None),
+            parked: (0..count).map(|_| AtomicBool::new(false)).collect(),
+        }));
+        let helpers = (0..count)
+            .filter_map(|i| {
+                let named = thread::Builder::new().name(format!("compute-{}", i + 1));
+                // A system that gives no more threads gets fewer helpers.
+                named.spawn(move || help(shared, i)).ok().map(|handle| handle.thread().clone())
+            })
+            .collect();
+        Self { shared, helpers, lead: Mutex::new(()) }
+    }
+
+    fn size(&self) -> usize {
+        self.helpers.len() + 1
+    }
+
+    fn run(&self, job: Job<'_>) {
+        let _lead = match self.lead.try_lock() {
+            Ok(lead) => lead,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                job.work();
+                assert!(!job.panicked.into_inner(), "a compute task panicked");
+                return;
+            }
+        };
+        let helpers = job.places.load(Ordering::Relaxed);
+        // SAFETY: only the lifetime is changed. Helpers enter while the state is open, and this function closes it and waits
+        // until all have left before the job's lifetime ends; nothing in between unwinds.
+        let shared_job: &'static Job<'static> =
+            unsafe { std::mem::transmute::<&Job<'_>, &'static Job<'static>>(&job) };
+        // SAFETY: this thread leads, the state is closed and no helper is inside.
+        unsafe { *self.shared.job.get() = Some(shared_job) };
+        let number = self.shared.state.load(Ordering::Relaxed) & !(NUMBER - 1);
+        self.shared.state.store(number.wrapping_add(NUMBER) | OPEN, Ordering::SeqCst);
+        for (helper, parked) in self.helpers.iter().zip(&self.shared.parked).take(helpers) {
+            if parked.load(Ordering::SeqCst) {
+                helper.unpark();
+            }
+        }
+        job.work();
+        let mut state = self.shared.state.fetch_and(!OPEN, Ordering::AcqRel) & !OPEN;
+        let mut looks = 0u32;
+        while state & HELPERS > 0 {
+            looks += 1;
+            if looks.is_multiple_of(SPINS_A_LOOK) {
+                thread::yield_now()
+            } else {
+                std::hint::spin_loop()
+            }
+            state = self.shared.state.load(Ordering::Acquire);
+        }
+        // SAFETY: as above: closed, and no helper inside.
+        unsafe { *self.shared.job.get() = None };
+        assert!(!job.panicked.into_inner(), "a compute task panicked");
+    }
+}
+
+/// A helper's life.
+fn help(shared: &'static Shared, index: usize) {
+    let mut seen = 0;
+    loop {
+        let state = wait_for_job(shared, index, seen);
+        seen = state & !(NUMBER - 1);
+        let entered =
+            shared.state.compare_exchange(state, state + 1, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        if !entered {
+            // Another helper came or went: look again, unless the job is over.
+            seen = seen.wrapping_sub(NUMBER);
+            continue;
+        }
+        // SAFETY: this helper has entered an open state, so the job stays until it has left.
+        if let Some(job) = unsafe { *shared.job.get() }
+            && job.take_place()
+        {
+            job.work();
+        }
+        shared.state.fetch_sub(1, Ordering::Release);
+    }
+}
+
+/// The state as soon as it is open under another number than `seen`.
+fn wait_for_job(shared: &Shared, index: usize, seen: usize) -> usize {
+    let mut looks = 0u32;
+    let mut since = Instant::now();
+    let is_new = |state: usize| state & OPEN > 0 && state & !(NUMBER - 1) != seen;
+    loop {
+        let state = shared.state.load(Ordering::Acquire);
+        if is_new(state) {
+            return state;
+        }
+        looks += 1;
+        if !looks.is_multiple_of(SPINS_A_LOOK) {
+            std::hint::spin_loop();
+            continue;
+        }
+        if since.elapsed() < SPIN {
+            continue;
+        }
+        shared.parked[index].store(true, Ordering::SeqCst);
+        // Whoever opened the state before it could see this helper parked is seen here.
+        if !is_new(shared.state.load(Ordering::SeqCst)) {
+            thread::park();
+        }
+        shared.parked[index].store(false, Ordering::SeqCst);
+        since = Instant::now();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_task_runs_once_whoever_takes_it() {
+        for tasks in [0, 1, 2, 7, 1000] {
+            let runs: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
+            for _ in 0..50 {
+                for_each(tasks, |i| {
+                    runs[i].fetch_add(1, Ordering::Relaxed);
+                });
+            }
+            assert!(runs.iter().all(|r| r.load(Ordering::Relaxed) == 50));
+        }
+    }
+
+    #[test]
+    fn jobs_of_several_leaders_and_jobs_within_tasks_end() {
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..200 {
+                        let total = AtomicUsize::new(0);
+                        for_each(5, |_| {
+                            assert_eq!(threads(), 1);
+                            for_each(3, |i| {
+                                total.fetch_add(i, Ordering::Relaxed);
+                            });
+                        });
+                        assert_eq!(total.into_inner(), 15);
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn a_panicking_task_panics_the_caller_and_spares_the_team() {
+        let done = AtomicUsize::new(0);
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for_each(8, |i| {
+                assert_ne!(i, 3, "this task fails");
+                done.fetch_add(1, Ordering::Relaxed);
+            });
+        }));
+        assert!(result.is_err());
+        assert_eq!(done.into_inner(), 7);
+        for_each(8, |_| {});
+        let alone = with_threads(NonZeroUsize::MIN, threads);
+        assert_eq!(alone, 1);
+    }
+}

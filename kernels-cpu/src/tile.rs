@@ -1,0 +1,169 @@
+//! The innermost products: a few rows by one panel, over all inputs, in registers.
+//!
+//! Every form sums a row's products from the first input to the last, one accumulator an output, however many rows there
+//! are: rows are independent of their batch mates to the bit.
+
+#[cfg(target_arch = "x86_64")]
+mod amx;
+mod baseline;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+use crate::isa::Isa;
+use crate::packed_matrix::{PANEL, WeightFormat};
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use amx::has_tiles;
+
+/// Most rows of any form.
+pub(crate) const MAX_ROWS: usize = 32;
+
+/// One product: rows `a`, `stride` bytes apart, by a panel of `steps` steps, written to `[rows, PANEL]` 32-bit values.
+pub(crate) struct TileCall {
+    /// The operand's first row.
+    pub a: *const u8,
+    /// Bytes from row to row.
+    pub stride: usize,
+    /// The panel's first step: four bytes for each of its columns.
+    pub panel: *const u8,
+    /// Bytes from step to step: [`STEP_BYTES`](crate::packed_matrix::STEP_BYTES) in a packed matrix. Tiles take no other.
+    pub panel_stride: usize,
+    /// Steps, one at least.
+    pub steps: usize,
+    /// Sums: f32, or i32 for int8.
+    pub out: *mut u32,
+}
+
+/// Sums of the most rows by a panel, on cache lines.
+#[repr(align(64))]
+pub(crate) struct SumsTile(pub [u32; MAX_ROWS * PANEL]);
+
+impl Default for SumsTile {
+    fn default() -> Self {
+        Self::zeroed()
+    }
+}
+
+impl SumsTile {
+    pub const fn zeroed() -> Self {
+        Self([0; MAX_ROWS * PANEL])
+    }
+}
+
+/// A form of the product for a number of rows.
+///
+/// # Safety
+/// The machine has the form's instructions; rows and panel lie where the call says, and there is room for the sums.
+pub(crate) type TileFn = unsafe fn(&TileCall);
+
+/// How the rows must lie for a form to read them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OperandForm {
+    /// f32, one a step.
+    F32,
+    /// bf16, two a step.
+    Bf16,
+    /// bf16 widened to f32, two a step.
+    Widened,
+    /// Unsigned bytes, four a step.
+    Bytes,
+}
+
+impl OperandForm {
+    /// Bytes of a row that one step reads.
+    pub fn step_bytes(self) -> usize {
+        if self == OperandForm::Widened { 8 } else { 4 }
+    }
+}
+
+/// The form for an instruction set and a format.
+#[derive(Clone, Copy)]
+pub(crate) struct TileKernel {
+    /// How it reads rows.
+    pub operand: OperandForm,
+    /// Steps come in multiples of this.
+    pub steps_multiple: usize,
+    /// Whether it reads whole tiles of rows, so that there must be a multiple of them in memory.
+    pub rows_multiple: usize,
+    /// By number of rows: the function for 1, 2, .. rows; or, for tiles, for up to 16 and up to 32.
+    functions: &'static [TileFn],
+    tiles: bool,
+    /// What the instructions that multiply are called.
+    pub path: &'static str,
+}
+
+impl TileKernel {
+    /// The fastest form that `isa` has for `format`.
+    pub fn choose(isa: Isa, format: WeightFormat) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            if isa == Isa::Amx
+                && let Some(functions) = amx::functions(format)
+            {
+                let operand =
+                    if format == WeightFormat::Bf16 { OperandForm::Bf16 } else { OperandForm::Bytes };
+                let path = "AMX tiles";
+                return Self { operand, steps_multiple: 16, rows_multiple: 16, functions, tiles: true, path };
+            }
+            if let Some((operand, functions, path)) = x86::functions(isa, format) {
+                return Self::of_registers(operand, functions, path);
+            }
+        }
+        let _ = isa;
+        let (operand, functions) = baseline::functions(format);
+        Self::of_registers(operand, functions, "plain loops")
+    }
+
+    fn of_registers(operand: OperandForm, functions: &'static [TileFn], path: &'static str) -> Self {
+        Self { operand, steps_multiple: 1, rows_multiple: 1, functions, tiles: false, path }
+    }
+
+    /// Most rows at once.
+    pub fn max_rows(&self) -> usize {
+        if self.tiles { 32 } else { self.functions.len() }
+    }
+
+    /// Cuts `rows` rows: how many the tile that begins at row `at` takes. Registers share rows evenly, tiles fill up.
+    pub fn rows_of(&self, rows: usize, at: usize) -> usize {
+        let most = self.max_rows();
+        if self.tiles {
+            return most.min(rows - at);
+        }
+        let tiles = (rows - at).div_ceil(most);
+        (rows - at).div_ceil(tiles)
+    }
+
+    /// The function for `rows` rows.
+    pub fn function(&self, rows: usize) -> TileFn {
+        self.functions[if self.tiles { (rows - 1) / 16 } else { rows - 1 }]
+    }
+
+    /// Readies this thread's tiles; until the guard falls they must not be used otherwise.
+    pub fn begin(&self) -> TilesInUse {
+        #[cfg(target_arch = "x86_64")]
+        if self.tiles {
+            amx::configure();
+        }
+        TilesInUse(self.tiles)
+    }
+}
+
+/// This thread's tiles hold state; released when this falls.
+pub(crate) struct TilesInUse(bool);
+
+impl Drop for TilesInUse {
+    fn drop(&mut self) {
+        #[cfg(target_arch = "x86_64")]
+        if self.0 {
+            amx::release();
+        }
+    }
+}
+
+/// The functions `$name::<1>`, `$name::<2>`, ..
+macro_rules! by_rows {
+    ($name:ident: $($rows:literal)*) => {
+        &[$($name::<$rows> as $crate::tile::TileFn),*]
+    };
+}
+pub(crate) use by_rows;

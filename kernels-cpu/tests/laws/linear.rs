@@ -1,0 +1,136 @@
+//! Linear layers.
+
+use half::bf16;
+use polylora_kernels_cpu::isa::Isa;
+use polylora_kernels_cpu::*;
+use proptest::prelude::*;
+
+use crate::layer::LayerFixture;
+use crate::{assert_close, on_threads};
+
+const ACTIVATIONS: [Activation; 4] =
+    [Activation::Identity, Activation::Gelu, Activation::GeluTanh, Activation::Relu];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    #[test]
+    fn linear_equals_the_naive_layer_on_every_instruction_set(
+        seed in 0u64..1000, rows in 1usize..130, inputs in 1usize..90, outputs in 1usize..80,
+        ranks in proptest::collection::vec(0usize..20, 0..5), norm in any::<bool>(), threads in 1usize..4,
+        activation in prop::sample::select(ACTIVATIONS.to_vec()),
+    ) {
+        // A normalised row of one or two columns amplifies rounding without bound.
+        let norm = norm && outputs > 4;
+        let layer = LayerFixture::new(seed, rows, inputs, outputs, &ranks);
+        let want = layer.naive(activation, norm);
+        let layer16 = LayerFixture::new(seed, rows, inputs, outputs, &ranks).into_rounded::<bf16>(WeightFormat::Bf16);
+        let want16 = layer16.naive(activation, norm);
+        for isa in Isa::available() {
+            on_threads(threads, || {
+                let got = layer.run::<f32>(isa, WeightFormat::F32, activation, norm);
+                assert_close(&got, &want, 3e-4, isa.name());
+                // Sums in f32: only the result is rounded. After a norm an unlucky row's rounding counts for more.
+                let got = layer16.run::<bf16>(isa, WeightFormat::Bf16, activation, norm);
+                assert_close(&got, &want16, if norm { 1e-2 } else { 5e-3 }, isa.name());
+            });
+        }
+    }
+
+    #[test]
+    fn int8_is_as_near_to_the_exact_layer_as_its_rounding_allows(
+        seed in 0u64..1000, rows in 1usize..60, inputs in 1usize..90, outputs in 1usize..80, threads in 1usize..4,
+    ) {
+        let exact = LayerFixture::new(seed, rows, inputs, outputs, &[]).into_rounded::<f32>(WeightFormat::Int8);
+        let want = exact.naive(Activation::Identity, false);
+        for isa in Isa::available() {
+            let got = on_threads(threads, || exact.run::<f32>(isa, WeightFormat::Int8, Activation::Identity, false));
+            for row in 0..rows {
+                let x = &exact.x[row * inputs..][..inputs];
+                let range = x.iter().fold(0f32, |h, v| h.max(*v)) - x.iter().fold(0f32, |l, v| l.min(*v));
+                for o in 0..outputs {
+                    let weights: f32 = exact.weight[o * inputs..][..inputs].iter().map(|w| w.abs()).sum();
+                    // Half a step for each input, and another half for where zero lies.
+                    let allowed = 1.01 * range / 255.0 * weights + 1e-4;
+                    let (g, w) = (got[row * outputs + o], want[row * outputs + o]);
+                    prop_assert!((g - w).abs() <= allowed, "{}: {g} for {w}, allowed {allowed}", isa.name());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_instruction_set_equals_its_scalar_twin(
+        seed in 0u64..1000, rows in 1usize..90, inputs in 1usize..200, outputs in 5usize..100,
+        ranks in proptest::collection::vec(0usize..20, 0..4), norm in any::<bool>(),
+        activation in prop::sample::select(ACTIVATIONS.to_vec()),
+    ) {
+        let layer = LayerFixture::new(seed, rows, inputs, outputs, &ranks);
+        for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8] {
+            let twin = layer.run::<f32>(Isa::Scalar, format, activation, norm);
+            let twin16 = layer.run::<bf16>(Isa::Scalar, format, activation, norm);
+            for isa in Isa::available() {
+                let got = layer.run::<f32>(isa, format, activation, norm);
+                // A byte that is rounded the other way moves a sum by a 255th of a row's range.
+                let tolerance = match format {
+                    WeightFormat::Int8 => 3e-2,
+                    // Rows in f32 are rounded to bf16 for its dot product only where there is one.
+                    WeightFormat::Bf16 => 6e-2,
+                    WeightFormat::F32 => 3e-4,
+                };
+                assert_close(&got, &twin, tolerance, &format!("{} {format:?}", isa.name()));
+                let got = layer.run::<bf16>(isa, format, activation, norm);
+                let tolerance = if format == WeightFormat::Int8 { 5e-2 } else { 1.7e-2 };
+                assert_close(&got, &twin16, tolerance, &format!("{} {format:?} in bf16", isa.name()));
+            }
+        }
+    }
+
+    #[test]
+    fn batch_mates_do_not_change_a_bit_of_a_row(
+        seed in 0u64..1000, rows in 1usize..200, inputs in 1usize..700, outputs in 1usize..70,
+        ranks in proptest::collection::vec(1usize..20, 0..4), row in any::<prop::sample::Index>(),
+    ) {
+        let layer = LayerFixture::new(seed, rows, inputs, outputs, &ranks);
+        let row = row.index(rows);
+        let mut alone = LayerFixture::new(seed, 1, inputs, outputs, &[]);
+        alone.x = layer.x[row * inputs..][..inputs].to_vec();
+        alone.residual = layer.residual[row * outputs..][..outputs].to_vec();
+        let own = LayerFixture::new(seed, rows, inputs, outputs, &ranks).segments.into_iter();
+        alone.segments = own.filter(|(rows, _)| rows.contains(&row)).map(|(_, spans)| (0..1, spans)).collect();
+        for isa in Isa::available() {
+            for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8] {
+                let bits = |layer: &LayerFixture, threads: usize| -> Vec<Vec<u32>> {
+                    on_threads(threads, || [
+                        layer.run::<f32>(isa, format, Activation::Gelu, true),
+                        layer.run::<bf16>(isa, format, Activation::Gelu, true),
+                    ]).into_iter().map(|v| v.into_iter().map(f32::to_bits).collect()).collect()
+                };
+                for (together, single) in bits(&layer, 2).into_iter().zip(bits(&alone, 1)) {
+                    let together = &together[row * outputs..][..outputs];
+                    prop_assert_eq!(together, &single[..], "{} {:?}", isa.name(), format);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_nan_row_stays_alone() {
+    for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8] {
+        for isa in Isa::available() {
+            let mut layer = LayerFixture::new(7, 40, 48, 48, &[4, 8]);
+            let clean = layer.run::<f32>(isa, format, Activation::Gelu, true);
+            layer.x[13 * 48 + 5] = f32::NAN;
+            let dirty = layer.run::<f32>(isa, format, Activation::Gelu, true);
+            for row in 0..40 {
+                let (c, d) = (&clean[row * 48..][..48], &dirty[row * 48..][..48]);
+                if row == 13 {
+                    assert!(d.iter().all(|v| v.is_nan()), "{} {format:?}", isa.name());
+                } else {
+                    assert_eq!(c, d, "row {row}, {} {format:?}", isa.name());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! A batch cut by texts for the threads of a CPU: each share goes through all layers on one thread, with its activations in
+//! that core's cache, and nobody waits for anybody until the end.
+
+use std::ops::Range;
+
+/// Most tokens of a share, unless one text has more: beyond it activations leave the cache between ops.
+const MOST_TOKENS: usize = 384;
+/// Fewer tokens a thread are not worth a share of their own: each share reads all weights, and reading them would cost more
+/// than sharing out every op.
+const FEWEST_TOKENS: usize = 64;
+
+/// The shares of texts with `lengths` tokens for `threads` threads, in order; one share where the ops had better be shared
+/// out themselves.
+pub(crate) fn text_shares(lengths: &[usize], threads: usize) -> Vec<Range<usize>> {
+    let total: usize = lengths.iter().sum();
+    let whole = 0..lengths.len();
+    if threads > 1 && (lengths.len() < threads || total < threads * FEWEST_TOKENS) {
+        return vec![whole];
+    }
+    let count = total.div_ceil(MOST_TOKENS).next_multiple_of(threads).min(lengths.len());
+    let mut shares = vec![];
+    let (mut start, mut before) = (0, 0);
+    for share in 0..count {
+        let goal = total * (share + 1) / count;
+        let mut end = start;
+        // A text belongs to the share in which its middle lies.
+        while end < lengths.len() && before + lengths[end] / 2 < goal {
+            before += lengths[end];
+            end += 1;
+        }
+        if share + 1 == count {
+            end = lengths.len();
+        }
+        if end > start {
+            shares.push(start..end);
+        }
+        start = end;
+    }
+    shares
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn shares_cover_every_text_once_and_in_order(
+            lengths in proptest::collection::vec(1usize..300, 1..150), threads in 1usize..9,
+        ) {
+            let shares = text_shares(&lengths, threads);
+            let mut next = 0;
+            for share in &shares {
+                prop_assert_eq!(share.start, next);
+                prop_assert!(!share.is_empty());
+                next = share.end;
+            }
+            prop_assert_eq!(next, lengths.len());
+            let longest = *lengths.iter().max().expect("a text");
+            let tokens = |share: &Range<usize>| lengths[share.clone()].iter().sum::<usize>();
+            if shares.len() > 1 {
+                prop_assert!(shares.iter().all(|share| tokens(share) <= MOST_TOKENS + longest));
+            }
+        }
+
+        #[test]
+        fn equal_texts_are_shared_out_evenly(texts in 20usize..300, length in 16usize..40, threads in 1usize..5) {
+            let shares = text_shares(&vec![length; texts], threads);
+            let (least, most) = (shares.iter().map(Range::len).min(), shares.iter().map(Range::len).max());
+            prop_assert!(most.expect("a share") - least.expect("a share") <= 1);
+            prop_assert!(shares.len().is_multiple_of(threads));
+        }
+    }
+
+    #[test]
+    fn a_few_tokens_stay_together() {
+        assert_eq!(text_shares(&[16], 2), vec![0..1]);
+        assert_eq!(text_shares(&[500], 2), vec![0..1]);
+        assert_eq!(text_shares(&[10, 10, 10], 2), vec![0..3]);
+        assert_eq!(text_shares(&[200, 200], 2), vec![0..1, 1..2]);
+    }
+}
