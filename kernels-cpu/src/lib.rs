@@ -1,7 +1,7 @@
 //! CPU kernels of polylora on plain slices of `f32` or `bf16`. This crate knows no tensor library.
 //!
-//! Every kernel is written once over sixteen lanes ([`target`]) and compiled for each instruction set of [`isa`]; the
-//! products in the middle of them exist once for each instruction set and weight format ([`tile`]). The scalar compilation
+//! Every kernel is written once over sixteen lanes (`target`) and compiled for each instruction set of [`isa`]; the
+//! products in the middle of them exist once for each instruction set and weight format (`tile`). The scalar compilation
 //! is the twin that the others are tested against. A row of a result is computed in an order that depends on nothing but
 //! the row's own width and values, so its bits are the same whatever other rows lie in the batch.
 #![allow(unsafe_code)] // The one crate that may: instructions chosen at run time, and memory shared by disjoint parts.
