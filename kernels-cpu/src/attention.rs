@@ -275,11 +275,11 @@ fn softmax_rows<I: Target, W: Element, const R: usize>(
             *highest = I::max(*highest, unsafe { I::load(scores.as_ptr().add(place(r, sixteen)).cast()) });
         }
     }
-    let (mut offsets, mut totals) = ([I::splat(0.0); R], [I::splat(0.0); R]);
+    let (mut now_highest, mut totals) = ([I::splat(0.0); R], [I::splat(0.0); R]);
     for r in 0..R {
         let before = state.highest[first + r];
         let now = before.max(I::highest(highest[r]));
-        offsets[r] = I::splat(-now * scale);
+        now_highest[r] = I::splat(now);
         if before > f32::NEG_INFINITY {
             kept[first + r] = ((before - now) * scale).exp2();
         }
@@ -291,7 +291,7 @@ fn softmax_rows<I: Target, W: Element, const R: usize>(
             // SAFETY: as above; a row of weights has place for whole panels.
             unsafe {
                 let score = I::load(scores.as_ptr().add(place(r, sixteen)).cast());
-                let weight = exp2_of_negative::<I>(I::fma(score, factor, offsets[r]), W::COARSE);
+                let weight = exp2_of_negative::<I>(I::mul(I::sub(score, now_highest[r]), factor), W::COARSE);
                 totals[r] = I::add(totals[r], weight);
                 W::store::<I>(weight, to.add((first + r) * stride + sixteen * LANES));
             }

@@ -36,5 +36,5 @@ pub use epilogue::Activation;
 pub use linear::{LinearCall, linear};
 pub use lora::{LoraSegment, LoraSpan};
 pub use norm::NormParams;
-pub use packed_matrix::{PackedMatrix, WeightFormat};
+pub use packed_matrix::{INT8_MOST_INPUTS, PackedMatrix, WeightFormat};
 pub use pooling::{Pooling, pool};

@@ -11,6 +11,9 @@ pub(crate) const STEP_BYTES: usize = 4 * PANEL;
 /// Inputs are padded to whole steps of a tile: sixteen four-byte groups.
 const STEPS_ALIGN: usize = 16;
 
+/// Most inputs of a matrix of 8-bit integers: sums of more products might not fit 32 bits.
+pub const INT8_MOST_INPUTS: usize = i32::MAX as usize / (255 * 127);
+
 /// The format of a weight's values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum WeightFormat {
@@ -51,9 +54,13 @@ impl PackedMatrix {
     /// Packs `weight`, `[outputs, inputs]` row-major.
     ///
     /// # Panics
-    /// When the length is not `outputs * inputs`.
+    /// When the length is not `outputs * inputs`, or int8 has more inputs than [`INT8_MOST_INPUTS`].
     pub fn pack(weight: &[f32], outputs: usize, inputs: usize, format: WeightFormat) -> Self {
         assert_eq!(weight.len(), outputs * inputs, "weight is not [{outputs}, {inputs}]");
+        assert!(
+            format != WeightFormat::Int8 || inputs <= INT8_MOST_INPUTS,
+            "{inputs} inputs are too many for int8"
+        );
         let steps = steps(inputs, format);
         let padded = outputs.next_multiple_of(PANEL);
         let mut packed = Self {

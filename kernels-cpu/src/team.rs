@@ -4,10 +4,11 @@
 //! share and no more: a helper that has not started yet is not waited for. Inside a task the team counts one thread, so an
 //! op that is called there computes alone: work is split where it is called first, by texts before rows.
 
+use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock, TryLockError};
+use std::sync::{Mutex, OnceLock, PoisonError, TryLockError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
@@ -55,13 +56,14 @@ pub fn with_threads<T>(threads: NonZeroUsize, f: impl FnOnce() -> T) -> T {
 /// done. Alone where the team has a job already.
 ///
 /// # Panics
-/// When a task does; the others are done first.
+/// When a task does, with what it said; on a team the others are done first.
 pub fn for_each(tasks: usize, task: impl Fn(usize) + Sync) {
     if tasks <= 1 || threads() == 1 {
         (0..tasks).for_each(task);
         return;
     }
-    team().run(Job::new(tasks, threads() - 1, &task));
+    // More helpers than tasks would be woken for nothing.
+    team().run(Job::new(tasks, (threads() - 1).min(tasks - 1), &task));
 }
 
 static TEAM: OnceLock<Team> = OnceLock::new();
@@ -90,12 +92,13 @@ struct Job<'a> {
     next: AtomicUsize,
     /// Helpers that may still join.
     places: AtomicUsize,
-    panicked: AtomicBool,
+    /// What the first task that panicked said.
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
 impl<'a> Job<'a> {
     fn new(tasks: usize, helpers: usize, task: &'a (dyn Fn(usize) + Sync)) -> Self {
-        Self { task, tasks, next: 0.into(), places: helpers.into(), panicked: false.into() }
+        Self { task, tasks, next: 0.into(), places: helpers.into(), panic: Mutex::new(None) }
     }
 
     /// Takes tasks until none is left.
@@ -107,11 +110,29 @@ impl<'a> Job<'a> {
                 break;
             }
             let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| (self.task)(index)));
-            if done.is_err() {
-                self.panicked.store(true, Ordering::Relaxed);
+            if let Err(said) = done {
+                self.keep(said);
             }
         }
         IN_TASK.set(false);
+    }
+
+    /// Keeps the first panic. Others are forgotten, not dropped: what they carry might panic too, and this must not unwind
+    /// while others are in the job.
+    fn keep(&self, said: Box<dyn Any + Send>) {
+        let mut kept = self.panic.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.is_none() {
+            *kept = Some(said);
+        } else {
+            std::mem::forget(said);
+        }
+    }
+
+    /// Goes on with what a task's panic began, when all have left the job.
+    fn end(self) {
+        if let Some(said) = self.panic.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            std::panic::resume_unwind(said);
+        }
     }
 
     fn take_place(&self) -> bool {
@@ -150,9 +171,9 @@ impl Team {
             parked: (0..count).map(|_| AtomicBool::new(false)).collect(),
         }));
         let helpers = (0..count)
-            .filter_map(|i| {
+            .map_while(|i| {
                 let named = thread::Builder::new().name(format!("compute-{}", i + 1));
-                // A system that gives no more threads gets fewer helpers.
+                // A system that gives no more threads gets fewer helpers; those there are keep their numbers.
                 named.spawn(move || help(shared, i)).ok().map(|handle| handle.thread().clone())
             })
             .collect();
@@ -164,12 +185,12 @@ impl Team {
     }
 
     fn run(&self, job: Job<'_>) {
-        let _lead = match self.lead.try_lock() {
+        let lead = match self.lead.try_lock() {
             Ok(lead) => lead,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => {
                 job.work();
-                assert!(!job.panicked.into_inner(), "a compute task panicked");
+                job.end();
                 return;
             }
         };
@@ -201,7 +222,8 @@ impl Team {
         }
         // SAFETY: as above: closed, and no helper inside.
         unsafe { *self.shared.job.get() = None };
-        assert!(!job.panicked.into_inner(), "a compute task panicked");
+        drop(lead);
+        job.end();
     }
 }
 
@@ -302,10 +324,35 @@ mod tests {
                 done.fetch_add(1, Ordering::Relaxed);
             });
         }));
-        assert!(result.is_err());
+        let said = result.expect_err("a panic");
+        assert!(said.downcast_ref::<String>().is_some_and(|said| said.contains("this task fails")));
         assert_eq!(done.into_inner(), 7);
         for_each(8, |_| {});
         let alone = with_threads(NonZeroUsize::MIN, threads);
         assert_eq!(alone, 1);
+    }
+
+    /// A panic whose payload panics when it is dropped.
+    struct Bomb;
+
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            assert!(thread::panicking(), "the payload fails too");
+        }
+    }
+
+    #[test]
+    fn payloads_that_panic_when_dropped_neither_hang_nor_end_the_team() {
+        for _ in 0..20 {
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                for_each(6, |_| std::panic::panic_any(Bomb));
+            }));
+            std::mem::forget(result.expect_err("a panic"));
+        }
+        let total = AtomicUsize::new(0);
+        for_each(50, |i| {
+            total.fetch_add(i, Ordering::Relaxed);
+        });
+        assert_eq!(total.into_inner(), 1225);
     }
 }

@@ -153,8 +153,8 @@ pub(crate) struct TilesInUse(bool);
 
 impl Drop for TilesInUse {
     fn drop(&mut self) {
-        #[cfg(target_arch = "x86_64")]
         if self.0 {
+            #[cfg(target_arch = "x86_64")]
             amx::release();
         }
     }

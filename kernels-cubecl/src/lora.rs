@@ -156,7 +156,7 @@ impl LoraBatch {
         Self { table, memory: AdapterMemory::HostAlias, index: None, launches: self.launches.clone() }
     }
 
-    /// LoRA launches so far: linear layers that ran with an adapter's part.
+    /// LoRA launches so far: linear layers that ran with an adapter's part, each part of the batch by itself.
     pub fn launches(&self) -> u64 {
         self.launches.load(Ordering::Relaxed)
     }

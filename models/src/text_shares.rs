@@ -8,15 +8,20 @@ const MOST_TOKENS: usize = 384;
 /// Fewer tokens a thread are not worth a share of their own: each share reads all weights, and reading them would cost more
 /// than sharing out every op.
 const FEWEST_TOKENS: usize = 64;
+/// So many threads with shares are better than more that share out every op.
+const ENOUGH_THREADS: usize = 8;
 
 /// The shares of texts with `lengths` tokens for `threads` threads, in order; one share where the ops had better be shared
 /// out themselves.
 pub(crate) fn text_shares(lengths: &[usize], threads: usize) -> Vec<Range<usize>> {
     let total: usize = lengths.iter().sum();
     let whole = 0..lengths.len();
-    if threads > 1 && (lengths.len() < threads || total < threads * FEWEST_TOKENS) {
+    // Of many threads some may have nothing to do: a few that go through all layers by themselves are as good.
+    let useful = threads.min(total / FEWEST_TOKENS).min(lengths.len());
+    if threads > 1 && useful < threads.min(ENOUGH_THREADS) {
         return vec![whole];
     }
+    let threads = useful.max(1);
     let count = total.div_ceil(MOST_TOKENS).next_multiple_of(threads).min(lengths.len());
     let mut shares = vec![];
     let (mut start, mut before) = (0, 0);
@@ -79,5 +84,7 @@ mod tests {
         assert_eq!(text_shares(&[500], 2), vec![0..1]);
         assert_eq!(text_shares(&[10, 10, 10], 2), vec![0..3]);
         assert_eq!(text_shares(&[200, 200], 2), vec![0..1, 1..2]);
+        assert_eq!(text_shares(&[64; 7], 64), vec![0..7]);
+        assert_eq!(text_shares(&[64; 32], 64).len(), 32);
     }
 }

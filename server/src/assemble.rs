@@ -20,6 +20,10 @@ use crate::settings::{DeviceChoice, DtypeChoice, Settings};
 /// Tokens in one forward pass on the CPU: more no longer make it faster, but their activations leave the caches, and
 /// whoever comes next waits longer.
 const CPU_BATCH_TOKENS: usize = 2048;
+/// But so many for each thread, where there are more threads than that leaves work for.
+const CPU_BATCH_TOKENS_A_THREAD: usize = 128;
+/// More threads than any machine has cores for them are a slip of the pen.
+const MOST_THREADS: usize = 1024;
 
 /// Folder of compiled kernels in polylora's own cache.
 const KERNELS: &str = "kernels";
@@ -93,6 +97,10 @@ pub(crate) fn set_threads(settings: &Settings) -> Result<(), AssembleError> {
     match settings.threads {
         Some(threads) => {
             let step = || format!("starting {threads} compute threads");
+            if threads.get() > MOST_THREADS {
+                let reason = format!("--threads is {threads}, it must be from 1 to {MOST_THREADS}");
+                return Err(AssembleError::at(step())(reason));
+            }
             team::set_threads(threads).map_err(AssembleError::at(step()))?;
             let pool = pool.num_threads(threads.get()).build_global();
             pool.map_err(AssembleError::at(step()))
@@ -279,7 +287,8 @@ fn start(
 /// The engine's bounds: what the settings say, and else what suits the device.
 fn engine_config(settings: &Settings, on_cpu: bool) -> EngineConfig {
     let default = EngineConfig::default();
-    let most_tokens = if on_cpu { CPU_BATCH_TOKENS } else { default.max_batch_tokens };
+    let for_cpu = || CPU_BATCH_TOKENS.max(CPU_BATCH_TOKENS_A_THREAD * team::threads());
+    let most_tokens = if on_cpu { for_cpu() } else { default.max_batch_tokens };
     EngineConfig {
         max_concurrent_requests: settings.max_concurrent_requests.get(),
         max_client_batch_size: settings.max_client_batch_size.get(),

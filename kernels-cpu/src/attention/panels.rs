@@ -157,9 +157,9 @@ impl QueryRows {
         self.rows.values::<u8>().as_ptr()
     }
 
-    /// Row `row`.
+    /// Row `row`, and the rows behind it.
     pub fn row_mut<W: Element>(&mut self, row: usize) -> *mut W {
-        self.rows.values_mut::<u8>()[row * self.stride..][..self.stride].as_mut_ptr().cast()
+        self.rows.values_mut::<u8>()[row * self.stride..].as_mut_ptr().cast()
     }
 
     fn row_values<T: bytemuck::Pod>(&mut self, row: usize) -> &mut [T] {

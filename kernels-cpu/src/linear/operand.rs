@@ -138,8 +138,10 @@ fn quantize<I: Target, E: Element>(x: &[E], row: &mut [u8]) -> [f32; 2] {
     }
     (low, high) = (I::min(low, tail), I::max(high, tail));
     let lowest = -I::highest(I::sub(I::splat(0.0), low));
-    let range = I::highest(high) - lowest;
-    let scale = if range > 0.0 { range / 255.0 } else { 1.0 };
+    // Halves of the range by themselves: together they may be more than f32 holds.
+    let step = I::highest(high) / 255.0 - lowest / 255.0;
+    // A row of next to nothing is one of zeros: the inverse of its step would be infinite.
+    let scale = if step >= f32::MIN_POSITIVE { step } else { 1.0 };
     let zero = (-lowest / scale).round_ties_even();
     let (inverse, zeros) = (I::splat(1.0 / scale), I::splat(zero));
     for k in (0..whole).step_by(LANES) {

@@ -117,3 +117,18 @@ fn long_sequences_are_summed_block_by_block() {
         assert_close(&run::<bf16>(isa, &fused, &cu, heads), &naive(&coarse, &cu, heads), 1e-2, isa.name());
     }
 }
+
+#[test]
+fn large_finite_scores_give_the_mean_of_equal_keys() {
+    let heads = HeadShape { heads: 1, width: 32 };
+    for size in [3e4, 1e5, 1.2e6, 1.1e9] {
+        let mut fused = vec![size; 3 * 96];
+        for (value, row) in [1.0, 2.0, 3.0].into_iter().zip(fused.chunks_exact_mut(96)) {
+            row[64..].fill(value);
+        }
+        for isa in Isa::available() {
+            let got = run::<f32>(isa, &fused, &[0, 3], heads);
+            assert_close(&got, &[2.0; 96], 1e-5, &format!("{} {size}", isa.name()));
+        }
+    }
+}

@@ -40,7 +40,7 @@ pub(super) fn take<E: Value>(len: usize) -> Vec<E> {
         // The smallest that is large enough, but no giant for a dwarf: it would be missed elsewhere.
         let fits = |(_, v): &(usize, &Vec<E>)| v.capacity() >= len && v.capacity() / 8 <= len;
         let best = spare.iter().enumerate().filter(fits).min_by_key(|(_, v)| v.capacity()).map(|(i, _)| i);
-        best.map(|i| spare.swap_remove(i))
+        best.map(|i| spare.remove(i))
     });
     let mut values = spare.unwrap_or_default();
     values.resize(len, E::default());
@@ -55,10 +55,16 @@ pub(super) fn give<E: Value>(tensor: FlexTensor) {
     let (bytes, ..) = tensor.into_data().into_parts();
     if let Ok(values) = bytes.try_into_vec::<E>() {
         E::spare().with_borrow_mut(|spare| {
-            let kept: usize = spare.iter().map(|v| v.capacity() * size_of::<E>()).sum();
-            if spare.len() < MOST_BUFFERS && kept + values.capacity() * size_of::<E>() <= MOST_BYTES {
-                spare.push(values);
+            let bytes = |values: &Vec<E>| values.capacity() * size_of::<E>();
+            if bytes(&values) > MOST_BYTES {
+                return;
             }
+            // The oldest make room: sizes change with the batches.
+            let mut kept: usize = spare.iter().map(bytes).sum();
+            while spare.len() >= MOST_BUFFERS || kept + bytes(&values) > MOST_BYTES {
+                kept -= bytes(&spare.remove(0));
+            }
+            spare.push(values);
         });
     }
 }

@@ -19,9 +19,11 @@ use crate::weight::{NormTensors, PreparedWeight, WeightCoding};
 impl LinearOps for Flex {
     fn prepare_weight(weight: FloatTensor<Self>, coding: WeightCoding) -> PreparedWeight<Self> {
         let format = match (kernel_dtype(&weight, []), coding) {
-            (Some(_), WeightCoding::Int8) => cpu::WeightFormat::Int8,
-            (Some(KernelDType::F32), WeightCoding::Plain) => cpu::WeightFormat::F32,
-            (Some(KernelDType::Bf16), WeightCoding::Plain) => cpu::WeightFormat::Bf16,
+            (Some(_), WeightCoding::Int8) if weight.shape()[1] <= cpu::INT8_MOST_INPUTS => {
+                cpu::WeightFormat::Int8
+            }
+            (Some(KernelDType::F32), _) => cpu::WeightFormat::F32,
+            (Some(KernelDType::Bf16), _) => cpu::WeightFormat::Bf16,
             (None, _) => return PreparedWeight::Plain(weight),
         };
         let shape = weight.shape();
