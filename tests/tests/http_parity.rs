@@ -11,8 +11,12 @@ const CLIENTS: usize = 100;
 static SERVER: Shared<Server> = Shared::new(start);
 
 fn start() -> Server {
+    start_with(&[])
+}
+
+fn start_with(more: &[&str]) -> Server {
     let adapters = fixtures("minilm/adapters");
-    Server::start(&["--adapters-dir", adapters.to_str().expect("Unicode")])
+    Server::start(&[&["--adapters-dir", adapters.to_str().expect("Unicode")], more].concat())
 }
 
 /// The base and every adapter: what clients call it, and whose golden data it has.
@@ -63,7 +67,8 @@ fn a_burst_over_all_models_gives_every_client_its_own_golden_embedding() {
 
 #[test]
 fn rows_of_different_models_share_a_batch() {
-    let (golden, server) = (Golden::read(), start());
+    // The long texts are one batch.
+    let (golden, server) = (Golden::read(), start_with(&["--max-batch-tokens", "16384"]));
     let models = models(&golden);
     for (model, _) in &models {
         server.embed(model, json!("adapters are read before the count begins"));
