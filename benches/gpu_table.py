@@ -9,6 +9,8 @@ import json
 import statistics
 import sys
 
+from markdown_table import shown, table
+
 KERNEL = ["dtype", "phase", "rows", "width", "rank", "popularity"]
 BATCH = ["dtype", "tokens each", "batch"]
 
@@ -36,17 +38,6 @@ def gathered(rows, names, value):
         found.setdefault(key_of(row, names), []).append(row.get(value))
     numbers = {key: [v for v in values if isinstance(v, (int, float))] for key, values in found.items()}
     return {key: statistics.median(values) if values else None for key, values in numbers.items()}
-
-
-def table(head, rows):
-    print("| " + " | ".join(head) + " |\n|" + "--:|" * len(head))
-    for row in rows:
-        print("| " + " | ".join(str(cell) for cell in row) + " |")
-    print()
-
-
-def shown(value, decimals=2, missing="not run"):
-    return missing if value is None else f"{value:.{decimals}f}"
 
 
 def kernels(rows):

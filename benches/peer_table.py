@@ -15,6 +15,7 @@ import json
 import math
 import statistics
 
+from markdown_table import shown, table
 from peer_aims import DTYPES, SECTIONS
 from peer_process import DISTURBED
 
@@ -81,17 +82,6 @@ def title(subject):
     base, _, isa = rest.partition("@")
     words = [NAMES.get(engine, engine), base, *([isa] if isa else [])]
     return " ".join(words) + (f", {variant}" if variant else "")
-
-
-def table(head, rows):
-    print("| " + " | ".join(head) + " |\n|" + "--:|" * len(head))
-    for row in rows:
-        print("| " + " | ".join(str(cell) for cell in row) + " |")
-    print()
-
-
-def shown(value, decimals=2, missing="not run"):
-    return missing if value is None else f"{value:.{decimals}f}"
 
 
 def section(figures, about, peaks):

@@ -163,7 +163,7 @@ impl Bench<'_> {
                     .number("ratio min", ratios.min(), 3)
                     .number("ratio max", ratios.max(), 3)
                     .number("passes", base.sorted().len() as f64, 0)
-                    .number("FLOPs of LoRA", SIZE.lora(*targets, *rank, tokens) / floor.flops, 3)
+                    .number("FLOPs of LoRA", targets.lora(SIZE, *rank, tokens) / floor.flops, 3)
                     .number("base TFLOP/s", floor.flops / base.median() / 1e9, 2);
                 let row = match Card::named(&self.on.name) {
                     Some(card) => {

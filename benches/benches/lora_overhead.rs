@@ -62,7 +62,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                     };
                     let ([base, with, ratios], others) = undisturbed(options.run.tries, measure)?;
                     let all = options.batch * tokens;
-                    let share = size.lora(targets, *rank, all) / size.pass(&rows.lengths());
+                    let share = targets.lora(size, *rank, all) / size.pass(&rows.lengths());
                     report.row(
                         &Row::default()
                             .number("tokens each", *tokens as f64, 0)

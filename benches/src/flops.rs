@@ -1,15 +1,6 @@
-//! Floating-point operations that the mathematics needs: a multiply-add counts two, nothing else counts.
+//! Floating-point operations that LoRA adds to an encoder's ([`EncoderSize`]): a multiply-add counts two, nothing else counts.
 
-/// Sizes of an encoder, and what a pass over it needs.
-#[derive(Clone, Copy, Debug)]
-pub struct EncoderSize {
-    /// Layers.
-    pub layers: usize,
-    /// Width of the residual stream.
-    pub hidden: usize,
-    /// Width of the feed-forward layer.
-    pub inner: usize,
-}
+use polylora_models::EncoderSize;
 
 /// Which linear layers an adapter changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,31 +11,17 @@ pub enum Targets {
     AllLinear,
 }
 
-impl EncoderSize {
-    /// all-MiniLM-L6-v2.
-    pub const MINILM_L6: EncoderSize = EncoderSize { layers: 6, hidden: 384, inner: 1536 };
-
-    /// One pass over texts of `lengths` tokens, without padding: the six matrix products of each layer over all tokens,
-    /// and in attention each token with each of its own text.
-    pub fn pass(self, lengths: &[usize]) -> f64 {
-        let tokens: usize = lengths.iter().sum();
-        let pairs: usize = lengths.iter().map(|l| l * l).sum();
-        let per_token = 2 * (4 * self.hidden * self.hidden + 2 * self.hidden * self.inner);
-        (self.layers * (tokens * per_token + 4 * self.hidden * pairs)) as f64
-    }
-
-    /// What LoRA of `rank` on `targets` adds for `tokens` tokens.
-    pub fn lora(self, targets: Targets, rank: usize, tokens: usize) -> f64 {
-        let square = 2 * self.hidden;
-        let widths = match targets {
-            Targets::QueryValue => 2 * square,
-            Targets::AllLinear => 4 * square + 2 * (self.hidden + self.inner),
-        };
-        (self.layers * tokens * 2 * rank * widths) as f64
-    }
-}
-
 impl Targets {
+    /// What LoRA of `rank` on them adds for `tokens` tokens.
+    pub fn lora(self, size: EncoderSize, rank: usize, tokens: usize) -> f64 {
+        let square = 2 * size.hidden;
+        let widths = match self {
+            Targets::QueryValue => 2 * square,
+            Targets::AllLinear => 4 * square + 2 * (size.hidden + size.inner),
+        };
+        (size.layers * tokens * 2 * rank * widths) as f64
+    }
+
     /// Its name in tables.
     pub fn name(self) -> &'static str {
         match self {
@@ -76,15 +53,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_of_minilm_costs_21_mflop_beside_attention() {
-        let one = EncoderSize::MINILM_L6.pass(&[1]);
-        assert_eq!(one, 21_233_664.0 + 6.0 * 4.0 * 384.0);
-    }
-
-    #[test]
     fn lora_on_all_linear_at_rank_8_adds_three_percent() {
         let size = EncoderSize::MINILM_L6;
-        let share = size.lora(Targets::AllLinear, 8, 1600) / size.pass(&[16; 100]);
+        let share = Targets::AllLinear.lora(size, 8, 1600) / size.pass(&[16; 100]);
         assert!((0.030..0.033).contains(&share), "{share}");
     }
 
@@ -93,7 +64,7 @@ mod tests {
         let size = EncoderSize::MINILM_L6;
         for targets in [Targets::QueryValue, Targets::AllLinear] {
             let widths: usize = targets.modules(size).iter().map(|(_, i, o)| i + o).sum();
-            assert_eq!(size.lora(targets, 4, 10), (6 * 10 * 2 * 4 * widths) as f64);
+            assert_eq!(targets.lora(size, 4, 10), (6 * 10 * 2 * 4 * widths) as f64);
         }
     }
 }

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use burn::tensor::{DType, bf16};
-use polylora_kernels::WeightCoding;
 use polylora_kernels::device::OpenDevice;
 use polylora_kernels_cpu::isa::Isa;
 use polylora_kernels_cpu::{Activation, Element, LinearCall, PackedMatrix, WeightFormat, linear};
@@ -34,11 +33,7 @@ impl GemmPeak {
     pub fn new(on: &OpenDevice) -> Self {
         let mut random = Random::new(0);
         let mut values = |n: usize| (0..n).map(|_| random.symmetric(1.0)).collect::<Vec<f32>>();
-        let format = match (on.weights, on.dtype) {
-            (WeightCoding::Int8, _) => WeightFormat::Int8,
-            (WeightCoding::Plain, DType::BF16) => WeightFormat::Bf16,
-            (WeightCoding::Plain, _) => WeightFormat::F32,
-        };
+        let format = on.weight_format().unwrap_or(WeightFormat::F32);
         let weight = PackedMatrix::pack(&values(OUTPUTS * INPUTS), OUTPUTS, INPUTS, format);
         let x = values(ROWS * INPUTS);
         let x = if on.dtype == DType::BF16 {

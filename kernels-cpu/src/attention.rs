@@ -14,15 +14,14 @@ use crate::element::{Element, store_part};
 use crate::isa::Isa;
 use crate::math::exp2_of_negative;
 use crate::packed_matrix::{PANEL, STEP_BYTES, WeightFormat};
+use crate::shared_out::SharedOut;
 use crate::target::{LANES, Target, dispatch};
-use crate::team;
-use crate::tile::{MAX_ROWS, OperandForm, SumsTile, TileCall, TileKernel};
+use crate::team::{self, PARTS};
+use crate::tile::{MAX_ROWS, SumsTile, TileCall, TileKernel};
 use panels::{HeadPanels, QueryRows};
 
 /// Keys of one block: with their values they stay in the first two levels of the cache. A multiple of [`PANEL`].
 const KEY_BLOCK: usize = 512;
-/// Parts a thread's share is cut into.
-const PARTS: usize = 3;
 
 /// Heads and their width.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,12 +69,9 @@ pub fn attention_packed<E: Element>(isa: Isa, call: AttentionCall<'_, E>, out: &
     if out.is_empty() {
         return;
     }
-    let form = TileKernel::choose(isa, WeightFormat::Bf16).operand;
     let whole_pairs = width.is_multiple_of(2);
-    let bf16 = std::any::TypeId::of::<E>() == std::any::TypeId::of::<bf16>();
-    let format =
-        if bf16 && whole_pairs && form == OperandForm::Bf16 { WeightFormat::Bf16 } else { WeightFormat::F32 };
-    let job = Job { call, kernel: TileKernel::choose(isa, format), format, out: Out(out.as_mut_ptr()) };
+    let format = if whole_pairs && isa.has_bf16_products() { E::FORMAT } else { WeightFormat::F32 };
+    let job = Job { call, kernel: TileKernel::choose(isa, format), format, out: SharedOut(out.as_mut_ptr()) };
     // Sequences first; heads where there are too few of them.
     let threads = team::threads();
     let parts = if threads == 1 { 1 } else { (threads * PARTS).div_ceil(sequences).min(heads) };
@@ -96,14 +92,8 @@ struct Job<'a, E> {
     kernel: TileKernel,
     /// How queries, keys, weights and values lie for the products.
     format: WeightFormat,
-    out: Out<E>,
+    out: SharedOut<E>,
 }
-
-/// The result, of which tasks write disjoint parts.
-struct Out<E>(*mut E);
-
-// SAFETY: see above.
-unsafe impl<E: Send> Sync for Out<E> {}
 
 /// One head of one sequence.
 #[derive(Clone, Copy)]

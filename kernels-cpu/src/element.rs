@@ -2,10 +2,13 @@
 
 use half::bf16;
 
+use crate::packed_matrix::WeightFormat;
 use crate::target::{LANES, Target};
 
 /// A dtype of activations: `f32` or `bf16`. Kernels compute in f32 whatever it is.
 pub trait Element: Copy + Default + PartialEq + std::fmt::Debug + Send + Sync + 'static {
+    /// The format of a weight of such values.
+    const FORMAT: WeightFormat;
     /// Whether a relative error of 1e-4 is lost in this dtype's rounding.
     const COARSE: bool;
     /// Sixteen values.
@@ -25,6 +28,7 @@ pub trait Element: Copy + Default + PartialEq + std::fmt::Debug + Send + Sync + 
 }
 
 impl Element for f32 {
+    const FORMAT: WeightFormat = WeightFormat::F32;
     const COARSE: bool = false;
     #[inline(always)]
     unsafe fn load<I: Target>(from: *const f32) -> I::Lanes {
@@ -47,6 +51,7 @@ impl Element for f32 {
 }
 
 impl Element for bf16 {
+    const FORMAT: WeightFormat = WeightFormat::Bf16;
     const COARSE: bool = true;
     #[inline(always)]
     unsafe fn load<I: Target>(from: *const bf16) -> I::Lanes {

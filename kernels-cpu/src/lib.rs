@@ -23,6 +23,7 @@ mod math;
 mod norm;
 mod packed_matrix;
 mod pooling;
+mod shared_out;
 mod target;
 pub mod team;
 mod tile;

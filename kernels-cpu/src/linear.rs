@@ -13,8 +13,9 @@ use crate::isa::Isa;
 use crate::lora::{LoraSegment, segments_in, shrink};
 use crate::norm::{NormParams, layer_norm};
 use crate::packed_matrix::{PANEL, PackedMatrix, STEP_BYTES, WeightFormat};
+use crate::shared_out::SharedOut;
 use crate::target::{Target, dispatch};
-use crate::team;
+use crate::team::{self, PARTS};
 use crate::tile::{SumsTile, TileCall, TileKernel};
 use operand::{Operand, OperandBuffer, prepare};
 use panel::{Effect, Panel, Rows};
@@ -27,8 +28,6 @@ const TILE_BLOCK_ROWS: usize = 384;
 const FEW_ROWS: usize = 64;
 /// Fewest rows of a block, where there are several for each thread.
 const FEWEST_ROWS: usize = 28;
-/// Parts a thread's share is cut into, so that a slower thread takes fewer.
-const PARTS: usize = 3;
 /// Rows of one task of a norm by itself.
 const NORM_ROWS: usize = 32;
 
@@ -76,13 +75,13 @@ pub fn linear<E: Element>(isa: Isa, call: LinearCall<'_, E>, out: &mut [E]) {
         call,
         kernel: TileKernel::choose(isa, call.weight.format()),
         expand: TileKernel::choose(isa, WeightFormat::F32),
-        out: Out(out.as_mut_ptr()),
+        out: SharedOut(out.as_mut_ptr()),
     };
     let threads = team::threads();
     if threads > 1 && rows < FEW_ROWS * threads {
         return by_panels(isa, &layer, rows, threads);
     }
-    let tiles = layer.kernel.rows_multiple > 1;
+    let tiles = layer.kernel.tiles;
     let most = if tiles { TILE_BLOCK_ROWS } else { BLOCK_ROWS };
     // As many blocks for each thread; with registers, rows of a block are shared out evenly among its tiles.
     let parts = (rows / (threads * FEWEST_ROWS)).clamp(1, PARTS).max(rows.div_ceil(threads * most));
@@ -102,14 +101,8 @@ struct Layer<'a, E> {
     kernel: TileKernel,
     /// For `B h`.
     expand: TileKernel,
-    out: Out<E>,
+    out: SharedOut<E>,
 }
-
-/// The result, of which tasks write disjoint rows or columns.
-struct Out<E>(*mut E);
-
-// SAFETY: see above.
-unsafe impl<E: Send> Sync for Out<E> {}
 
 /// Memory of a thread, kept from call to call.
 #[derive(Default)]
@@ -131,7 +124,7 @@ struct Block {
     hidden: *const f32,
     hidden_stride: usize,
     /// Where sums go that a norm follows, `[rows, outputs]`.
-    before_norm: Option<Out<f32>>,
+    before_norm: Option<SharedOut<f32>>,
 }
 
 // SAFETY: a block points into the layer's input and into scratch memory that nobody writes but for sums, of which tasks write
@@ -213,7 +206,7 @@ fn prepare_block_body<I: Target, E: Element>(
         (block.hidden, block.hidden_stride) = (hidden.as_ptr(), ranks);
     }
     if call.norm.is_some() {
-        block.before_norm = Some(Out(scratch.sums.at_least::<f32>(rows.len() * outputs).as_mut_ptr()));
+        block.before_norm = Some(SharedOut(scratch.sums.at_least::<f32>(rows.len() * outputs).as_mut_ptr()));
     }
     block.rows = rows;
 }
@@ -241,7 +234,7 @@ fn product<I: Target, E: Element, O: Element>(
     out: (*mut O, usize),
 ) {
     let Layer { call, kernel, .. } = layer;
-    let (mut sums, mut effect) = (SumsTile::zeroed(), Effect::none());
+    let (mut sums, mut effect) = (SumsTile::default(), Effect::none());
     let count = block.rows.len();
     let _tiles = kernel.begin();
     for index in panels {

@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 /// How long a helper spins for the next job before it parks: longer than the gap between two ops of a forward pass.
 const SPIN: Duration = Duration::from_micros(100);
+/// Parts that a job cuts each thread's share into, so that a slower thread takes fewer of them.
+pub(crate) const PARTS: usize = 3;
 /// Looks at the state between two looks at the clock.
 const SPINS_A_LOOK: u32 = 64;
 
@@ -45,11 +47,8 @@ pub fn threads() -> usize {
 
 /// Runs `f` with at most `threads` threads for the jobs that it starts.
 pub fn with_threads<T>(threads: NonZeroUsize, f: impl FnOnce() -> T) -> T {
-    let before = LIMIT.replace(threads.get());
-    let restore = Restore(before);
-    let result = f();
-    drop(restore);
-    result
+    let _restore = Restore(LIMIT.replace(threads.get()));
+    f()
 }
 
 /// Runs `task(0)` to `task(tasks - 1)`, each once, in any order, on the free threads of the team, and returns when all are

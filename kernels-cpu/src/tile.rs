@@ -40,12 +40,6 @@ pub(crate) struct SumsTile(pub [u32; MAX_ROWS * PANEL]);
 
 impl Default for SumsTile {
     fn default() -> Self {
-        Self::zeroed()
-    }
-}
-
-impl SumsTile {
-    pub const fn zeroed() -> Self {
         Self([0; MAX_ROWS * PANEL])
     }
 }
@@ -81,13 +75,10 @@ impl OperandForm {
 pub(crate) struct TileKernel {
     /// How it reads rows.
     pub operand: OperandForm,
-    /// Steps come in multiples of this.
-    pub steps_multiple: usize,
-    /// Whether it reads whole tiles of rows, so that there must be a multiple of them in memory.
-    pub rows_multiple: usize,
     /// By number of rows: the function for 1, 2, .. rows; or, for tiles, for up to 16 and up to 32.
     functions: &'static [TileFn],
-    tiles: bool,
+    /// Whether it computes in AMX's tiles: sixteen rows and sixteen steps at a time.
+    pub tiles: bool,
     /// What the instructions that multiply are called.
     pub path: &'static str,
 }
@@ -103,7 +94,7 @@ impl TileKernel {
                 let operand =
                     if format == WeightFormat::Bf16 { OperandForm::Bf16 } else { OperandForm::Bytes };
                 let path = "AMX tiles";
-                return Self { operand, steps_multiple: 16, rows_multiple: 16, functions, tiles: true, path };
+                return Self { operand, functions, tiles: true, path };
             }
             if let Some((operand, functions, path)) = x86::functions(isa, format) {
                 return Self::of_registers(operand, functions, path);
@@ -115,7 +106,22 @@ impl TileKernel {
     }
 
     fn of_registers(operand: OperandForm, functions: &'static [TileFn], path: &'static str) -> Self {
-        Self { operand, steps_multiple: 1, rows_multiple: 1, functions, tiles: false, path }
+        Self { operand, functions, tiles: false, path }
+    }
+
+    /// Steps of a product over `inputs` inputs of a format.
+    pub fn steps(&self, format: WeightFormat, inputs: usize) -> usize {
+        inputs.div_ceil(format.group()).next_multiple_of(self.steps_multiple())
+    }
+
+    /// Steps come in multiples of this.
+    pub fn steps_multiple(&self) -> usize {
+        if self.tiles { 16 } else { 1 }
+    }
+
+    /// A multiple of so many rows is read, so that there must be as many in memory.
+    pub fn rows_multiple(&self) -> usize {
+        if self.tiles { 16 } else { 1 }
     }
 
     /// Most rows at once.

@@ -64,39 +64,41 @@ impl EmbeddingModel {
     /// # Errors
     /// When a row does not fit the model.
     pub fn embed(&self, rows: &[&[u32]], lora: &LoraBatch) -> Result<Vec<Vec<f32>>, BatchError> {
+        PackedBatch::check(rows, self.max_tokens(), self.vocab_size)?;
         if !is_cpu(&self.device) {
-            return self.embed_at_once(rows, lora);
+            return Ok(self.embed_at_once(rows, lora));
         }
         let lengths: Vec<usize> = rows.iter().map(|row| row.len()).collect();
         let shares = text_shares(&lengths, team::threads());
         if shares.len() <= 1 {
-            return self.embed_at_once(rows, lora);
+            return Ok(self.embed_at_once(rows, lora));
         }
-        PackedBatch::check(rows, self.max_tokens(), self.vocab_size)?;
-        let tokens = |texts: usize| lengths[..texts].iter().sum::<usize>();
+        // The tokens before each share, and all.
+        let mut bounds = vec![0];
+        for share in &shares {
+            bounds.push(bounds[bounds.len() - 1] + lengths[share.clone()].iter().sum::<usize>());
+        }
         let parts: Vec<OnceLock<_>> = shares.iter().map(|_| OnceLock::new()).collect();
         // The longest first, so that what is left for the end is short.
         let mut order: Vec<usize> = (0..shares.len()).collect();
-        order.sort_by_key(|i| std::cmp::Reverse(lengths[shares[*i].clone()].iter().sum::<usize>()));
-        team::for_each(shares.len(), |i| {
-            let share = shares[order[i]].clone();
-            let lora = lora.part(tokens(share.start)..tokens(share.end));
-            let first = parts[order[i]].set(self.embed_at_once(&rows[share], &lora)).is_ok();
+        order.sort_by_key(|i| std::cmp::Reverse(bounds[i + 1] - bounds[*i]));
+        team::for_each(shares.len(), |task| {
+            let i = order[task];
+            let lora = lora.part(bounds[i]..bounds[i + 1]);
+            let first = parts[i].set(self.embed_at_once(&rows[shares[i].clone()], &lora)).is_ok();
             assert!(first, "a share is computed once");
         });
-        let mut embeddings = Vec::with_capacity(rows.len());
-        for part in parts {
-            embeddings.extend(part.into_inner().expect("every share is computed")?);
-        }
-        Ok(embeddings)
+        let embedded = parts.into_iter().flat_map(|part| part.into_inner().expect("every share is computed"));
+        Ok(embedded.collect())
     }
 
-    fn embed_at_once(&self, rows: &[&[u32]], lora: &LoraBatch) -> Result<Vec<Vec<f32>>, BatchError> {
-        let batch = PackedBatch::new(rows, self.max_tokens(), self.vocab_size, &self.device)?;
+    /// [`Self::embed`] for rows that have been checked, on the calling thread's device as one batch.
+    fn embed_at_once(&self, rows: &[&[u32]], lora: &LoraBatch) -> Vec<Vec<f32>> {
+        let batch = PackedBatch::pack(rows, &self.device);
         let hidden = self.encoder.forward(&batch, lora);
         let pooled = pool(hidden, &batch.sequences, self.settings.pooling, self.settings.normalize);
         let values: Vec<f32> = pooled.into_data().iter::<f32>().collect();
-        Ok(values.chunks_exact(self.width).map(<[f32]>::to_vec).collect())
+        values.chunks_exact(self.width).map(<[f32]>::to_vec).collect()
     }
 
     /// The tokenizer.

@@ -49,6 +49,11 @@ impl PackedBatch {
     /// When a row does not fit the model.
     pub fn new(rows: &[&[u32]], max: usize, vocab_size: usize, device: &Device) -> Result<Self, BatchError> {
         Self::check(rows, max, vocab_size)?;
+        Ok(Self::pack(rows, device))
+    }
+
+    /// Packs rows that have been checked.
+    pub(crate) fn pack(rows: &[&[u32]], device: &Device) -> Self {
         let (mut ids, mut positions, mut lengths) = (vec![], vec![], vec![]);
         for tokens in rows {
             ids.extend(tokens.iter().map(|t| *t as i32));
@@ -59,7 +64,7 @@ impl PackedBatch {
             let shape = [values.len()];
             Tensor::from_data(TensorData::new(values, shape), (device, DType::I32))
         };
-        Ok(Self { ids: ints(ids), positions: ints(positions), sequences: Sequences::new(&lengths, device) })
+        Self { ids: ints(ids), positions: ints(positions), sequences: Sequences::new(&lengths, device) }
     }
 
     /// Refuses rows that do not fit a model.

@@ -124,6 +124,17 @@ pub(crate) fn find_model(name_or_dir: &str) -> Result<(ModelDir, Vec<String>), A
     Ok((dir, aliases))
 }
 
+/// A number format as the kernels name it.
+pub(crate) fn dtype_spec(choice: DtypeChoice) -> DTypeSpec {
+    match choice {
+        DtypeChoice::Auto => DTypeSpec::Auto,
+        DtypeChoice::F32 => DTypeSpec::F32,
+        DtypeChoice::F16 => DTypeSpec::F16,
+        DtypeChoice::Bf16 => DTypeSpec::Bf16,
+        DtypeChoice::Int8 => DTypeSpec::Int8,
+    }
+}
+
 fn open_device(settings: &Settings) -> Result<OpenDevice, AssembleError> {
     let device = match settings.device {
         DeviceChoice::Auto => DeviceSpec::Auto,
@@ -131,13 +142,7 @@ fn open_device(settings: &Settings) -> Result<OpenDevice, AssembleError> {
         DeviceChoice::Wgpu(index) => DeviceSpec::Wgpu(index),
         DeviceChoice::Cuda(index) => DeviceSpec::Cuda(index),
     };
-    let dtype = match settings.dtype {
-        DtypeChoice::Auto => DTypeSpec::Auto,
-        DtypeChoice::F32 => DTypeSpec::F32,
-        DtypeChoice::F16 => DTypeSpec::F16,
-        DtypeChoice::Bf16 => DTypeSpec::Bf16,
-        DtypeChoice::Int8 => DTypeSpec::Int8,
-    };
+    let dtype = dtype_spec(settings.dtype);
     keep_kernels(settings, device)?;
     let opened = open(device, dtype).map_err(AssembleError::at(format!("opening the device `{device}`")))?;
     if let Some(asked) = opened.replaced {

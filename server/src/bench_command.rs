@@ -2,7 +2,6 @@
 
 mod agreement;
 mod bandwidth;
-mod encoder_work;
 mod machine;
 mod options;
 mod product;
@@ -14,9 +13,9 @@ use std::io::{self, Write};
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use polylora_kernels::device::{DTypeSpec, DeviceSpec, OpenDevice, open};
+use polylora_kernels::device::{DeviceSpec, OpenDevice, open};
 use polylora_kernels::team;
-use polylora_models::{BertConfig, EmbeddingModel};
+use polylora_models::{BertConfig, EmbeddingModel, EncoderSize};
 
 pub use agreement::{Agreement, Retrieval, Sentences};
 pub use options::{BenchDtype, Seconds};
@@ -24,9 +23,8 @@ pub use report::{DtypeReport, ModelReport, Report};
 pub use speed::Speed;
 pub use timing::Rates;
 
-use crate::assemble::{AssembleError, count, find_model, set_threads};
+use crate::assemble::{AssembleError, count, dtype_spec, find_model, set_threads};
 use crate::settings::Settings;
-use encoder_work::EncoderWork;
 use speed::Shape;
 
 /// Most tokens of one batch: what lies between two layers of a wide model still fits into the memory of a laptop.
@@ -107,7 +105,7 @@ pub fn measure(settings: &Settings, job: &BenchJob) -> Result<Report, BenchComma
     let load = |on: &OpenDevice| EmbeddingModel::load(&dir.path, on).map_err(AssembleError::at(step()));
     let mut reference = Some(load(&f32_device)?);
     let shapes = shapes(job, reference.as_ref().map_or(0, EmbeddingModel::max_tokens))?;
-    let (work, sentences) = (EncoderWork::of(&config), Sentences::builtin());
+    let (size, sentences) = (EncoderSize::of(&config), Sentences::builtin());
     let exact = reference.as_ref().map(|model| agreement::embed(model, &sentences)).transpose()?;
     let exact = exact.unwrap_or_default();
     let machine = machine::describe(team::threads());
@@ -127,7 +125,7 @@ pub fn measure(settings: &Settings, job: &BenchJob) -> Result<Report, BenchComma
         let mut speeds = vec![];
         for shape in &shapes {
             tracing::info!("measuring {dtype}, {} of {} tokens", count(shape.batch, "text"), shape.tokens);
-            let floor = work.of_pass(shape.batch, shape.tokens) / (peak.all_threads * 1e9);
+            let floor = size.pass(&vec![shape.tokens; shape.batch]) / (peak.all_threads * 1e9);
             speeds.push(speed::measure(&model, *shape, floor, job.budget)?);
         }
         dtypes.push(DtypeReport {
@@ -139,17 +137,12 @@ pub fn measure(settings: &Settings, job: &BenchJob) -> Result<Report, BenchComma
             speeds,
         });
     }
-    let model = ModelReport::new(dir.name, &config);
+    let model = ModelReport::new(dir.name, size);
     Ok(Report { version: env!("CARGO_PKG_VERSION"), machine, model, bandwidth, dtypes })
 }
 
 fn open_cpu(dtype: BenchDtype) -> Result<OpenDevice, AssembleError> {
-    let spec = match dtype {
-        BenchDtype::F32 => DTypeSpec::F32,
-        BenchDtype::Bf16 => DTypeSpec::Bf16,
-        BenchDtype::Int8 => DTypeSpec::Int8,
-    };
-    open(DeviceSpec::Cpu, spec).map_err(AssembleError::at("opening the device `cpu`"))
+    open(DeviceSpec::Cpu, dtype_spec(dtype.into())).map_err(AssembleError::at("opening the device `cpu`"))
 }
 
 /// Every batch with every length, once it is known that the model takes them.

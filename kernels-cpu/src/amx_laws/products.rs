@@ -39,7 +39,7 @@ impl Factors {
     /// What the form of an instruction set makes of them, rows `gap` bytes apart.
     fn product(&self, isa: Isa, format: WeightFormat, gap: usize) -> Vec<u32> {
         let kernel = TileKernel::choose(isa, format);
-        assert!(self.steps.is_multiple_of(kernel.steps_multiple));
+        assert!(self.steps.is_multiple_of(kernel.steps_multiple()));
         let mut panel = AlignedBuffer::zeroed(self.steps * STEP_BYTES);
         panel.values_mut::<u32>().copy_from_slice(&self.right);
         let _tiles = kernel.begin();
@@ -47,7 +47,7 @@ impl Factors {
         while sums.len() < self.rows * PANEL {
             let at = sums.len() / PANEL;
             let rows = kernel.rows_of(self.rows, at);
-            let padded = rows.next_multiple_of(kernel.rows_multiple);
+            let padded = rows.next_multiple_of(kernel.rows_multiple());
             let (operand, stride) = self.lay_out(at..at + rows, padded, kernel.operand, gap);
             let mut out = AlignedBuffer::zeroed(padded * PANEL * 4);
             let call = TileCall {

@@ -29,11 +29,6 @@ pub(super) struct QueryRows {
     pub steps: usize,
 }
 
-/// Steps over `count` inputs.
-fn steps(format: WeightFormat, kernel: &TileKernel, count: usize) -> usize {
-    count.div_ceil(format.group()).next_multiple_of(kernel.steps_multiple)
-}
-
 impl HeadPanels {
     /// Lays out the keys and values of the rows `keys` of the head's sequence.
     #[inline(always)]
@@ -42,9 +37,9 @@ impl HeadPanels {
         let count = keys.len();
         let at = (head.first + keys.start) * call.stride + head.head * width;
         let (k, v) = (&call.k[at..], &call.v[at..]);
-        let key_steps = steps(job.format, &job.kernel, width);
+        let key_steps = job.kernel.steps(job.format, width);
         // A weight of zero falls on what pads the keys to whole panels, so the values there must be finite.
-        let value_steps = steps(job.format, &job.kernel, count.next_multiple_of(PANEL));
+        let value_steps = job.kernel.steps(job.format, count.next_multiple_of(PANEL));
         (self.key_bytes, self.value_bytes) = (key_steps * STEP_BYTES, value_steps * STEP_BYTES);
         let key_words = self.keys.at_least::<u32>(count.div_ceil(PANEL) * key_steps * PANEL);
         let value_words = self.values.at_least::<u32>(width.div_ceil(PANEL) * value_steps * PANEL);
@@ -146,7 +141,7 @@ impl QueryRows {
 
     /// Makes place for rows of `count` values, padded to whole panels.
     pub fn reserve(&mut self, format: WeightFormat, kernel: &TileKernel, count: usize) {
-        self.steps = steps(format, kernel, count);
+        self.steps = kernel.steps(format, count);
         let padded = count.next_multiple_of(PANEL).div_ceil(format.group()).max(self.steps);
         self.stride = padded * size_of::<u32>();
         self.rows.at_least::<u8>(MAX_ROWS * self.stride);

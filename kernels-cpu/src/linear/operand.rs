@@ -1,12 +1,10 @@
 //! A layer's input in the form in which the product reads it.
 
-use std::any::TypeId;
-
 use half::bf16;
 
 use crate::aligned::AlignedBuffer;
 use crate::element::{Element, load_part};
-use crate::packed_matrix::PackedMatrix;
+use crate::packed_matrix::{PackedMatrix, WeightFormat};
 use crate::target::{LANES, Target};
 use crate::tile::{OperandForm, TileKernel};
 
@@ -60,23 +58,22 @@ pub(super) fn prepare<I: Target, E: Element>(
     buffer: &mut OperandBuffer,
 ) -> Operand {
     let inputs = weight.inputs();
-    let group = weight.format().group();
     let rows = x.len() / inputs.max(1);
-    let steps = inputs.div_ceil(group).next_multiple_of(kernel.steps_multiple);
+    let steps = kernel.steps(weight.format(), inputs);
     let as_it_is = match kernel.operand {
-        OperandForm::F32 => TypeId::of::<E>() == TypeId::of::<f32>(),
-        OperandForm::Bf16 => TypeId::of::<E>() == TypeId::of::<bf16>(),
+        OperandForm::F32 => E::FORMAT == WeightFormat::F32,
+        OperandForm::Bf16 => E::FORMAT == WeightFormat::Bf16,
         OperandForm::Widened | OperandForm::Bytes => false,
     };
     let scales = std::ptr::null();
-    if as_it_is && steps * group == inputs {
+    if as_it_is && steps * weight.format().group() == inputs {
         let (data, stride) = (x.as_ptr().cast::<u8>(), inputs * size_of::<E>());
         let whole = rows - rows % kernel.max_rows();
-        if rows.is_multiple_of(kernel.rows_multiple) || whole == rows {
+        if rows.is_multiple_of(kernel.rows_multiple()) || whole == rows {
             return Operand { data, stride, tail: None, steps, scales };
         }
         let rest = rows - whole;
-        let padded = rest.next_multiple_of(kernel.rows_multiple) * stride;
+        let padded = rest.next_multiple_of(kernel.rows_multiple()) * stride;
         let tail = buffer.rows.at_least::<u8>(padded);
         tail[rest * stride..].fill(0);
         // SAFETY: `rest` rows lie at the end of x, and the buffer has room for them.
@@ -84,7 +81,7 @@ pub(super) fn prepare<I: Target, E: Element>(
         return Operand { data, stride, tail: Some((whole, tail.as_ptr())), steps, scales };
     }
     let stride = steps * kernel.operand.step_bytes() + ROW_GAP;
-    let padded = rows.next_multiple_of(kernel.rows_multiple);
+    let padded = rows.next_multiple_of(kernel.rows_multiple());
     let out = buffer.rows.at_least::<u8>(padded * stride);
     out[rows * stride..].fill(0);
     let factors = buffer.scales.at_least::<[f32; 2]>(rows);
@@ -124,8 +121,7 @@ fn quantize<I: Target, E: Element>(x: &[E], row: &mut [u8]) -> [f32; 2] {
     assert!(x.len().next_multiple_of(LANES) <= row.len());
     let whole = x.len() - x.len() % LANES;
     let rest = x.len() - whole;
-    // SAFETY of this and the blocks below: all values are within x, and bytes within the row, whose length was compared.
-    // SAFETY: see above.
+    // SAFETY: here and below all values are within x, and bytes within the row, whose length was compared.
     let tail = unsafe { load_part::<I, E>(x.as_ptr().wrapping_add(whole), rest) };
     let (mut low, mut high) = (I::splat(0.0), I::splat(0.0));
     // Zero as long as all is finite: the extremes alone do not show a NaN.

@@ -200,7 +200,7 @@ impl<'a, 'c, E: Element> Panel<'a, 'c, E> {
 
 impl Effect {
     pub fn none() -> Self {
-        let (sums, spare) = (SumsTile::zeroed(), SumsTile::zeroed());
+        let (sums, spare) = (SumsTile::default(), SumsTile::default());
         Self { gain: None, bias: [0.0; PANEL], expands: vec![], pieces: vec![], sums, spare }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
-use crate::settings::Setting;
+use crate::settings::{DtypeChoice, Setting};
 
 /// A number format that the CPU's own kernels compute in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,26 +18,28 @@ pub enum BenchDtype {
     Int8,
 }
 
+impl From<BenchDtype> for DtypeChoice {
+    fn from(dtype: BenchDtype) -> Self {
+        match dtype {
+            BenchDtype::F32 => Self::F32,
+            BenchDtype::Bf16 => Self::Bf16,
+            BenchDtype::Int8 => Self::Int8,
+        }
+    }
+}
+
 impl Setting for BenchDtype {
     const EXPECTED: &'static str = "f32, bf16 or int8";
 
     fn parse(text: &str) -> Option<Self> {
-        match text.trim().to_ascii_lowercase().as_str() {
-            "f32" | "float32" | "float" => Some(Self::F32),
-            "bf16" | "bfloat16" => Some(Self::Bf16),
-            "int8" | "i8" => Some(Self::Int8),
-            _ => None,
-        }
+        let choice = DtypeChoice::parse(text)?;
+        [Self::F32, Self::Bf16, Self::Int8].into_iter().find(|dtype| DtypeChoice::from(*dtype) == choice)
     }
 }
 
 impl fmt::Display for BenchDtype {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::F32 => "f32",
-            Self::Bf16 => "bf16",
-            Self::Int8 => "int8",
-        })
+        DtypeChoice::from(*self).fmt(f)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use polylora_models::BertConfig;
+use polylora_models::EncoderSize;
 use serde::Serialize;
 
 use super::agreement::Agreement;
@@ -58,10 +58,8 @@ pub struct DtypeReport {
 }
 
 impl ModelReport {
-    /// A model of a name and a configuration.
-    pub fn new(name: String, config: &BertConfig) -> Self {
-        let (layers, hidden, inner) =
-            (config.num_hidden_layers, config.hidden_size, config.intermediate_size);
+    /// A model of a name and a size.
+    pub fn new(name: String, EncoderSize { layers, hidden, inner }: EncoderSize) -> Self {
         Self { name, layers, hidden, inner }
     }
 }
