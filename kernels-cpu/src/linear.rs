@@ -19,7 +19,7 @@ use crate::shared_out::SharedOut;
 use crate::target::{Target, dispatch};
 use crate::team::{self, PARTS};
 use crate::tile::{SumsTile, TileCall, TileKernel};
-use operand::{Operand, OperandBuffer, prepare};
+use operand::{Operand, OperandBuffer};
 use panel::{Effect, Panel, Rows};
 use shrink::{Hidden, shrink_packed};
 
@@ -33,6 +33,8 @@ const FEW_ROWS: usize = 64;
 const FEWEST_ROWS: usize = 28;
 /// Rows with the same adapter that are worth a tile of their own.
 const FEW_ALIKE: usize = 6;
+/// Rows of one task that readies operands: whole tiles.
+const PREPARED_ROWS: usize = 32;
 /// Rows of one task of a norm by itself.
 const NORM_ROWS: usize = 32;
 
@@ -162,8 +164,8 @@ struct Block {
     before_norm: Option<SharedOut<f32>>,
 }
 
-// SAFETY: a block points into the layer's input and into scratch memory that nobody writes but for sums, of which tasks write
-// disjoint columns.
+// SAFETY: a block points into the layer's input and into scratch memory, of which tasks write disjoint rows of the operand and
+// of `A x` before anybody reads them, and disjoint columns of the sums.
 unsafe impl Sync for Block {}
 
 impl Default for Block {
@@ -176,9 +178,7 @@ dispatch! {
     fn whole_rows<E: Element>(layer: &Layer<'_, E>, rows: Range<usize>, scratch: &mut Scratch) = whole_rows_body
 }
 dispatch! {
-    fn prepare_block<E: Element>(
-        layer: &Layer<'_, E>, rows: Range<usize>, scratch: &mut Scratch, block: &mut Block,
-    ) = prepare_block_body
+    fn prepare_rows<E: Element>(layer: &Layer<'_, E>, block: &Block, rows: Range<usize>) = prepare_rows_body
 }
 dispatch! {
     fn some_panels<E: Element>(layer: &Layer<'_, E>, block: &Block, panels: Range<usize>) = some_panels_body
@@ -193,7 +193,10 @@ fn by_panels<E: Element>(isa: Isa, layer: &Layer<'_, E>, rows: usize, threads: u
     let part = panels.div_ceil(threads * PARTS);
     let mut scratch = SCRATCH.take();
     let mut block = Block::default();
-    prepare_block(isa, layer, 0..rows, &mut scratch, &mut block);
+    place_block(layer, 0..rows, &mut scratch, &mut block);
+    team::for_each(rows.div_ceil(PREPARED_ROWS), |i| {
+        prepare_rows(isa, layer, &block, i * PREPARED_ROWS..rows.min((i + 1) * PREPARED_ROWS));
+    });
     team::for_each(panels.div_ceil(part), |i| {
         some_panels(isa, layer, &block, i * part..panels.min((i + 1) * part));
     });
@@ -208,54 +211,56 @@ fn by_panels<E: Element>(isa: Isa, layer: &Layer<'_, E>, rows: usize, threads: u
 #[inline(always)]
 fn whole_rows_body<I: Target, E: Element>(layer: &Layer<'_, E>, rows: Range<usize>, scratch: &mut Scratch) {
     let mut block = Block::default();
-    prepare_block_body::<I, E>(layer, rows, scratch, &mut block);
+    place_block(layer, rows, scratch, &mut block);
+    prepare_rows_body::<I, E>(layer, &block, 0..block.rows.len());
     some_panels_body::<I, E>(layer, &block, 0..layer.call.weight.panel_count());
     normalize_rows_body::<I, E>(layer, &block, 0..block.rows.len());
 }
 
-/// Readies the rows' operand and `A x`; `block` points into `scratch` from then on.
-#[inline(always)]
-fn prepare_block_body<I: Target, E: Element>(
+/// Makes place for the rows' operand, `A x` and sums; `block` points into `scratch` from then on.
+fn place_block<E: Element>(
     layer: &Layer<'_, E>,
     rows: Range<usize>,
     scratch: &mut Scratch,
     block: &mut Block,
 ) {
-    let Layer { call, kernel, .. } = layer;
+    let Layer { call, kernel, packed, expand, .. } = layer;
     let (inputs, outputs) = (call.weight.inputs(), call.weight.outputs());
     let x = &call.x[rows.start * inputs..rows.end * inputs];
-    block.operand = prepare::<I, E>(kernel, call.weight, x, &mut scratch.operand);
-    block.hidden = shrink_rows::<I, E>(layer, &block.operand, rows.clone(), &mut scratch.hidden);
+    block.operand = Operand::place(kernel, call.weight, x, &mut scratch.operand);
+    let mut width = 0;
+    for (_, segment) in segments_in(call.lora, rows.clone()) {
+        width =
+            width.max(if *packed { segment.packed.map_or(0, PackedLora::width) } else { segment.ranks() });
+    }
+    if width > 0 {
+        block.hidden = Hidden::new(expand, width, rows.len(), &mut scratch.hidden);
+    }
     if call.norm.is_some() {
         block.before_norm = Some(SharedOut(scratch.sums.at_least::<f32>(rows.len() * outputs).as_mut_ptr()));
     }
     block.rows = rows;
 }
 
-/// `A x` of the rows.
+/// The operand and `A x` of the block's rows `rows`, counted from its first, which nobody else prepares.
 #[inline(always)]
-fn shrink_rows<I: Target, E: Element>(
-    Layer { call, kernel, packed, expand, .. }: &Layer<'_, E>,
-    operand: &Operand,
-    rows: Range<usize>,
-    buffer: &mut AlignedBuffer,
-) -> Hidden {
-    let mut width = 0;
-    for (_, segment) in segments_in(call.lora, rows.clone()) {
-        width =
-            width.max(if *packed { segment.packed.map_or(0, PackedLora::width) } else { segment.ranks() });
+fn prepare_rows_body<I: Target, E: Element>(layer: &Layer<'_, E>, block: &Block, rows: Range<usize>) {
+    let Layer { call, kernel, packed, .. } = layer;
+    let inputs = call.weight.inputs();
+    let x = &call.x[block.rows.start * inputs..block.rows.end * inputs];
+    // SAFETY: the block's operand was placed for these rows; tasks prepare disjoint ones.
+    unsafe { block.operand.fill::<I, E>(kernel.operand, (x, inputs), rows.clone()) };
+    if block.hidden.stride == 0 {
+        return;
     }
-    if width == 0 {
-        return Hidden::nothing();
-    }
-    let hidden = Hidden::new(expand, width, rows.len(), buffer);
     if *packed {
-        shrink_packed::<I>((kernel, operand), rows, call.lora, &hidden);
+        shrink_packed::<I>((kernel, &block.operand), (block.rows.clone(), rows), call.lora, &block.hidden);
     } else {
-        let values = buffer.at_least::<f32>(rows.len() * width);
-        shrink::<I, E>((call.x, call.weight.inputs()), rows, call.lora, values, width);
+        // SAFETY: as above; the place is for f32, as the expand of plain adapters reads it.
+        let (hidden, stride) = unsafe { block.hidden.values_of(rows.clone()) };
+        let rows = block.rows.start + rows.start..block.rows.start + rows.end;
+        shrink::<I, E>((call.x, inputs), rows, call.lora, hidden, stride);
     }
-    hidden
 }
 
 /// The product and what follows it, but for the norm, for all of the block's rows and some panels.

@@ -46,6 +46,17 @@ impl Hidden {
         Self { data: self.data.wrapping_add(row * self.stride), ..*self }
     }
 
+    /// The rows `rows` as f32, and values from row to row.
+    ///
+    /// # Safety
+    /// The place was made for f32 and these rows, and nobody else writes or reads them.
+    pub unsafe fn values_of(&self, rows: Range<usize>) -> (&mut [f32], usize) {
+        let stride = self.stride / size_of::<f32>();
+        let first = self.data.wrapping_add(rows.start * self.stride).cast();
+        // SAFETY: as the caller promises.
+        (unsafe { std::slice::from_raw_parts_mut(first, rows.len() * stride) }, stride)
+    }
+
     /// Writes sixteen values of row `row`, from column `column` on.
     ///
     /// # Safety
@@ -64,26 +75,28 @@ impl Hidden {
     }
 }
 
-/// `h = A x` for the rows `rows`, whose operand is at hand and whose first row is the first of `hidden`, with place for the
-/// widest adapter. All segments are packed for the kernel's format.
+/// `h = A x` for the rows `part` of a block of rows `block`, counted from its first, with the block's operand, into the block's
+/// `hidden`, which has place for the widest adapter. All segments with a low-rank part are packed for the kernel's format; a
+/// part begins and ends with whole tiles or with the block.
 #[inline(always)]
 pub(super) fn shrink_packed<I: Target>(
     (kernel, operand): (&TileKernel, &Operand),
-    rows: Range<usize>,
+    (block, part): (Range<usize>, Range<usize>),
     segments: &[LoraSegment<'_>],
     hidden: &Hidden,
 ) {
+    let rows = block.start + part.start..block.start + part.end;
     let mut sums = SumsTile::default();
     let _tiles = kernel.begin();
-    for (part, segment) in segments_in(segments, rows.clone()) {
+    for (part, segment) in segments_in(segments, rows) {
         let Some(packed) = segment.packed else { continue };
-        let part = part.start - rows.start..part.end - rows.start;
+        let part = part.start - block.start..part.end - block.start;
         let mut at = part.start;
         while at < part.end {
             // Tiles begin where those of the layer's product do: only there is the operand whole.
             let (first, count) = if kernel.tiles {
                 let first = at - at % kernel.max_rows();
-                (first, kernel.rows_of(rows.len(), first))
+                (first, kernel.rows_of(block.len(), first))
             } else {
                 (at, kernel.rows_of(part.len(), at - part.start))
             };
