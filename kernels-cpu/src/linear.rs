@@ -256,8 +256,9 @@ fn prepare_rows_body<I: Target, E: Element>(layer: &Layer<'_, E>, block: &Block,
     if *packed {
         shrink_packed::<I>((kernel, &block.operand), (block.rows.clone(), rows), call.lora, &block.hidden);
     } else {
+        let (hidden, stride) = block.hidden.values_at(rows.start);
         // SAFETY: as above; the place is for f32, as the expand of plain adapters reads it.
-        let (hidden, stride) = unsafe { block.hidden.values_of(rows.clone()) };
+        let hidden = unsafe { std::slice::from_raw_parts_mut(hidden, rows.len() * stride) };
         let rows = block.rows.start + rows.start..block.rows.start + rows.end;
         shrink::<I, E>((call.x, inputs), rows, call.lora, hidden, stride);
     }
@@ -307,7 +308,7 @@ fn product<I: Target, E: Element, O: Element>(
                 && part.end >= whole.end
             {
                 panel.effect_of_next(segment, layer.packed, &mut adapter, &mut effect);
-                follow_on = effect.follow_on(&layer.expand, &block.hidden.from_row(at));
+                follow_on = effect.follow_on(&layer.expand, &block.hidden.at_row(at));
             }
             let operand = &block.operand;
             let tile = TileCall {
@@ -382,7 +383,7 @@ impl Block {
             count: part.len(),
             first: part.start,
             scales: self.operand.scales.wrapping_add(in_block),
-            hidden: self.hidden.from_row(in_block),
+            hidden: self.hidden.at_row(in_block),
             out: (out.wrapping_add(in_block * stride), stride),
         }
     }

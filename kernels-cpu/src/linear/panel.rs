@@ -207,7 +207,7 @@ impl<'a, 'c, E: Element> Panel<'a, 'c, E> {
             let mut at = 0;
             while at < rows.count {
                 let count = kernel.rows_of(rows.count, at);
-                let mut call = effect.call(expand, kernel, &rows.hidden.from_row(at));
+                let mut call = effect.call(expand, kernel, &rows.hidden.at_row(at));
                 call.accumulate = !apart || i > 0;
                 call.out = if apart {
                     effect.apart.0[at * PANEL..].as_mut_ptr()

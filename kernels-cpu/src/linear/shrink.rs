@@ -42,19 +42,13 @@ impl Hidden {
     }
 
     /// The same from row `row` on.
-    pub fn from_row(&self, row: usize) -> Self {
+    pub fn at_row(&self, row: usize) -> Self {
         Self { data: self.data.wrapping_add(row * self.stride), ..*self }
     }
 
-    /// The rows `rows` as f32, and values from row to row.
-    ///
-    /// # Safety
-    /// The place was made for f32 and these rows, and nobody else writes or reads them.
-    pub unsafe fn values_of(&self, rows: Range<usize>) -> (&mut [f32], usize) {
-        let stride = self.stride / size_of::<f32>();
-        let first = self.data.wrapping_add(rows.start * self.stride).cast();
-        // SAFETY: as the caller promises.
-        (unsafe { std::slice::from_raw_parts_mut(first, rows.len() * stride) }, stride)
+    /// Where row `row` lies as f32, and values from row to row.
+    pub fn values_at(&self, row: usize) -> (*mut f32, usize) {
+        (self.data.wrapping_add(row * self.stride).cast(), self.stride / size_of::<f32>())
     }
 
     /// Writes sixteen values of row `row`, from column `column` on.
