@@ -2,6 +2,7 @@
 
 mod operand;
 mod panel;
+mod shrink;
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -12,6 +13,7 @@ use crate::epilogue::Activation;
 use crate::isa::Isa;
 use crate::lora::{LoraSegment, segments_in, shrink};
 use crate::norm::{NormParams, layer_norm};
+use crate::packed_lora::PackedLora;
 use crate::packed_matrix::{PANEL, PackedMatrix, STEP_BYTES, WeightFormat};
 use crate::shared_out::SharedOut;
 use crate::target::{Target, dispatch};
@@ -19,6 +21,7 @@ use crate::team::{self, PARTS};
 use crate::tile::{SumsTile, TileCall, TileKernel};
 use operand::{Operand, OperandBuffer, prepare};
 use panel::{Effect, Panel, Rows};
+use shrink::{Hidden, shrink_packed};
 
 /// Most rows of one task: with their operand they stay in the second-level cache while the panels go by.
 const BLOCK_ROWS: usize = 112;
@@ -28,6 +31,8 @@ const TILE_BLOCK_ROWS: usize = 384;
 const FEW_ROWS: usize = 64;
 /// Fewest rows of a block, where there are several for each thread.
 const FEWEST_ROWS: usize = 28;
+/// Rows with the same adapter that are worth a tile of their own.
+const FEW_ALIKE: usize = 6;
 /// Rows of one task of a norm by itself.
 const NORM_ROWS: usize = 32;
 
@@ -71,10 +76,19 @@ pub fn linear<E: Element>(isa: Isa, call: LinearCall<'_, E>, out: &mut [E]) {
     assert!(call.lora.iter().all(|s| s.rows.end <= rows), "a segment ends beyond the {rows} rows");
     assert!(call.lora.windows(2).all(|s| s[0].rows.end <= s[1].rows.start), "segments overlap");
     call.lora.iter().flat_map(|s| &s.spans).for_each(|span| span.check(inputs, outputs));
+    call.lora.iter().filter_map(|s| s.packed).for_each(|packed| packed.check(inputs, outputs));
+    let format = call.weight.format();
+    let is_packed = |s: &LoraSegment<'_>| s.ranks() == 0 || s.packed.is_some_and(|p| p.format() == format);
+    let packed = format != WeightFormat::F32 && call.lora.iter().all(is_packed);
+    // Rows of an adapter begin and end within tiles, whose sums only registers add to.
+    let registers = if isa == Isa::Amx { Isa::Avx512 } else { isa };
+    let expand = if packed { WeightFormat::Bf16 } else { WeightFormat::F32 };
     let layer = Layer {
         call,
-        kernel: TileKernel::choose(isa, call.weight.format()),
-        expand: TileKernel::choose(isa, WeightFormat::F32),
+        kernel: TileKernel::choose(isa, format),
+        packed,
+        expand: TileKernel::choose(registers, expand),
+        in_registers: isa == registers && format == expand,
         out: SharedOut(out.as_mut_ptr()),
     };
     let threads = team::threads();
@@ -99,9 +113,31 @@ pub fn linear<E: Element>(isa: Isa, call: LinearCall<'_, E>, out: &mut [E]) {
 struct Layer<'a, E> {
     call: LinearCall<'a, E>,
     kernel: TileKernel,
+    /// Whether all adapters are read in their packed form.
+    packed: bool,
     /// For `B h`.
     expand: TileKernel,
+    /// Whether that is the product's own kernel, in registers and with sums that need nothing before.
+    in_registers: bool,
     out: SharedOut<E>,
+}
+
+impl<E> Layer<'_, E> {
+    /// Rows of the tile that begins at row `first`, the `at`th of `count`, where the next segment's rows are `part`. A tile in
+    /// registers holds no more than one adapter's rows where these are some.
+    #[inline(always)]
+    fn tile_rows(&self, part: Option<&Range<usize>>, first: usize, (at, count): (usize, usize)) -> usize {
+        let until = match part {
+            Some(part) if part.start > first => part.start,
+            Some(part) => part.end,
+            None => first + count - at,
+        };
+        let alike = until - first;
+        if self.kernel.tiles || alike < FEW_ALIKE {
+            return self.kernel.rows_of(count, at);
+        }
+        self.kernel.rows_of(alike, 0)
+    }
 }
 
 /// Memory of a thread, kept from call to call.
@@ -120,9 +156,8 @@ thread_local! {
 struct Block {
     rows: Range<usize>,
     operand: Operand,
-    /// `A x`, `[rows, hidden_stride]`.
-    hidden: *const f32,
-    hidden_stride: usize,
+    /// `A x`.
+    hidden: Hidden,
     /// Where sums go that a norm follows, `[rows, outputs]`.
     before_norm: Option<SharedOut<f32>>,
 }
@@ -133,13 +168,7 @@ unsafe impl Sync for Block {}
 
 impl Default for Block {
     fn default() -> Self {
-        Self {
-            rows: 0..0,
-            operand: Operand::nothing(),
-            hidden: std::ptr::null(),
-            hidden_stride: 0,
-            before_norm: None,
-        }
+        Self { rows: 0..0, operand: Operand::nothing(), hidden: Hidden::nothing(), before_norm: None }
     }
 }
 
@@ -196,19 +225,37 @@ fn prepare_block_body<I: Target, E: Element>(
     let (inputs, outputs) = (call.weight.inputs(), call.weight.outputs());
     let x = &call.x[rows.start * inputs..rows.end * inputs];
     block.operand = prepare::<I, E>(kernel, call.weight, x, &mut scratch.operand);
-    let mut ranks = 0;
-    for (_, segment) in segments_in(call.lora, rows.clone()) {
-        ranks = ranks.max(segment.ranks());
-    }
-    if ranks > 0 {
-        let hidden = scratch.hidden.at_least::<f32>(rows.len() * ranks);
-        shrink::<I, E>((call.x, inputs), rows.clone(), call.lora, hidden, ranks);
-        (block.hidden, block.hidden_stride) = (hidden.as_ptr(), ranks);
-    }
+    block.hidden = shrink_rows::<I, E>(layer, &block.operand, rows.clone(), &mut scratch.hidden);
     if call.norm.is_some() {
         block.before_norm = Some(SharedOut(scratch.sums.at_least::<f32>(rows.len() * outputs).as_mut_ptr()));
     }
     block.rows = rows;
+}
+
+/// `A x` of the rows.
+#[inline(always)]
+fn shrink_rows<I: Target, E: Element>(
+    Layer { call, kernel, packed, expand, .. }: &Layer<'_, E>,
+    operand: &Operand,
+    rows: Range<usize>,
+    buffer: &mut AlignedBuffer,
+) -> Hidden {
+    let mut width = 0;
+    for (_, segment) in segments_in(call.lora, rows.clone()) {
+        width =
+            width.max(if *packed { segment.packed.map_or(0, PackedLora::width) } else { segment.ranks() });
+    }
+    if width == 0 {
+        return Hidden::nothing();
+    }
+    let hidden = Hidden::new(expand, width, rows.len(), buffer);
+    if *packed {
+        shrink_packed::<I>((kernel, operand), rows, call.lora, &hidden);
+    } else {
+        let values = buffer.at_least::<f32>(rows.len() * width);
+        shrink::<I, E>((call.x, call.weight.inputs()), rows, call.lora, values, width);
+    }
+    hidden
 }
 
 /// The product and what follows it, but for the norm, for all of the block's rows and some panels.
@@ -243,7 +290,20 @@ fn product<I: Target, E: Element, O: Element>(
         let weights = call.weight.panel(index).as_ptr();
         let mut at = 0;
         while at < count {
-            let rows = kernel.rows_of(count, at);
+            let first = block.rows.start + at;
+            let segment = segments_in(call.lora, first..block.rows.end).next();
+            let rows = layer.tile_rows(segment.as_ref().map(|(part, _)| part), first, (at, count));
+            let whole = first..first + rows;
+            // One adapter's rows: its expand follows in the same registers.
+            let mut follow_on = None;
+            if let Some((part, segment)) = segment
+                && layer.in_registers
+                && part.start == first
+                && part.end >= whole.end
+            {
+                panel.effect_of_next(segment, layer.packed, &mut adapter, &mut effect);
+                follow_on = effect.follow_on(&layer.expand, &block.hidden.from_row(at));
+            }
             let operand = &block.operand;
             let tile = TileCall {
                 a: operand.row(at),
@@ -251,31 +311,37 @@ fn product<I: Target, E: Element, O: Element>(
                 panel: weights,
                 panel_stride: STEP_BYTES,
                 steps: operand.steps,
+                half: false,
+                accumulate: false,
                 out: sums.0.as_mut_ptr(),
+                next: follow_on.as_ref(),
             };
             // SAFETY: the kernel was chosen for an instruction set that the machine has; the operand has the rows that
             // it reads and the matrix the panel, both of `steps` steps; a tile has room for the most rows of any kernel.
+            // What follows is of the same kernel, over the rows' `A x`.
             unsafe { kernel.function(rows)(&tile) };
-            let first = block.rows.start + at;
-            let whole = first..first + rows;
+            if follow_on.is_some() {
+                let own = block.part(whole, first, &mut sums, out);
+                // SAFETY: the part is this tile; see `Block::part`.
+                unsafe { panel.finish::<I, O>(&own, Some(&effect)) };
+                at += rows;
+                continue;
+            }
             let mut done = first;
             for (part, segment) in segments_in(call.lora, whole.clone()) {
-                if !adapter.is_some_and(|before| std::ptr::eq(before, segment)) {
-                    panel.effect_of(segment, &mut effect);
-                    adapter = Some(segment);
-                }
-                let base = block.part(done..part.start, first, &sums, out);
-                let own = block.part(part.clone(), first, &sums, out);
+                panel.effect_of_next(segment, layer.packed, &mut adapter, &mut effect);
+                let base = block.part(done..part.start, first, &mut sums, out);
+                let own = block.part(part.clone(), first, &mut sums, out);
                 // SAFETY: the parts are of this tile; see `Block::part`.
                 unsafe {
                     panel.finish::<I, O>(&base, None);
-                    effect.expand::<I>(&layer.expand, own.hidden, own.count);
+                    panel.expand(&layer.expand, &own, &mut effect);
                     panel.finish::<I, O>(&own, Some(&effect));
                 }
                 done = part.end;
             }
             // SAFETY: as above.
-            unsafe { panel.finish::<I, O>(&block.part(done..whole.end, first, &sums, out), None) };
+            unsafe { panel.finish::<I, O>(&block.part(done..whole.end, first, &mut sums, out), None) };
             at += rows;
         }
     }
@@ -302,16 +368,16 @@ impl Block {
         &self,
         part: Range<usize>,
         first: usize,
-        sums: &SumsTile,
+        sums: &mut SumsTile,
         (out, stride): (*mut O, usize),
     ) -> Rows<O> {
         let (in_tile, in_block) = (part.start - first, part.start - self.rows.start);
         Rows {
-            sums: sums.0[in_tile * PANEL..].as_ptr(),
+            sums: sums.0[in_tile * PANEL..].as_mut_ptr(),
             count: part.len(),
             first: part.start,
             scales: self.operand.scales.wrapping_add(in_block),
-            hidden: (self.hidden.wrapping_add(in_block * self.hidden_stride), self.hidden_stride),
+            hidden: self.hidden.from_row(in_block),
             out: (out.wrapping_add(in_block * stride), stride),
         }
     }
