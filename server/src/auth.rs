@@ -1,4 +1,4 @@
-//! The API key: without it nothing but `/health` is answered.
+//! The API key: without it nothing but `/health` and `/ready` is answered.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
 
-use crate::routes::HEALTH;
+use crate::routes::{HEALTH, READY};
 use crate::state::AppState;
 use crate::wire::error::ApiError;
 
@@ -20,7 +20,7 @@ pub async fn require_key(
     request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    if let Some(key) = state.api_key().filter(|_| request.uri().path() != HEALTH) {
+    if let Some(key) = state.api_key().filter(|_| ![HEALTH, READY].contains(&request.uri().path())) {
         let presented = bearer_token(request.headers());
         if !presented.is_some_and(|token| key.matches(token)) {
             let message = match presented {

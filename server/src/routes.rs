@@ -1,5 +1,7 @@
 //! Which path answers what.
 
+pub mod tei;
+
 use std::any::Any;
 use std::sync::Arc;
 
@@ -7,7 +9,7 @@ use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{Method, StatusCode, Uri, header};
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -23,13 +25,19 @@ use crate::state::AppState;
 use crate::wire::body::JsonBody;
 use crate::wire::error::ApiError;
 use crate::wire::openai::{EmbeddingsRequest, EmbeddingsResponse, ReadRequest};
+use crate::wire::tei_timing::Timer;
 
 /// Path of the health check.
 pub const HEALTH: &str = "/health";
 /// Path of the metrics.
 pub const METRICS: &str = "/metrics";
 
+/// Path of the check whether requests would be served.
+pub const READY: &str = "/ready";
+
 const EMBEDDINGS: &str = "/v1/embeddings";
+/// The same without a version, as text-embeddings-inference has it.
+const EMBEDDINGS_UNVERSIONED: &str = "/embeddings";
 const MODELS: &str = "/v1/models";
 const MODEL: &str = "/v1/models/{*id}";
 
@@ -38,15 +46,19 @@ pub fn router(state: Arc<AppState>, cut_off: CutOff) -> Router {
     Router::new()
         .route("/", get(about))
         .route(HEALTH, get(health))
+        .route(READY, get(ready))
         .route(METRICS, get(metrics))
         .route(EMBEDDINGS, post(embeddings))
+        .route(EMBEDDINGS_UNVERSIONED, post(embeddings))
         .route(MODELS, get(models))
         .route(MODEL, get(model))
+        .merge(tei::routes())
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(state.clone(), require_key))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn_with_state(cut_off, until_cut_off))
+        .layer(from_fn(tei::in_teis_words))
         .layer(from_fn_with_state(state.clone(), record))
         .with_state(state)
 }
@@ -57,6 +69,7 @@ async fn embeddings(
 ) -> Result<Response, ApiError> {
     let ReadRequest { engine, encoding, model, named_by } = body.read(state.reading_rules())?;
     let inputs = engine.inputs.len();
+    let timer = Timer::start(&engine.inputs);
     let reply = state.service().embed(engine).await.map_err(|error| {
         let about_adapter = matches!(
             error,
@@ -72,6 +85,7 @@ async fn embeddings(
         return Err(ApiError::internal(format!("{found} embeddings came back for {inputs} inputs")));
     }
     let mut response = EmbeddingsResponse::new(&reply, &model, encoding)?.into_response();
+    timer.tell(&mut response, &reply, state.service().model());
     response.extensions_mut().insert(Served { model, inputs, tokens: reply.tokens });
     Ok(response)
 }
@@ -91,9 +105,17 @@ async fn model(
 }
 
 async fn health(State(state): State<Arc<AppState>>) -> Result<impl IntoResponse, ApiError> {
+    check_health(&state).map(|()| Json(json!({"status": "ok"})))
+}
+
+async fn ready(State(state): State<Arc<AppState>>) -> Result<impl IntoResponse, ApiError> {
+    check_health(&state).map(|()| Json(json!({"status": "ready"})))
+}
+
+fn check_health(state: &AppState) -> Result<(), ApiError> {
     let unavailable = |code, message| Err(ApiError::server(StatusCode::SERVICE_UNAVAILABLE, code, message));
     match state.service().health() {
-        Health::Ready => Ok(Json(json!({"status": "ok"}))),
+        Health::Ready => Ok(()),
         Health::Starting => Err(starting()),
         Health::Unavailable => unavailable("unavailable", "the worker is down or the server is stopping"),
     }
@@ -109,10 +131,12 @@ async fn metrics(State(state): State<Arc<AppState>>) -> impl IntoResponse {
 }
 
 async fn about() -> impl IntoResponse {
+    let mut endpoints = vec![EMBEDDINGS, MODELS, "/v1/models/{id}", HEALTH, READY, METRICS];
+    endpoints.extend(tei::PATHS);
     Json(json!({
         "name": "polylora",
         "version": env!("CARGO_PKG_VERSION"),
-        "endpoints": [EMBEDDINGS, MODELS, "/v1/models/{id}", HEALTH, METRICS],
+        "endpoints": endpoints,
     }))
 }
 

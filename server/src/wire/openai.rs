@@ -10,13 +10,11 @@ use base64::engine::general_purpose::STANDARD;
 use polylora_engine::{EmbedReply, EmbedRequest};
 use serde::{Deserialize, Serialize};
 
+use super::adapter_choice::agreed_adapter;
 use super::error::ApiError;
 use super::fields::{Dimensions, EncodingFormat, LoraRequest, TokenLimit};
 use super::input::Inputs;
-use crate::state::{ModelNames, ModelRef};
-
-/// Bytes that the name of a model or adapter may have; no longer one is looked up.
-const MAX_NAME_BYTES: usize = 256;
+use crate::state::ModelNames;
 
 /// The body of a request. A field that is `null` counts as left out.
 #[derive(Debug, Deserialize)]
@@ -82,9 +80,6 @@ impl EmbeddingsRequest {
             ("lora_name", self.lora_name.as_deref()),
             ("lora_request.lora_name", lora_request.as_deref()),
         ])?;
-        if let Some(name) = adapter.filter(|name| name.len() > MAX_NAME_BYTES) {
-            return Err(ApiError::model_not_found(name).naming(named_by));
-        }
         let adapter = adapter.map(str::to_owned);
         let model =
             self.model.or_else(|| adapter.clone()).unwrap_or_else(|| rules.names.primary().to_owned());
@@ -94,25 +89,10 @@ impl EmbeddingsRequest {
             prompt_name: self.prompt_name,
             dimensions: self.dimensions.map(|Dimensions(width)| width),
             truncate,
+            ..EmbedRequest::default()
         };
         Ok(ReadRequest { engine, encoding: self.encoding_format.unwrap_or_default(), model, named_by })
     }
-}
-
-/// The adapter that the fields name together, and the first field that names it.
-fn agreed_adapter<'a>(
-    fields: &[(&'static str, Option<&'a str>)],
-) -> Result<(Option<&'a str>, &'static str), ApiError> {
-    let mut named = fields.iter().filter_map(|&(field, name)| Some((field, name?)));
-    let Some((field, name)) = named.next() else { return Ok((None, "model")) };
-    if let Some((other_field, other)) = named.find(|&(_, other)| other != name) {
-        let message = format!(
-            "`{field}` names the adapter `{name:.100}` and `{other_field}` names `{other:.100}`: name one adapter"
-        );
-        let error = ApiError::invalid(StatusCode::BAD_REQUEST, "conflicting_adapters", message);
-        return Err(error.naming(other_field));
-    }
-    Ok((Some(name), field))
 }
 
 fn read_truncation(asked: Option<TokenLimit>, rules: ReadingRules<'_>) -> Result<bool, ApiError> {
@@ -220,14 +200,5 @@ fn little_endian_base64(values: &[f32]) -> String {
         STANDARD.encode(bytemuck::cast_slice::<f32, u8>(values))
     } else {
         STANDARD.encode(values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>())
-    }
-}
-
-impl<'a> ModelRef<'a> {
-    fn adapter(self) -> Option<&'a str> {
-        match self {
-            Self::Base => None,
-            Self::Adapter(name) => Some(name),
-        }
     }
 }
