@@ -12,6 +12,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use polylora_engine::{DecodeRequest, EmbedInput, EmbedReply, EmbedRequest, RowOutput};
 
+use crate::api_doc::TEI;
 use crate::request_log::Served;
 use crate::state::AppState;
 use crate::wire::body::JsonBody;
@@ -56,7 +57,7 @@ pub(super) async fn in_teis_words(request: Request, next: Next) -> Response {
 }
 
 /// The model that the path names; `None` where the path has no place for one.
-struct PathModel(Option<String>);
+pub(crate) struct PathModel(Option<String>);
 
 impl<S: Send + Sync> FromRequestParts<S> for PathModel {
     type Rejection = ApiError;
@@ -70,7 +71,10 @@ impl<S: Send + Sync> FromRequestParts<S> for PathModel {
     }
 }
 
-async fn embed(
+/// Embeds inputs: one vector each.
+#[utoipa::path(post, path = "/embed", tag = TEI, request_body = EmbedBody,
+    responses((status = 200, description = "One vector an input", body = Vec<Vec<f32>>)))]
+pub(crate) async fn embed(
     State(state): State<Arc<AppState>>,
     PathModel(path): PathModel,
     JsonBody(body): JsonBody<EmbedBody>,
@@ -80,7 +84,10 @@ async fn embed(
     Ok(answered.told(response, &state))
 }
 
-async fn embed_all(
+/// Embeds inputs token by token, without pooling.
+#[utoipa::path(post, path = "/embed_all", tag = TEI, request_body = EmbedAllBody,
+    responses((status = 200, description = "One list an input, one vector a token", body = Vec<Vec<Vec<f32>>>)))]
+pub(crate) async fn embed_all(
     State(state): State<Arc<AppState>>,
     PathModel(path): PathModel,
     JsonBody(body): JsonBody<EmbedAllBody>,
@@ -97,7 +104,10 @@ async fn embed_all(
     Ok(answered.told(response, &state))
 }
 
-async fn similarity(
+/// Compares a sentence with others.
+#[utoipa::path(post, path = "/similarity", tag = TEI, request_body = SimilarityBody,
+    responses((status = 200, description = "The cosine with each of the others", body = Vec<f32>)))]
+pub(crate) async fn similarity(
     State(state): State<Arc<AppState>>,
     PathModel(path): PathModel,
     JsonBody(body): JsonBody<SimilarityBody>,
@@ -107,7 +117,10 @@ async fn similarity(
     Ok(answered.told(response, &state))
 }
 
-async fn tokenize(
+/// The tokens of texts.
+#[utoipa::path(post, path = "/tokenize", tag = TEI, request_body = TokenizeBody,
+    responses((status = 200, description = "One list a text", body = Vec<Vec<SimpleToken>>)))]
+pub(crate) async fn tokenize(
     State(state): State<Arc<AppState>>,
     PathModel(path): PathModel,
     JsonBody(body): JsonBody<TokenizeBody>,
@@ -124,7 +137,10 @@ async fn tokenize(
     Ok(response)
 }
 
-async fn decode(
+/// The texts of token ids.
+#[utoipa::path(post, path = "/decode", tag = TEI, request_body = DecodeBody,
+    responses((status = 200, description = "One text a list", body = Vec<String>)))]
+pub(crate) async fn decode(
     State(state): State<Arc<AppState>>,
     PathModel(path): PathModel,
     JsonBody(body): JsonBody<DecodeBody>,
@@ -137,7 +153,10 @@ async fn decode(
     Ok(response)
 }
 
-async fn info(
+/// What is served, and within which bounds.
+#[utoipa::path(get, path = "/info", tag = TEI,
+    responses((status = 200, description = "The model and the bounds", body = ServerInfo)))]
+pub(crate) async fn info(
     State(state): State<Arc<AppState>>,
     PathModel(path): PathModel,
 ) -> Result<Json<ServerInfo>, TeiError> {

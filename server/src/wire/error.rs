@@ -5,6 +5,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use polylora_engine::EmbedError;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// Bytes that a message may have; what a client sent may be quoted in it and is as long as a client likes.
 pub(super) const MAX_MESSAGE_BYTES: usize = 1000;
@@ -129,7 +130,7 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let code = ErrorCode(self.code);
         let body = ErrorObject {
-            error: ErrorBody {
+            error: ErrorFields {
                 message: &self.message,
                 kind: self.kind,
                 param: self.param.as_deref(),
@@ -155,17 +156,24 @@ impl IntoResponse for ApiError {
     }
 }
 
-#[derive(Serialize)]
-struct ErrorObject<'a> {
-    error: ErrorBody<'a>,
+/// The body of an error.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ErrorObject<'a> {
+    error: ErrorFields<'a>,
 }
 
-#[derive(Serialize)]
-struct ErrorBody<'a> {
+/// What is known of an error.
+#[derive(Serialize, ToSchema)]
+struct ErrorFields<'a> {
+    /// What went wrong and what to do about it.
     message: &'a str,
+    /// Whose the error is.
     #[serde(rename = "type")]
     kind: &'a str,
+    /// The field of the request that it is about.
+    #[schema(required)]
     param: Option<&'a str>,
+    /// A short name of what went wrong.
     code: &'a str,
 }
 

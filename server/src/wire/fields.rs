@@ -7,6 +7,9 @@ use polylora_engine::TruncationSide;
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error, MapAccess, Unexpected, Visitor};
+use utoipa::ToSchema;
+
+use crate::api_doc::ModelName;
 
 /// How embeddings are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -153,9 +156,10 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
 }
 
 /// vLLM's object for an adapter; what else it holds (ids, paths) is the server's to know and is ignored.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, ToSchema)]
 pub struct LoraRequest {
     /// The adapter.
+    #[schema(value_type = ModelName)]
     pub lora_name: String,
 }
 

@@ -9,22 +9,27 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use polylora_engine::{EmbedReply, EmbedRequest};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::adapter_choice::agreed_adapter;
 use super::error::ApiError;
 use super::fields::{Dimensions, EncodingFormat, LoraRequest, TokenLimit};
 use super::input::Inputs;
+use crate::api_doc::{ModelName, PromptName};
 use crate::state::ModelNames;
 
 /// The body of a request. A field that is `null` counts as left out.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(expecting = "a JSON object")]
 pub struct EmbeddingsRequest {
     /// What to embed.
+    #[schema(value_type = Inputs)]
     input: Option<Inputs>,
     /// Base model, alias or adapter; left out, the base model.
+    #[schema(value_type = Option<ModelName>)]
     model: Option<String>,
     /// Adapter, beside a `model` that is the base or the same adapter.
+    #[schema(value_type = Option<ModelName>)]
     lora_name: Option<String>,
     /// Adapter, in vLLM's object.
     lora_request: Option<LoraRequest>,
@@ -33,6 +38,7 @@ pub struct EmbeddingsRequest {
     /// Width to cut embeddings to.
     dimensions: Option<Dimensions>,
     /// Prompt of the model that goes in front of each text.
+    #[schema(value_type = Option<PromptName>)]
     prompt_name: Option<String>,
     /// vLLM's way to ask for truncation: -1, or a number of tokens from the model's limit upwards.
     truncate_prompt_tokens: Option<TokenLimit>,
@@ -113,7 +119,7 @@ fn read_truncation(asked: Option<TokenLimit>, rules: ReadingRules<'_>) -> Result
 }
 
 /// The body of a reply.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct EmbeddingsResponse<'a> {
     object: &'static str,
     data: Vec<EmbeddingObject<'a>>,
@@ -121,21 +127,21 @@ pub struct EmbeddingsResponse<'a> {
     usage: Usage,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct EmbeddingObject<'a> {
     object: &'static str,
     index: usize,
     embedding: Embedding<'a>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 enum Embedding<'a> {
     Float(&'a [f32]),
     Base64(String),
 }
 
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 struct Usage {
     prompt_tokens: usize,
     total_tokens: usize,

@@ -6,90 +6,111 @@
 use axum::http::StatusCode;
 use polylora_engine::{EmbedInput, EmbedRequest, RowOutput};
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use super::adapter_choice::agreed_adapter;
 use super::error::ApiError;
 use super::fields::{Dimensions, Direction, Object};
 use super::input::Inputs;
 use super::openai::ReadingRules;
+use crate::api_doc::{ModelName, PromptName, Sentences, Text};
 
 /// The body of `POST /embed`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(expecting = "a JSON object")]
 pub struct EmbedBody {
     /// What to embed.
+    #[schema(value_type = Inputs)]
     pub(crate) inputs: Option<Inputs>,
     /// Whether inputs above the model's limit are cut; left out, the server's setting.
     truncate: Option<bool>,
     /// Which end is cut off: "right" where left out.
     truncation_direction: Option<Direction>,
     /// Whether embeddings have L2 norm 1: `true` where left out.
+    #[schema(default = true)]
     normalize: Option<bool>,
     /// Width to cut embeddings to.
     dimensions: Option<Dimensions>,
     /// Prompt of the model that goes in front of each text.
+    #[schema(value_type = Option<PromptName>)]
     prompt_name: Option<String>,
     /// Base model, alias or adapter.
+    #[schema(value_type = Option<ModelName>)]
     model: Option<String>,
     /// Adapter.
+    #[schema(value_type = Option<ModelName>)]
     adapter_id: Option<String>,
     /// Adapter.
+    #[schema(value_type = Option<ModelName>)]
     lora_name: Option<String>,
 }
 
 /// The body of `POST /embed_all`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(expecting = "a JSON object")]
 pub struct EmbedAllBody {
     /// What to embed, token by token.
+    #[schema(value_type = Inputs)]
     pub(crate) inputs: Option<Inputs>,
     /// Whether inputs above the model's limit are cut; left out, the server's setting.
     truncate: Option<bool>,
     /// Which end is cut off: "right" where left out.
     truncation_direction: Option<Direction>,
     /// Prompt of the model that goes in front of each text.
+    #[schema(value_type = Option<PromptName>)]
     prompt_name: Option<String>,
     /// Base model, alias or adapter.
+    #[schema(value_type = Option<ModelName>)]
     model: Option<String>,
     /// Adapter.
+    #[schema(value_type = Option<ModelName>)]
     adapter_id: Option<String>,
     /// Adapter.
+    #[schema(value_type = Option<ModelName>)]
     lora_name: Option<String>,
 }
 
 /// The body of `POST /similarity`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(expecting = "a JSON object")]
 pub struct SimilarityBody {
     /// What to compare.
+    #[schema(value_type = SimilarityInputs)]
     inputs: Option<Object<SimilarityInputs>>,
     /// How it is embedded.
+    #[schema(value_type = Option<SimilarityParameters>)]
     parameters: Option<Object<SimilarityParameters>>,
     /// Base model, alias or adapter.
+    #[schema(value_type = Option<ModelName>)]
     model: Option<String>,
     /// Adapter.
+    #[schema(value_type = Option<ModelName>)]
     adapter_id: Option<String>,
     /// Adapter.
+    #[schema(value_type = Option<ModelName>)]
     lora_name: Option<String>,
 }
 
 /// A sentence and those that it is compared with.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 pub struct SimilarityInputs {
     /// The one.
+    #[schema(value_type = Text)]
     source_sentence: String,
     /// The others.
+    #[schema(value_type = Sentences)]
     sentences: Vec<String>,
 }
 
 /// How the sentences are embedded.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 pub struct SimilarityParameters {
     /// Whether sentences above the model's limit are cut; left out, the server's setting.
     truncate: Option<bool>,
     /// Which end is cut off: "right" where left out.
     truncation_direction: Option<Direction>,
     /// Prompt of the model that goes in front of each sentence.
+    #[schema(value_type = Option<PromptName>)]
     prompt_name: Option<String>,
 }
 

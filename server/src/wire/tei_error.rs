@@ -5,11 +5,12 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use polylora_engine::EmbedError;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::error::{ApiError, ErrorCode, MAX_MESSAGE_BYTES, shortened};
 
 /// What kind of error it is, as clients of text-embeddings-inference read it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub enum ErrorType {
     /// The server takes no requests now.
     Unhealthy,
@@ -111,7 +112,7 @@ impl IntoResponse for TeiError {
 }
 
 /// The body of an error.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct ErrorBody {
     /// What went wrong and what to do about it.
     error: String,

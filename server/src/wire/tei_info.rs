@@ -2,13 +2,15 @@
 
 use polylora_engine::{Limits, ModelInfo};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// What is served, and within which bounds.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct ServerInfo {
     /// The base model.
     pub model_id: String,
     /// Content digest of its weights and config, SHA-256 in hexadecimal.
+    #[schema(required)]
     pub model_sha: Option<String>,
     /// Number format of weights and activations.
     pub model_dtype: String,
@@ -23,6 +25,7 @@ pub struct ServerInfo {
     /// Tokens of one forward pass.
     pub max_batch_tokens: usize,
     /// Always `null`: a batch is bounded by its tokens.
+    #[schema(required)]
     pub max_batch_requests: Option<usize>,
     /// Inputs of one request.
     pub max_client_batch_size: usize,
@@ -33,20 +36,22 @@ pub struct ServerInfo {
     /// Version of the server.
     pub version: &'static str,
     /// Always `null`.
+    #[schema(required)]
     pub sha: Option<&'static str>,
     /// Always `null`.
+    #[schema(required)]
     pub docker_label: Option<&'static str>,
 }
 
 /// What a model does.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct ModelType {
     /// It embeds.
     pub embedding: EmbeddingKind,
 }
 
 /// How a model embeds.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct EmbeddingKind {
     /// How the tokens of a text become one vector.
     pub pooling: String,

@@ -3,43 +3,56 @@
 use axum::http::StatusCode;
 use polylora_engine::{DecodeRequest, EmbedInput, TextToken, TokenizeRequest};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::error::ApiError;
 use super::input::Inputs;
 use super::openai::ReadingRules;
 use super::tei::{ChosenModel, Named, needed};
+use crate::api_doc::{IdLists, ModelName, PromptName, Texts};
 
 /// The body of `POST /tokenize`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(expecting = "a JSON object")]
 pub struct TokenizeBody {
     /// A text or a list of texts.
+    #[schema(value_type = Texts)]
     inputs: Option<Inputs>,
     /// Whether the model's special tokens are among the tokens: `true` where left out.
+    #[schema(default = true)]
     add_special_tokens: Option<bool>,
     /// Prompt of the model that goes in front of each text.
+    #[schema(value_type = Option<PromptName>)]
     prompt_name: Option<String>,
     /// Base model, alias or adapter, which all have one tokenizer.
+    #[schema(value_type = Option<ModelName>)]
     model: Option<String>,
     /// Adapter.
+    #[schema(value_type = Option<ModelName>)]
     adapter_id: Option<String>,
     /// Adapter.
+    #[schema(value_type = Option<ModelName>)]
     lora_name: Option<String>,
 }
 
 /// The body of `POST /decode`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(expecting = "a JSON object")]
 pub struct DecodeBody {
     /// A list of token ids, or a list of such lists.
+    #[schema(value_type = IdLists)]
     ids: Option<Inputs>,
     /// Whether special tokens are left out of the texts: `true` where left out.
+    #[schema(default = true)]
     skip_special_tokens: Option<bool>,
     /// Base model, alias or adapter, which all have one tokenizer.
+    #[schema(value_type = Option<ModelName>)]
     model: Option<String>,
     /// Adapter.
+    #[schema(value_type = Option<ModelName>)]
     adapter_id: Option<String>,
     /// Adapter.
+    #[schema(value_type = Option<ModelName>)]
     lora_name: Option<String>,
 }
 
@@ -99,7 +112,7 @@ fn foreign(field: &'static str, expected: &str) -> ApiError {
 }
 
 /// A token of a text.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct SimpleToken {
     /// Its id.
     id: u32,
@@ -108,8 +121,10 @@ pub struct SimpleToken {
     /// Whether it was added to the text.
     special: bool,
     /// Where that part begins in the text, in bytes; `null` for a special token.
+    #[schema(required)]
     start: Option<usize>,
     /// Where it ends.
+    #[schema(required)]
     stop: Option<usize>,
 }
 
