@@ -5,7 +5,7 @@ use std::ops::Range;
 use half::bf16;
 
 use super::operand::Operand;
-use super::panel::from_integers;
+use super::sums::from_integers;
 use crate::aligned::AlignedBuffer;
 use crate::element::Element;
 use crate::lora::{LoraSegment, segments_in};
