@@ -78,7 +78,8 @@ impl PageFile {
     /// Another content has another tag.
     fn tag(&self) -> HeaderValue {
         let digest = DigestBuilder::new("polylora page").field(self.text.as_bytes()).finish().to_hex();
-        HeaderValue::try_from(format!("\"{}\"", &digest[..32])).expect("hexadecimal digits make a header value")
+        HeaderValue::try_from(format!("\"{}\"", &digest[..32]))
+            .expect("hexadecimal digits make a header value")
     }
 
     /// The file, or that the browser's copy is still the same.
@@ -86,7 +87,10 @@ impl PageFile {
         let known = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
         let mine = tag.to_str().unwrap_or_default();
         let is_same = known.is_some_and(|known| {
-            known.split(',').map(|tag| tag.trim().trim_start_matches("W/")).any(|tag| tag == mine || tag == "*")
+            known
+                .split(',')
+                .map(|tag| tag.trim().trim_start_matches("W/"))
+                .any(|tag| tag == mine || tag == "*")
         });
         let mut response = match is_same {
             true => StatusCode::NOT_MODIFIED.into_response(),
@@ -144,11 +148,16 @@ mod tests {
         for attribute in [" style=", " onclick", " onload", " onsubmit", "<style", "javascript:"] {
             assert!(!FRONT.text.contains(attribute), "{attribute}");
         }
-        assert_eq!(FRONT.text.matches("<script").count(), FRONT.text.matches("<script type=\"module\" src=").count());
+        assert_eq!(
+            FRONT.text.matches("<script").count(),
+            FRONT.text.matches("<script type=\"module\" src=").count()
+        );
         for file in FILES.iter().chain([&FRONT]) {
             // The name of a namespace is nothing that is fetched.
             let text = file.text.replace("http://www.w3.org/2000/svg", "");
-            for elsewhere in ["http:", "https:", "url(", "@import", "innerHTML", "outerHTML", "insertAdjacent", "eval("] {
+            for elsewhere in
+                ["http:", "https:", "url(", "@import", "innerHTML", "outerHTML", "insertAdjacent", "eval("]
+            {
                 assert!(!text.contains(elsewhere), "{}: {elsewhere}", file.path);
             }
         }

@@ -165,7 +165,7 @@ pub(crate) async fn metrics(State(state): State<Arc<AppState>>) -> impl IntoResp
 #[utoipa::path(get, path = "/api/status", tag = OPERATIONS,
     responses((status = 200, description = "The status", body = ServerStatus)))]
 pub(crate) async fn status(State(state): State<Arc<AppState>>) -> impl IntoResponse {
-    ([(header::CACHE_CONTROL, "no-store")], Json(state.status()))
+    ([(header::CACHE_CONTROL, "no-store"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")], Json(state.status()))
 }
 
 /// What this is, and its endpoints; a browser, which asks for HTML, gets the status page.

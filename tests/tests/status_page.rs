@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
-use polylora_tests::{BertSize, RandomAdapter, Server, Shared, client_python, copy_folder, fixtures, repository, run};
+use polylora_tests::{
+    BertSize, RandomAdapter, Server, Shared, client_python, copy_folder, fixtures, repository, run,
+};
 use tempfile::TempDir;
 
 const KEY: &str = "sk-of-the-tests";
@@ -43,7 +45,8 @@ fn start(arguments: &[&str]) -> SmallServer {
 /// Chromium and its driver; `None`, said loudly, where they are missing.
 fn chromium() -> Option<[PathBuf; 2]> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let find = |name: &str| std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file());
+    let find =
+        |name: &str| std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file());
     let found = find("chromium").zip(find("chromedriver")).map(|(browser, driver)| [browser, driver]);
     if found.is_none() {
         let required = std::env::var_os(REQUIRED).is_some_and(|value| !value.is_empty() && value != "0");

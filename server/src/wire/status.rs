@@ -189,10 +189,7 @@ impl ServerStatus {
                 waiting: waiting_requests,
                 limit: service.limits().concurrent_requests,
             },
-            throughput: Throughput {
-                inputs_per_second: rows_per_second,
-                tokens_per_second,
-            },
+            throughput: Throughput { inputs_per_second: rows_per_second, tokens_per_second },
             latency: latency.map(Latency::from),
             domains: domains.into_iter().map(DomainTraffic::from).collect(),
         }
