@@ -1,7 +1,7 @@
 //! What every handler shares: the engine, the names of its models, and the rules of the house.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use polylora_engine::EmbeddingService;
 
@@ -10,6 +10,7 @@ use crate::http_metrics::HttpMetrics;
 use crate::settings::{ApiKey, Settings};
 use crate::wire::models::Models;
 use crate::wire::openai::ReadingRules;
+use crate::wire::status::ServerStatus;
 
 /// What a name stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,6 +178,13 @@ impl AppState {
     /// Bytes a body may have.
     pub fn payload_limit(&self) -> usize {
         self.payload_limit
+    }
+
+    /// What is served and how it fares.
+    pub fn status(&self) -> ServerStatus {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let uptime = now.saturating_sub(Duration::from_secs(self.created));
+        ServerStatus::of(self.service.as_ref(), self.names.primary(), uptime)
     }
 
     /// The counters of the HTTP side.
