@@ -23,10 +23,12 @@
 //! | `polylora_adapter_bytes` | gauge | their bytes |
 //! | `polylora_pool_adapters` | gauge | adapters in the device's pool |
 //! | `polylora_pool_bytes` | gauge | their bytes |
+//! | `polylora_pool_leases` | gauge | leases on them that are out after a batch |
+//! | `polylora_pool_evictions_total` | counter | adapters that had to leave the device's pool |
 //! | `polylora_device_memory_bytes{kind}` | gauge | what the device's allocator has `reserved`, and what of it is `in_use` after a batch; not on the CPU |
 //! | `polylora_warmup_seconds` | gauge | warming up at the start |
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -55,6 +57,10 @@ pub(crate) struct Metrics {
     adapter_bytes: IntGauge,
     pool_adapters: IntGauge,
     pool_bytes: IntGauge,
+    pool_leases: IntGauge,
+    pool_evictions: IntCounter,
+    /// Evictions that the runner had when it was last asked; a new runner begins anew.
+    evictions_seen: AtomicU64,
     device_memory: IntGaugeVec,
     warmup_seconds: Gauge,
     kernel_launches: IntCounterVec,
@@ -88,6 +94,10 @@ impl Metrics {
             adapter_bytes: make.gauge("polylora_adapter_bytes", "Bytes of the adapters in host memory"),
             pool_adapters: make.gauge("polylora_pool_adapters", "Adapters in the device's pool"),
             pool_bytes: make.gauge("polylora_pool_bytes", "Bytes of the adapters in the device's pool"),
+            pool_leases: make.gauge("polylora_pool_leases", "Leases on adapters that are out after a batch"),
+            pool_evictions: make
+                .counter("polylora_pool_evictions_total", "Adapters that had to leave the device's pool"),
+            evictions_seen: AtomicU64::new(0),
             device_memory: make.gauges(
                 "polylora_device_memory_bytes",
                 "Bytes of the device's allocator",
@@ -140,6 +150,9 @@ impl Metrics {
     pub(crate) fn set_pool(&self, usage: PoolUsage) {
         self.pool_adapters.set(gauge(usage.adapters));
         self.pool_bytes.set(gauge(usage.bytes));
+        self.pool_leases.set(gauge(usage.leases));
+        let seen = self.evictions_seen.swap(usage.evictions, Ordering::Relaxed);
+        self.pool_evictions.inc_by(usage.evictions.checked_sub(seen).unwrap_or(usage.evictions));
     }
 
     /// Notes what the device's allocator holds.
@@ -298,6 +311,18 @@ mod tests {
             "polylora_warmup_seconds 2.5",
             "polylora_kernel_launches_total{kernel=\"sgmv_shrink\"} 0",
         ] {
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
+    }
+
+    #[test]
+    fn evictions_go_on_counting_when_a_runner_is_built_anew() {
+        let metrics = Metrics::new();
+        for evictions in [3, 5, 2] {
+            metrics.set_pool(PoolUsage { evictions, leases: 1, ..PoolUsage::default() });
+        }
+        let text = metrics.render(AdapterMemory { adapters: 0, bytes: 0 });
+        for line in ["polylora_pool_evictions_total 7", "polylora_pool_leases 1"] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }
     }
