@@ -9,13 +9,14 @@
 
 use std::error::Error;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Parser;
+use polylora_adapters::LoadedAdapter;
 use polylora_benches::{
-    BarChart, BasePairs, EncoderSize, HttpServer, LibraryLoad, ModeFigures, Passes, Report, Row, RunOptions,
-    Scenario, ServedFigures, ServedMode, Subject, Targets, WordPool, load_adapter, measure_load, own_binary,
-    refusal_ms, results_file, write_part, write_random_adapters,
+    BarChart, BasePairs, BenchError, EncoderSize, HttpServer, LibraryLoad, ModeFigures, Passes, Report, Row,
+    RunOptions, Scenario, ServedFigures, ServedMode, Subject, Targets, WordPool, load_adapter, measure_load,
+    own_binary, refusal_ms, results_file, write_part, write_random_adapters,
 };
 use polylora_kernels::device::{DeviceSpec, is_cpu, open};
 
@@ -63,6 +64,14 @@ struct Served {
     resident_at_start: f64,
 }
 
+/// What was measured.
+struct Comparison {
+    figures: ModeFigures,
+    /// The library's texts a second through adapters, in batches of 1 and of [`BATCH`].
+    adapted: [f64; 2],
+    pairs: BasePairs,
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
     let mut options = Options::parse();
     if options.quick {
@@ -75,60 +84,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     let subject = Subject::load_on(&dir, &on)?;
     let adapters = names.iter().map(|name| load_adapter(&folder.path().join(name), &subject.model));
     let adapters = adapters.collect::<Result<Vec<_>, _>>()?;
-    let mut pool = WordPool::read(&dir, 11)?;
 
-    let common = [format!("--embedding-model={}", dir.display())];
-    let with_adapters = [format!("--adapters-dir={}", folder.path().display())];
+    let model = format!("--embedding-model={}", dir.display());
+    let with_adapters = format!("--adapters-dir={}", folder.path().display());
     let mut served = vec![];
     for mode in modes(&options) {
-        let own = if mode.is_some() { &with_adapters[..] } else { &[] };
-        served.push(start(mode, [&common[..], own].concat(), &options)?);
+        let own = mode.map(|_| with_adapters.clone());
+        served.push(start(mode, [model.clone()].into_iter().chain(own).collect(), &options)?);
     }
-    let scenarios = scenarios();
-    let mut lines: Vec<(usize, Scenario, Vec<ServedFigures>)> = vec![];
-    for scenario in scenarios {
-        for (index, one) in served.iter().enumerate() {
-            // Without adapters there is only the base; with them, a glance at the base is enough.
-            let is_base = matches!(scenario, Scenario::Base { .. });
-            if is_base == one.mode.is_none() || scenario == (Scenario::Base { clients: 1 }) {
-                lines.push((index, scenario, vec![]));
-            }
-        }
-    }
-    let mut library: [Vec<f64>; 4] = Default::default();
-    for _ in 0..options.rounds.max(1) {
-        for (rates, texts, adapted) in library
-            .iter_mut()
-            .zip([(1, false), (BATCH, false), (1, true), (BATCH, true)])
-            .map(|(r, (t, a))| (r, t, a))
-        {
-            let load = LibraryLoad { texts, tokens: options.tokens, budget: options.run.budget() };
-            rates.push(match adapted {
-                true => load.adapted_rate(&subject, &adapters, &mut pool)?,
-                false => load.rate(&subject, &mut pool)?,
-            });
-        }
-        for (index, scenario, rounds) in &mut lines {
-            let load = scenario.load(&names, options.tokens, options.run.budget());
-            let (figures, rest) = measure_load(&served[*index].server, &load, pool)?;
-            pool = rest;
-            rounds.push(figures);
-        }
-    }
-    let [library_1, library_100, adapted_1, adapted_100] = library.map(|rates| Passes::of(rates).median());
-    let figures = ModeFigures {
-        lines: lines.iter().map(|(i, s, rounds)| (served[*i].mode, *s, middle(rounds))).collect(),
-        memory: served.iter().map(|one| (one.mode, [one.resident_at_start, resident(&one.server)])).collect(),
-        library_1,
-        library_100,
-        http_ms: refusal_ms(served[0].server.address, options.run.budget())?,
-        weight_bytes: weight_bytes(&dir, subject.on.dtype_name())?,
-    };
-    let find = |mode| &served.iter().find(|one| one.mode == mode).expect("started").server;
-    let load = Scenario::Base { clients: BATCH }.load(&names, options.tokens, options.run.budget());
-    let (pairs, _) =
-        BasePairs::measure([find(Some(ServedMode::Mixed)), find(None)], &load, options.pairs, pool)?;
-
+    let comparison = compare(&options, &dir, &served, (&subject, &names, &adapters))?;
     let mut report = Report::new(options.run.json).keeping();
     report.note(&format!(
         "`cargo bench -p polylora-benches --bench modes`: {}, {} threads, {}; {DOMAINS} adapters of rank {RANK} on all linear \
@@ -139,13 +103,73 @@ fn main() -> Result<(), Box<dyn Error>> {
         options.tokens,
         options.rounds
     ))?;
-    for (mode, scenario, figures) in &figures.lines {
-        report.row(&row(*mode, *scenario, figures))?;
+    tell(&comparison, &mut report)?;
+    report.note("Aims:")?;
+    for aim in comparison.figures.aims(!is_cpu(&on.device)).iter().chain(&comparison.pairs.aims()) {
+        report.row(&aim.row())?;
+    }
+    if !options.quick {
+        let (file, plot) = (results_file(), "modes.svg");
+        fs::write(file.with_file_name(plot), chart(&comparison.figures).svg())?;
+        write_part(&file, "modes", &format!("{}\n![req/s by load and mode]({plot})\n", report.kept()))?;
+    }
+    Ok(())
+}
+
+fn compare(
+    options: &Options,
+    dir: &Path,
+    served: &[Served],
+    (subject, names, adapters): (&Subject, &[String], &[LoadedAdapter]),
+) -> Result<Comparison, Box<dyn Error>> {
+    let mut pool = WordPool::read(dir, 11)?;
+    let (tokens, budget) = (options.tokens, options.run.budget());
+    let mut lines: Vec<(&Served, Scenario, Vec<ServedFigures>)> = vec![];
+    for scenario in scenarios() {
+        // Without adapters there is only the base; with them, a glance at the base is enough.
+        let is_base = matches!(scenario, Scenario::Base { .. });
+        let takes_part =
+            |one: &&Served| is_base == one.mode.is_none() || scenario == (Scenario::Base { clients: 1 });
+        lines.extend(served.iter().filter(takes_part).map(|one| (one, scenario, vec![])));
+    }
+    let mut library: [Vec<f64>; 4] = Default::default();
+    for _ in 0..options.rounds.max(1) {
+        let [one, many] = [1, BATCH].map(|texts| LibraryLoad { texts, tokens, budget });
+        library[0].push(one.rate(subject, &mut pool)?);
+        library[1].push(many.rate(subject, &mut pool)?);
+        library[2].push(one.adapted_rate(subject, adapters, &mut pool)?);
+        library[3].push(many.adapted_rate(subject, adapters, &mut pool)?);
+        for (one, scenario, rounds) in &mut lines {
+            let (figures, rest) = measure_load(&one.server, &scenario.load(names, tokens, budget), pool)?;
+            pool = rest;
+            rounds.push(figures);
+        }
+    }
+    let [library_1, library_100, adapted_1, adapted_100] = library.map(|rates| Passes::of(rates).median());
+    let figures = ModeFigures {
+        lines: lines.iter().map(|(one, s, rounds)| (one.mode, *s, ServedFigures::middle(rounds))).collect(),
+        memory: served.iter().map(|one| (one.mode, [one.resident_at_start, resident(&one.server)])).collect(),
+        library_1,
+        library_100,
+        http_ms: refusal_ms(served[0].server.address, budget)?,
+        weight_bytes: weight_bytes(dir, subject.on.dtype_name())?,
+    };
+    let find = |mode| &served.iter().find(|one| one.mode == mode).expect("it was started").server;
+    let load = Scenario::Base { clients: BATCH }.load(names, tokens, budget);
+    let servers = [find(Some(ServedMode::Mixed)), find(None)];
+    let (pairs, _) = BasePairs::measure(servers, &load, options.pairs, pool)?;
+    Ok(Comparison { figures, adapted: [adapted_1, adapted_100], pairs })
+}
+
+fn tell(comparison: &Comparison, report: &mut Report) -> Result<(), BenchError> {
+    let Comparison { figures, adapted, pairs } = comparison;
+    for (mode, scenario, line) in &figures.lines {
+        report.row(&row(*mode, *scenario, line))?;
     }
     report.note(&format!(
-        "Library, texts in, vectors out: {library_1:.0} texts/s one at a time, {library_100:.0} in batches of {BATCH} (through \
-         adapters {adapted_1:.0} and {adapted_100:.0}). A request that is refused unread by the model: {:.3} ms.",
-        figures.http_ms
+        "Library, texts in, vectors out: {:.0} texts/s one at a time, {:.0} in batches of {BATCH} (through adapters {:.0} and \
+         {:.0}). A request that the server refuses unasked of the model: {:.3} ms.",
+        figures.library_1, figures.library_100, adapted[0], adapted[1], figures.http_ms
     ))?;
     for (mode, [at_start, at_end]) in &figures.memory {
         let row = Row::default().text("mode", name(*mode)).number("RSS MB at start", at_start / 1e6, 0);
@@ -157,15 +181,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     for [before, with, after] in &pairs.rates {
         let row = Row::default().number("none, req/s", *before, 0).number("13 adapters", *with, 0);
         report.row(&row.number("none again", *after, 0).number("ratio", 2.0 * with / (before + after), 3))?;
-    }
-    report.note("Aims:")?;
-    for aim in figures.aims(!is_cpu(&on.device)).iter().chain(&pairs.aims()) {
-        report.row(&aim.row())?;
-    }
-    if !options.quick {
-        let (file, plot) = (results_file(), "modes.svg");
-        fs::write(file.with_file_name(plot), chart(&figures).svg())?;
-        write_part(&file, "modes", &format!("{}\n![req/s by load and mode]({plot})\n", report.kept()))?;
     }
     Ok(())
 }
@@ -204,7 +219,7 @@ fn resident(server: &HttpServer) -> f64 {
 }
 
 /// Parameters of the checkpoint, in f32 there, in the served format.
-fn weight_bytes(dir: &std::path::Path, dtype: &str) -> Result<f64, std::io::Error> {
+fn weight_bytes(dir: &Path, dtype: &str) -> Result<f64, std::io::Error> {
     let share = match dtype {
         "f32" => 1.0,
         "int8" => 0.25,
@@ -215,23 +230,6 @@ fn weight_bytes(dir: &std::path::Path, dtype: &str) -> Result<f64, std::io::Erro
 
 fn name(mode: Option<ServedMode>) -> String {
     mode.map_or("batched, no adapters".to_owned(), |mode| mode.to_string())
-}
-
-/// The median of each figure; of errors, all.
-fn middle(rounds: &[ServedFigures]) -> ServedFigures {
-    let some = |value: f64| value.is_finite().then_some(value);
-    let median = |of: fn(&ServedFigures) -> Option<f64>| ServedFigures::median(rounds, of);
-    ServedFigures {
-        rate: median(|f| Some(f.rate)),
-        mean: median(|f| Some(f.mean)),
-        p50: median(|f| Some(f.p50)),
-        p99: median(|f| Some(f.p99)),
-        errors: rounds.iter().map(|f| f.errors).sum(),
-        server_cpu: some(median(|f| f.server_cpu)),
-        client_cpu: some(median(|f| f.client_cpu)),
-        client_cores: some(median(|f| f.client_cores)),
-        resident: some(median(|f| f.resident)),
-    }
 }
 
 fn row(mode: Option<ServedMode>, scenario: Scenario, figures: &ServedFigures) -> Row {

@@ -65,6 +65,23 @@ impl ServedFigures {
         }
     }
 
+    /// The median of each figure over several measurements; of errors, their sum.
+    pub fn middle(rounds: &[Self]) -> Self {
+        let median = |of: fn(&Self) -> Option<f64>| Self::median(rounds, of);
+        let known = |of| Some(median(of)).filter(|value| value.is_finite());
+        Self {
+            rate: median(|f| Some(f.rate)),
+            mean: median(|f| Some(f.mean)),
+            p50: median(|f| Some(f.p50)),
+            p99: median(|f| Some(f.p99)),
+            errors: rounds.iter().map(|f| f.errors).sum(),
+            server_cpu: known(|f| f.server_cpu),
+            client_cpu: known(|f| f.client_cpu),
+            client_cores: known(|f| f.client_cores),
+            resident: known(|f| f.resident),
+        }
+    }
+
     /// The median of one figure over several measurements; not a number where nobody has it.
     pub fn median(of: &[Self], figure: impl Fn(&Self) -> Option<f64>) -> f64 {
         let seen: Vec<f64> = of.iter().filter_map(figure).collect();
