@@ -9,8 +9,8 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use polylora_benches::{
-    Aim, Passes, Report, Row, RowLength, Rows, RunOptions, Spike, SpikeTexts, Subject, WordPool, passes,
-    spike_ids, spike_mode,
+    Aim, Passes, Report, Row, RowLength, Rows, RunOptions, Spike, SpikeCase, SpikeTexts, Subject, WordPool,
+    passes, spike_ids, spike_mode,
 };
 use polylora_kernels::device::DTypeSpec;
 use polylora_kernels_cpu::isa::Isa;
@@ -90,8 +90,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut aims = vec![];
     for (index, case) in rounds[0].0.iter().enumerate() {
         let lengths = &case.lengths;
-        let median =
-            |of: &dyn Fn(&(Vec<_>, Vec<f64>)) -> f64| Passes::of(rounds.iter().map(of).collect()).median();
+        let median = |of: &dyn Fn(&(Vec<SpikeCase>, Vec<f64>)) -> f64| {
+            Passes::of(rounds.iter().map(of).collect()).median()
+        };
         let theirs = median(&|round| round.0[index].ms);
         let ours = median(&|round| round.1[index]);
         // Neighbours in time are compared, not medians of the whole.

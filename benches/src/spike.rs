@@ -118,11 +118,11 @@ pub fn spike_mode(dtype: &str, isa: Isa) -> Option<&'static str> {
 /// The ids of its batches: 28,000 tokens, none of which is special.
 pub fn spike_ids(lengths: &[usize]) -> Vec<Vec<u32>> {
     let mut at = 0;
-    let next = |_| {
+    let next = |_: usize| {
         at += 1;
         1000 + ((at - 1) * 7919 % 28_000) as u32
     };
-    let flat: Vec<u32> = (0..lengths.iter().sum()).map(next).collect();
+    let flat: Vec<u32> = (0..lengths.iter().sum::<usize>()).map(next).collect();
     let mut rest = flat.as_slice();
     let take = |length: &usize| {
         let (ids, others) = rest.split_at(*length);
