@@ -43,6 +43,13 @@ const FULL_GAP: f64 = 1.10;
 const SHORT_TOKENS: usize = 16;
 const SHORT_GAP: f64 = 1.25;
 
+/// One turn of both.
+struct Round {
+    theirs: Vec<SpikeCase>,
+    /// Median milliseconds of ours, in the same order.
+    ours: Vec<f64>,
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
     let options = Options::parse();
     let dir = options.run.start()?;
@@ -75,12 +82,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     for _ in 0..options.rounds.max(1) {
         let run = spike.run(mode, threads, options.run.seconds)?;
         lowest_cosine = lowest_cosine.min(run.lowest_cosine);
-        let mut own = vec![];
+        let mut ours = vec![];
         for case in &run.cases {
             let ids = spike_ids(&case.lengths);
-            own.push(passes(options.run.budget(), || subject.embed_base(&ids).map(drop))?.median());
+            ours.push(passes(options.run.budget(), || subject.embed_base(&ids).map(drop))?.median());
         }
-        rounds.push((run.cases, own));
+        rounds.push(Round { theirs: run.cases, ours });
     }
     report.note(&format!(
         "spike: {}, {threads} threads, {dtype} beside {mode}, {} rounds; its lowest cosine to our f32: {lowest_cosine:.6}",
@@ -88,15 +95,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         rounds.len()
     ))?;
     let mut aims = vec![];
-    for (index, case) in rounds[0].0.iter().enumerate() {
+    for (index, case) in rounds[0].theirs.iter().enumerate() {
         let lengths = &case.lengths;
-        let median = |of: &dyn Fn(&(Vec<SpikeCase>, Vec<f64>)) -> f64| {
-            Passes::of(rounds.iter().map(of).collect()).median()
-        };
-        let theirs = median(&|round| round.0[index].ms);
-        let ours = median(&|round| round.1[index]);
+        let median = |of: &dyn Fn(&Round) -> f64| Passes::of(rounds.iter().map(of).collect()).median();
+        let theirs = median(&|round| round.theirs[index].ms);
+        let ours = median(&|round| round.ours[index]);
         // Neighbours in time are compared, not medians of the whole.
-        let gap = median(&|round| round.1[index] / round.0[index].ms);
+        let gap = median(&|round| round.ours[index] / round.theirs[index].ms);
         let (shortest, longest) = (lengths.iter().min(), lengths.iter().max());
         let each = if shortest == longest { RowLength::Each(lengths[0]).to_string() } else { "4..28".into() };
         let tokens: usize = lengths.iter().sum();
