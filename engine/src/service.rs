@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
+use crate::snapshot::Snapshot;
 use crate::{EmbedError, EmbedReply, EmbedRequest};
 
 /// A future that a trait object can return.
@@ -70,6 +71,10 @@ pub trait EmbeddingService: Send + Sync + 'static {
     fn health(&self) -> Health;
     /// The metrics in Prometheus' text format.
     fn render_metrics(&self) -> String;
+    /// What the engine does now and did lately; cheap.
+    fn snapshot(&self) -> Snapshot {
+        Snapshot { device: self.model().device.clone(), ..Snapshot::default() }
+    }
     /// Refuses new requests with [`EmbedError::ShuttingDown`], serves those in flight for at most `timeout`, answers what is
     /// left with the same error and frees the device. An engine that holds nothing has nothing to do.
     fn shutdown(&self, timeout: Duration) -> BoxFuture<'_, ()> {

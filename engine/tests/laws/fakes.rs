@@ -68,6 +68,8 @@ pub type SeenRow = (Option<u8>, Vec<u32>);
 pub struct Control {
     pub device_gate: Gate,
     pub adapter_gate: Gate,
+    /// Thread of every batch, and the compute threads that it had.
+    pub runs: Mutex<Vec<(String, usize)>>,
     /// Every row of every batch.
     pub batches: Mutex<Vec<Vec<SeenRow>>>,
     /// Adapters that the device has room for.
@@ -109,6 +111,8 @@ impl Runner for FakeRunner {
             batch.rows.iter().map(|row| row.adapter.as_ref().map(|a| a.digest.0[0])).collect();
         let log = batch.rows.iter().zip(&numbers).map(|(row, &number)| (number, row.ids.to_vec())).collect();
         control.batches.lock().push(log);
+        let thread = std::thread::current().name().unwrap_or_default().to_owned();
+        control.runs.lock().push((thread, polylora_kernels::team::threads()));
         let mut segments = numbers.clone();
         segments.dedup();
         let distinct: std::collections::BTreeSet<_> = segments.iter().collect();
@@ -251,6 +255,7 @@ pub fn control() -> Arc<Control> {
     Arc::new(Control {
         device_gate: Gate::default(),
         adapter_gate: Gate::default(),
+        runs: Mutex::default(),
         batches: Mutex::default(),
         pool_room: AtomicUsize::new(usize::MAX),
         builds: AtomicUsize::new(0),

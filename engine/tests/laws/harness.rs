@@ -15,6 +15,15 @@ pub fn start_with(
     config: EngineConfig,
     factory: RunnerFactory,
 ) -> Result<Arc<Engine>, StartError> {
+    start_instances(control, config, vec![factory])
+}
+
+/// The same with several instances.
+pub fn start_instances(
+    control: &Arc<Control>,
+    config: EngineConfig,
+    runners: Vec<RunnerFactory>,
+) -> Result<Arc<Engine>, StartError> {
     let model = ModelInfo {
         name: "fake".to_owned(),
         root: "fake".to_owned(),
@@ -33,7 +42,8 @@ pub fn start_with(
         prompts,
         default_prompt: None,
         adapters: Arc::new(FakeAdapters(Arc::clone(control))),
-        runner: factory,
+        runners,
+        head: "mean".to_owned(),
     };
     Engine::start(config, parts).map(Arc::new)
 }

@@ -2,8 +2,12 @@
 
 mod answers;
 mod clients;
+mod closed_loop;
 mod failures;
 mod fakes;
 mod harness;
+mod memo;
+mod modes;
 mod scheduling;
+mod traffic;
 mod warming_up;

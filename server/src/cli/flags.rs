@@ -7,7 +7,8 @@ use clap::{ArgAction, Args, ValueEnum};
 
 use crate::bench_command::{BenchDtype, Seconds};
 use crate::settings::{
-    ApiKey, ByteSize, DeviceChoice, DtypeChoice, LogFilter, LogFormat, Settings, parse_setting,
+    ApiKey, BatchingChoice, ByteSize, CacheBytes, DeviceChoice, DtypeChoice, LogFilter, LogFormat,
+    Milliseconds, ModeChoice, Settings, parse_setting,
 };
 
 /// Flags that say which model runs and how.
@@ -84,6 +85,24 @@ pub struct ServeFlags {
     /// Most requests in flight; more are answered 429 [default: 512].
     #[arg(long, value_name = "N", value_parser = parse_setting::<NonZeroUsize>)]
     pub max_concurrent_requests: Option<NonZeroUsize>,
+    /// How requests become batches: serial (one text at a time), pooled (the same on --pool-size instances, each with
+    /// its own weights) or batched [default: batched].
+    #[arg(long, value_name = "MODE", value_parser = parse_setting::<ModeChoice>)]
+    pub mode: Option<ModeChoice>,
+    /// Instances in mode pooled [default: 4].
+    #[arg(long, value_name = "N", value_parser = parse_setting::<NonZeroUsize>)]
+    pub pool_size: Option<NonZeroUsize>,
+    /// Whose texts share a batch in mode batched: mixed (everybody's) or per-domain (those of one adapter) [default:
+    /// mixed].
+    #[arg(long, value_name = "BATCHING", value_parser = parse_setting::<BatchingChoice>)]
+    pub batching: Option<BatchingChoice>,
+    /// How often the next batch is made ready while one runs, in milliseconds; an idle device never waits for it. 0 picks
+    /// each batch when the device comes for it [default: 10].
+    #[arg(long, value_name = "MS", value_parser = parse_setting::<Milliseconds>)]
+    pub tick_ms: Option<Milliseconds>,
+    /// Memory for embeddings of texts that come again, e.g. 256MiB; 0 keeps none [default: 0].
+    #[arg(long, value_name = "BYTES", value_parser = parse_setting::<CacheBytes>)]
+    pub embedding_cache_bytes: Option<CacheBytes>,
     /// Key that clients must send as `Authorization: Bearer KEY`. Other users of the machine can read a flag: rather set
     /// POLYLORA__API_KEY.
     #[arg(long, value_name = "KEY", value_parser = parse_setting::<ApiKey>)]
@@ -203,6 +222,11 @@ impl ServeFlags {
         put(&mut settings.skip_warmup, self.skip_warmup.then_some(true));
         put(&mut settings.max_client_batch_size, self.max_client_batch_size);
         put(&mut settings.max_concurrent_requests, self.max_concurrent_requests);
+        put(&mut settings.mode, self.mode);
+        put(&mut settings.pool_size, self.pool_size);
+        put(&mut settings.batching, self.batching);
+        put(&mut settings.tick_ms, self.tick_ms);
+        put(&mut settings.embedding_cache_bytes, self.embedding_cache_bytes);
         put_some(&mut settings.api_key, self.api_key);
         put(&mut settings.lora_memory, self.lora_memory);
         put(&mut settings.host_cache_bytes, self.host_cache_bytes);
