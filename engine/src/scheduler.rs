@@ -165,8 +165,8 @@ impl<R: Row> Scheduler<R> {
         std::mem::take(&mut self.queues).into_values().flatten().map(|picked| picked.row).collect()
     }
 
-    /// Fills each domain's part of the batch, row by row in turn, so that a long row costs the others one place at most;
-    /// gives the turns that may go on.
+    /// Fills each domain's part of the batch row by row in turn; only a domain's first row may be longer than its part.
+    /// Gives the turns that may go on.
     fn fill_parts(&mut self, turns: &mut [Turn<R>], budget: &mut BatchBudget) -> Vec<usize> {
         let part = budget.goal() / turns.len().max(1);
         let mut unfinished: VecDeque<usize> = (0..turns.len()).collect();
@@ -176,7 +176,8 @@ impl<R: Row> Scheduler<R> {
                 break;
             }
             let turn = &mut turns[index];
-            if turn.tokens > 0 && turn.tokens >= part {
+            let next = turn.queue.front().map_or(0, |picked| picked.row.tokens());
+            if turn.tokens > 0 && turn.tokens + next > part {
                 served.push(index);
             } else if self.take(turn, budget) {
                 unfinished.push_back(index);

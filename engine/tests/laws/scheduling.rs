@@ -211,13 +211,13 @@ proptest! {
             };
             let all: usize = demand.iter().sum();
             let part = all.div_ceil(all.div_ceil(tokens)) / hungry_domains;
-            let lacks = |number: usize| share(number) < demand[number].min(part);
+            let lacks = |number: usize| share(number) + counts[number].1 <= demand[number].min(part);
             let would_fit = |number: usize| batch.tokens + counts[number].1 <= tokens;
             for hungry in (0..counts.len()).filter(|&number| lacks(number) && would_fit(number)) {
                 for other in 0..counts.len() {
                     // Parts are filled row by row in turn, so nobody is more than a row ahead of who lacks his part.
                     let rows_of = |number: usize| share(number) / counts[number].1;
-                    prop_assert!(share(other) < part + counts[other].1, "{:?}", counts);
+                    prop_assert!(share(other) <= part.max(counts[other].1), "{:?}", counts);
                     prop_assert!(rows_of(other) <= rows_of(hungry) + 1, "{:?}", counts);
                 }
             }

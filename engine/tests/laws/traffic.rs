@@ -2,7 +2,6 @@
 
 use polylora_engine::*;
 
-use crate::fakes::*;
 use crate::harness::*;
 
 fn domain(snapshot: &Snapshot, label: DomainLabel) -> (u64, usize) {
