@@ -132,7 +132,7 @@ fn cpu_seconds(path: &str) -> Option<f64> {
 }
 
 fn address_in(log: &str) -> Option<SocketAddr> {
-    let line = log.lines().find(|line| line.contains(" serving"))?;
+    let line = log.lines().find(|line| line.contains(" serving address="))?;
     let word = line.split_whitespace().find_map(|word| word.strip_prefix("address="))?;
     word.parse().ok()
 }
@@ -144,9 +144,10 @@ mod tests {
     #[test]
     fn the_address_is_read_from_the_line_that_says_serving_and_no_other() {
         let loading = "2026 INFO polylora_server::serve: loading address=127.0.0.1:1 model=\"m\"\n";
-        assert_eq!(address_in(loading), None);
+        let mode = "2026 INFO polylora_server::assemble: serving batched, mixed, 1 instance\n";
+        assert_eq!(address_in(&format!("{loading}{mode}")), None);
         let serving = "2026 INFO polylora_server::serve: serving address=127.0.0.1:4711 model=\"m\"\n";
-        let address = address_in(&format!("{loading}{serving}"));
+        let address = address_in(&format!("{loading}{mode}{serving}"));
         assert_eq!(address, Some("127.0.0.1:4711".parse().expect("an address")));
     }
 
