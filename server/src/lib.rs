@@ -10,6 +10,7 @@ pub mod cli;
 pub mod dispatch;
 pub mod embed_command;
 pub mod http_metrics;
+pub mod model_names;
 pub mod pull_command;
 pub mod request_log;
 pub mod routes;
