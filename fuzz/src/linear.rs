@@ -79,7 +79,11 @@ struct Odd {
 
 /// Checks both laws for the layer that `input` tells of.
 pub fn check(input: &Input) {
-    if input.rows_are_bf16 { Layer::<bf16>::new(input).check(input) } else { Layer::<f32>::new(input).check(input) }
+    if input.rows_are_bf16 {
+        Layer::<bf16>::new(input).check(input)
+    } else {
+        Layer::<f32>::new(input).check(input)
+    }
 }
 
 struct Layer<E> {
@@ -144,7 +148,7 @@ impl<E: Element> Layer<E> {
     }
 
     fn check(mut self, input: &Input) {
-        let threads = if input.threads { 3 } else { 1 };
+        let threads = if input.threads { 2 } else { 1 };
         let twin = self.run(Isa::Scalar, 1, true);
         let sums = self.norm.is_some().then(|| self.run(Isa::Scalar, 1, false));
         let clean: Vec<(Isa, Vec<E>)> =
