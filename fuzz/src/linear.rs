@@ -124,7 +124,7 @@ impl<E: Element> Layer<E> {
         let mut at = 0;
         let segments = input.segments.iter().take(MOST_SEGMENTS).enumerate().map(|(i, segment)| {
             let start = rows.min(at + segment.gap as usize % 8);
-            at = rows.min(start + segment.rows as usize % 64);
+            at = start + share(segment.rows, rows - start);
             (start..at, adapted(segment, (inputs, outputs), seed + 16 * (i as u64 + 1)))
         });
         Self {
@@ -233,11 +233,16 @@ impl<E: Element> Layer<E> {
     }
 }
 
+/// So many 256ths of what is left, all of it from 250 on: what lies at the end must not be rare.
+fn share(byte: u8, left: usize) -> usize {
+    if byte >= 250 { left } else { left * byte as usize / 256 }
+}
+
 fn adapted(segment: &Segment, (inputs, outputs): (usize, usize), seed: u64) -> Vec<Adapted> {
     let mut at = 0;
     let spans = segment.spans.iter().take(MOST_SPANS).enumerate().map(|(i, span)| {
         let start = outputs.min(at + span.gap as usize % 16);
-        at = outputs.min(start + span.columns as usize % 48);
+        at = start + share(span.columns, outputs - start);
         let (width, rank, seed) = (at - start, span.rank as usize % 24, seed + 4 * i as u64);
         Adapted {
             columns: start..at,
