@@ -16,8 +16,9 @@ use crate::metrics::{Metrics, seconds};
 use crate::request_check::RequestCheck;
 use crate::row_gather::{EmbedJob, JobReply};
 use crate::status::Status;
+use crate::token_requests::MOST_TOKEN_VECTORS;
 use crate::tokenize::{TokenizeJob, TokenizePool};
-use crate::{EmbedError, EmbedInput, EmbedReply, EmbedRequest, StartError, Timings};
+use crate::{EmbedError, EmbedInput, EmbedReply, EmbedRequest, RowOutput, StartError, Timings};
 
 /// All that a request passes.
 pub(crate) struct EmbeddingPath {
@@ -56,10 +57,8 @@ impl EmbeddingPath {
     pub(crate) async fn probe(&self) {
         let request = EmbedRequest {
             inputs: vec![EmbedInput::Text("probe".to_owned())],
-            adapter: None,
-            prompt_name: None,
-            dimensions: None,
             truncate: true,
+            ..EmbedRequest::default()
         };
         match self.compute(request, None, None).await {
             Ok(_) => self.status.probe_succeeded(),
@@ -77,14 +76,25 @@ impl EmbeddingPath {
         prompt: Option<Arc<str>>,
         found: Option<FoundAdapter>,
     ) -> Result<EmbedReply, EmbedError> {
-        let EmbedRequest { inputs, adapter: name, dimensions, truncate, .. } = request;
-        let tokenize = self.tokenize(TokenizeJob { inputs, prompt, truncate });
+        let EmbedRequest { inputs, adapter: name, dimensions, truncate, truncation_side, output, .. } =
+            request;
+        let tokenize = self.tokenize(TokenizeJob { inputs, prompt, truncate, truncation_side });
         let load = self.load(name, found);
         let ((rows, tokenize), adapter) = tokio::try_join!(tokenize, load)?;
         let tokens = rows.iter().map(|row| row.len()).sum();
-        let JobReply { mut embeddings, queue, compute } = self.run(rows, adapter).await?;
-        if let Some(dimensions) = dimensions {
-            embeddings.iter_mut().for_each(|embedding| cut_and_normalise(embedding, dimensions));
+        if output == RowOutput::Tokens && tokens > MOST_TOKEN_VECTORS {
+            return Err(EmbedError::TooManyTokens { found: tokens, max: MOST_TOKEN_VECTORS });
+        }
+        let JobReply { mut embeddings, queue, compute } = self.run(rows, adapter, output).await?;
+        match (dimensions, output) {
+            (None, _) | (_, RowOutput::Tokens) => {}
+            (Some(width), RowOutput::Raw) => embeddings.iter_mut().for_each(|embedding| {
+                embedding.truncate(width);
+                embedding.shrink_to_fit();
+            }),
+            (Some(width), RowOutput::Embedding | RowOutput::Normalized) => {
+                embeddings.iter_mut().for_each(|embedding| cut_and_normalise(embedding, width));
+            }
         }
         Ok(EmbedReply { embeddings, tokens, timings: Timings { tokenize, queue, compute } })
     }
@@ -114,11 +124,12 @@ impl EmbeddingPath {
         &self,
         rows: Vec<Arc<[u32]>>,
         adapter: Option<LoadedAdapter>,
+        output: RowOutput,
     ) -> Result<JobReply, EmbedError> {
         let (reply, answer) = oneshot::channel();
         let jobs = self.jobs.lock().clone().ok_or(EmbedError::ShuttingDown)?;
         let mut awaited = Awaited { answer, status: &self.status, is_answered: false };
-        let job = EmbedJob { rows, adapter, submitted: Instant::now(), reply };
+        let job = EmbedJob { rows, adapter, output, submitted: Instant::now(), reply };
         let rows = job.rows.len();
         jobs.send(job).await.map_err(|_| self.worker_is_gone())?;
         self.metrics.rows_wait(rows);

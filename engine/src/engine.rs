@@ -21,8 +21,8 @@ use crate::tokenize::{TokenBounds, Tokenize, TokenizePool};
 use crate::warm_up_plan::WarmUpBounds;
 use crate::worker::{self, WorkerHandle, WorkerParts};
 use crate::{
-    AdapterInfo, BoxFuture, EmbedError, EmbedReply, EmbedRequest, EmbeddingService, EngineConfig, Health,
-    ModelInfo, StartError,
+    AdapterInfo, BoxFuture, DecodeRequest, EmbedError, EmbedReply, EmbedRequest, EmbeddingService,
+    EngineConfig, Health, Limits, ModelInfo, StartError, TextToken, TokenizeRequest,
 };
 
 /// What an engine is made of.
@@ -46,6 +46,7 @@ pub struct EngineParts {
 /// Dropping it lets the device's thread end on its own; [`shutdown`](Self::shutdown) waits for it.
 pub struct Engine {
     model: ModelInfo,
+    limits: Limits,
     path: Arc<EmbeddingPath>,
     worker: Mutex<Option<WorkerHandle>>,
 }
@@ -136,7 +137,13 @@ impl Engine {
         });
         let probed = Arc::clone(&path);
         runtime.spawn(async move { probed.probe().await });
-        Ok(Self { model, path, worker: Mutex::new(Some(worker)) })
+        let limits = Limits {
+            concurrent_requests: config.max_concurrent_requests,
+            client_batch_size: config.max_client_batch_size,
+            batch_tokens: config.max_batch_tokens,
+            tokenize_threads: config.tokenize_threads,
+        };
+        Ok(Self { model, limits, path, worker: Mutex::new(Some(worker)) })
     }
 
     /// Waits until the probe came back.
@@ -186,6 +193,18 @@ impl EmbeddingService for Engine {
             count.end(&answer);
             answer
         })
+    }
+
+    fn tokenize(&self, request: TokenizeRequest) -> BoxFuture<'_, Result<Vec<Vec<TextToken>>, EmbedError>> {
+        Box::pin(self.path.tokens_of(request))
+    }
+
+    fn decode(&self, request: DecodeRequest) -> BoxFuture<'_, Result<Vec<String>, EmbedError>> {
+        Box::pin(self.path.texts_of(request))
+    }
+
+    fn limits(&self) -> Limits {
+        self.limits
     }
 
     fn model(&self) -> &ModelInfo {

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use polylora_adapters::LoadedAdapter;
 use tokio::sync::oneshot;
 
-use crate::EmbedError;
 use crate::runner::BatchRow;
 use crate::scheduler::{Domain, Row};
+use crate::{EmbedError, RowOutput};
 
 /// The rows of one request, on their way to the worker.
 #[derive(Debug)]
@@ -19,6 +19,8 @@ pub(crate) struct EmbedJob {
     pub(crate) rows: Vec<Arc<[u32]>>,
     /// The adapter of all of them.
     pub(crate) adapter: Option<LoadedAdapter>,
+    /// What each of them becomes.
+    pub(crate) output: RowOutput,
     /// When the rows were ready for the device.
     pub(crate) submitted: Instant,
     /// Where the answer goes.
@@ -68,7 +70,7 @@ impl RowGather {
             last_batch: None,
         }));
         let request_row = |(index, ids)| RequestRow {
-            row: BatchRow { ids, adapter: job.adapter.clone() },
+            row: BatchRow { ids, adapter: job.adapter.clone(), output: job.output },
             gather: Rc::clone(&gather),
             index,
         };
@@ -138,7 +140,9 @@ mod tests {
     fn job(rows: usize) -> (Vec<RequestRow>, oneshot::Receiver<Result<JobReply, EmbedError>>) {
         let (reply, answer) = oneshot::channel();
         let ids: Vec<Arc<[u32]>> = (0..rows).map(|i| Arc::from([i as u32])).collect();
-        (RowGather::split(EmbedJob { rows: ids, adapter: None, submitted: Instant::now(), reply }), answer)
+        let output = RowOutput::default();
+        let job = EmbedJob { rows: ids, adapter: None, output, submitted: Instant::now(), reply };
+        (RowGather::split(job), answer)
     }
 
     #[test]

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::batch_policy::BatchLimits;
 use crate::metrics::{Metrics, seconds};
 use crate::row_gather::{EmbedJob, RequestRow, RowGather};
-use crate::runner::{Batch, BatchOutput, RowOutcome, RunError, Runner, RunnerFactory};
+use crate::runner::{Batch, BatchOutput, BatchRow, RowOutcome, RunError, Runner, RunnerFactory};
 use crate::runner_builder::{RunnerBuilder, panic_message};
 use crate::scheduler::{Commit, Picked, PickedBatch, Scheduler};
 use crate::status::Status;
@@ -213,7 +213,7 @@ impl Worker {
             }
             let row = picked.row;
             row.count_batch(self.batches, took);
-            match self.judge(outcome) {
+            match self.judge(&row.row, outcome) {
                 Ok(embedding) => row.bring(embedding),
                 Err(error) => {
                     tracing::warn!(adapter = ?row.row.adapter.as_ref().map(|a| a.digest), %error, "a row failed");
@@ -247,10 +247,11 @@ impl Worker {
         adapters.len()
     }
 
-    fn judge(&self, outcome: RowOutcome) -> Result<Vec<f32>, EmbedError> {
+    fn judge(&self, row: &BatchRow, outcome: RowOutcome) -> Result<Vec<f32>, EmbedError> {
+        let expected = row.output.values(row.ids.len(), self.dimensions);
         let reason = match outcome {
-            RowOutcome::Embedding(values) if values.len() != self.dimensions => {
-                format!("the embedding has {} values instead of {}", values.len(), self.dimensions)
+            RowOutcome::Embedding(values) if values.len() != expected => {
+                format!("the embedding has {} values instead of {expected}", values.len())
             }
             RowOutcome::Embedding(values) => match values.iter().position(|value| !value.is_finite()) {
                 Some(at) => format!("value {at} of the embedding is {}, not a finite number", values[at]),

@@ -2,6 +2,7 @@
 //!
 //! Sources of the crates that would bring the tensor library are compiled here once more, without it.
 
+mod api_doc;
 pub mod attention;
 pub mod linear;
 pub mod openai_body;

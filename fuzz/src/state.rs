@@ -1,6 +1,6 @@
 //! What the wire formats ask the server's state for.
 
-pub use crate::model_names::{ModelNames, ModelRef};
+pub use crate::model_names::ModelNames;
 
 /// Stands where the server has its engine.
 pub struct AppState;

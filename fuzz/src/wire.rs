@@ -1,6 +1,8 @@
 //! The server's wire formats for requests of OpenAI's clients.
 #![allow(dead_code, reason = "replies are written by the server only")]
 
+#[path = "../../server/src/wire/adapter_choice.rs"]
+pub(crate) mod adapter_choice;
 #[path = "../../server/src/wire/body.rs"]
 pub mod body;
 #[path = "../../server/src/wire/error.rs"]

@@ -6,4 +6,4 @@ mod error;
 mod request;
 
 pub use error::{Blame, EmbedError};
-pub use request::{EmbedInput, EmbedReply, EmbedRequest, Timings};
+pub use request::{EmbedInput, EmbedReply, EmbedRequest, RowOutput, Timings, TruncationSide};
