@@ -2,6 +2,7 @@
 //! running as a server.
 
 mod adapter_folders;
+mod client_python;
 mod clients;
 mod golden;
 mod gpu;
@@ -12,6 +13,7 @@ mod server;
 mod shared;
 
 pub use adapter_folders::{BertSize, RandomAdapter, copy_folder};
+pub use client_python::client_python;
 pub use clients::at_once;
 pub use golden::{Golden, golden_rows, largest_difference};
 pub use gpu::wgpu_or_not_run;
