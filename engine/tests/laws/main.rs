@@ -5,5 +5,6 @@ mod clients;
 mod failures;
 mod fakes;
 mod harness;
+mod outputs;
 mod scheduling;
 mod warming_up;
