@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use polylora_adapters::{AdapterManifest, FileTrust, LoadedAdapter};
+use polylora_adapters::{AdapterManifest, BaseModel, FileTrust, LoadedAdapter};
 use polylora_kernels::device::{DTypeSpec, DeviceSpec, open};
 use polylora_kernels::{AdapterMemory, LoraBatch, PlacedAdapter, segments_of};
 use polylora_models::{EmbeddingModel, RowOutput};

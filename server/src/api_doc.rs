@@ -38,7 +38,7 @@ use crate::state::AppState;
         crate::routes::metrics,
         page::document,
     ),
-    components(schemas(crate::wire::error::ErrorObject<'_>, crate::wire::tei_error::ErrorBody)),
+    components(schemas(crate::wire::error::ErrorObject<'static>, crate::wire::tei_error::ErrorBody)),
     tags(
         (name = OPENAI, description = "As OpenAI's clients speak, with vLLM's ways to name an adapter."),
         (name = TEI, description = "As clients of text-embeddings-inference speak; each also under `/{model}`."),

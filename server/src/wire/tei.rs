@@ -142,11 +142,10 @@ impl Named<'_> {
     /// # Errors
     /// 400 for two different adapters; a name that nothing can have is not found.
     pub(crate) fn choose(self, rules: ReadingRules<'_>) -> Result<ChosenModel, ApiError> {
-        let of_model =
-            |name: Option<&'_ str>| name.filter(|name| rules.names.resolve(name).adapter().is_some());
+        let is_adapter = |name: &&str| rules.names.resolve(name).adapter().is_some();
         let (adapter, _) = agreed_adapter(&[
-            ("the path", self.path.filter(|name| of_model(Some(name)).is_some())),
-            ("model", self.model.filter(|name| of_model(Some(name)).is_some())),
+            ("the path", self.path.filter(is_adapter)),
+            ("model", self.model.filter(is_adapter)),
             ("adapter_id", self.adapter_id),
             ("lora_name", self.lora_name),
         ])?;
