@@ -9,6 +9,7 @@ Exits with 1 when an answer is not as the document says; prints the command that
 import os
 import subprocess
 import sys
+import tempfile
 
 # Not among them: whether whatever the document forbids is refused. Fields that it does not name are ignored, as vLLM
 # ignores them.
@@ -37,7 +38,9 @@ def main(examples, seed=None):
     ]
     if seed is not None:
         command += ["--seed", seed]
-    return subprocess.run(command, check=False).returncode
+    # It leaves a folder where it runs.
+    with tempfile.TemporaryDirectory() as folder:
+        return subprocess.run(command, check=False, cwd=folder).returncode
 
 
 if __name__ == "__main__":
