@@ -1,0 +1,4 @@
+//! Where an adapter's values lie: this part of `kernels-cubecl` knows no tensor.
+
+#[path = "../../../kernels-cubecl/src/extent.rs"]
+pub mod extent;
