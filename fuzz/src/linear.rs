@@ -8,8 +8,8 @@ use arbitrary::Arbitrary;
 use half::bf16;
 use polylora_kernels_cpu::isa::Isa;
 use polylora_kernels_cpu::{
-    Activation, Element, LinearCall, LoraSegment, LoraSpan, NormParams, PackedMatrix, WeightFormat, linear,
-    team,
+    Activation, Element, LinearCall, LoraSegment, LoraSpan, NormParams, PackedLora, PackedMatrix,
+    WeightFormat, linear, team,
 };
 
 use crate::values::{bits, values};
@@ -27,6 +27,8 @@ pub struct Input {
     format: Format,
     activation: Follow,
     rows_are_bf16: bool,
+    /// Whether adapters are packed for the base's format.
+    packed: bool,
     bias: bool,
     residual: bool,
     norm: bool,
@@ -98,6 +100,7 @@ struct Layer<E> {
     residual: Option<Vec<E>>,
     norm: Option<[Vec<f32>; 2]>,
     segments: Vec<(Range<usize>, Vec<Adapted>)>,
+    adapters_are_packed: bool,
 }
 
 /// One span with its numbers.
@@ -129,6 +132,7 @@ impl<E: Element> Layer<E> {
         });
         Self {
             segments: segments.collect(),
+            adapters_are_packed: input.packed,
             rows,
             inputs,
             outputs,
@@ -174,7 +178,20 @@ impl<E: Element> Layer<E> {
     /// The layer, or what its norm is of.
     fn run(&self, isa: Isa, threads: usize, with_norm: bool) -> Vec<E> {
         let mut out = vec![E::from_f32(f32::NAN); self.rows * self.outputs];
-        let lora: Vec<LoraSegment<'_>> = self.segments.iter().map(segment).collect();
+        let spans: Vec<Vec<LoraSpan<'_>>> =
+            self.segments.iter().map(|(_, spans)| spans.iter().map(Adapted::span).collect()).collect();
+        let pack =
+            |spans: &Vec<LoraSpan<'_>>| PackedLora::pack(spans, self.outputs, self.inputs, self.format);
+        let packed: Vec<Option<PackedLora>> =
+            spans.iter().map(|spans| pack(spans).filter(|_| self.adapters_are_packed)).collect();
+        let segments = self.segments.iter().zip(spans).zip(&packed);
+        let lora: Vec<LoraSegment<'_>> = segments
+            .map(|(((rows, _), spans), packed)| LoraSegment {
+                rows: rows.clone(),
+                spans,
+                packed: packed.as_ref(),
+            })
+            .collect();
         let call = LinearCall {
             x: &self.x,
             weight: &self.packed,
@@ -198,7 +215,11 @@ impl<E: Element> Layer<E> {
         let of_row = self.segments.iter().filter(|(rows, _)| rows.contains(&row));
         let ranks: usize = of_row.flat_map(|(_, spans)| spans.iter().map(|span| span.rank)).sum();
         // The most that the terms of a sum can come to, times what f32 may lose of it in another order.
-        let order = 1e-6 * (self.inputs * (1 + ranks) + 3) as f32;
+        let mut order = 1e-6 * (self.inputs * (1 + ranks) + 3) as f32;
+        if self.adapters_are_packed && self.format != WeightFormat::F32 {
+            // `A x` is rounded to bf16 on its way, and what rounds differs in its last bits.
+            order += ((self.inputs * ranks) as f32).sqrt() / 128.0;
+        }
         let rounded = E::FORMAT == WeightFormat::Bf16;
         // As the kernels' laws have it: what is rounded to bytes or bf16 on the way may round differently.
         let way = match (self.format, rounded) {
@@ -256,14 +277,9 @@ fn adapted(segment: &Segment, (inputs, outputs): (usize, usize), seed: u64) -> V
     spans.collect()
 }
 
-fn segment((rows, spans): &(Range<usize>, Vec<Adapted>)) -> LoraSegment<'_> {
-    let spans = spans.iter().map(|span| LoraSpan {
-        columns: span.columns.clone(),
-        rank: span.rank,
-        a: &span.a,
-        b: &span.b,
-        gain: span.gain.as_deref(),
-        bias: span.bias.as_deref(),
-    });
-    LoraSegment { rows: rows.clone(), spans: spans.collect() }
+impl Adapted {
+    fn span(&self) -> LoraSpan<'_> {
+        let (gain, bias) = (self.gain.as_deref(), self.bias.as_deref());
+        LoraSpan { columns: self.columns.clone(), rank: self.rank, a: &self.a, b: &self.b, gain, bias }
+    }
 }
