@@ -33,6 +33,7 @@ use crate::state::AppState;
         crate::routes::tei::decode,
         crate::routes::tei::info,
         crate::routes::about,
+        crate::routes::status,
         crate::routes::health,
         crate::routes::ready,
         crate::routes::metrics,

@@ -7,7 +7,8 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
 
-use crate::api_doc::page;
+use crate::api_doc::page as api_page;
+use crate::page;
 use crate::routes::{HEALTH, READY};
 use crate::state::AppState;
 use crate::wire::error::ApiError;
@@ -21,7 +22,7 @@ pub async fn require_key(
     request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    if let Some(key) = state.api_key().filter(|_| !is_public(request.uri().path())) {
+    if let Some(key) = state.api_key().filter(|_| !is_public(request.uri().path(), request.headers())) {
         let presented = bearer_token(request.headers());
         if !presented.is_some_and(|token| key.matches(token)) {
             let message = match presented {
@@ -34,9 +35,12 @@ pub async fn require_key(
     Ok(next.run(request).await)
 }
 
-/// What says nothing of the models or of other clients: probes, the document and its page.
-fn is_public(path: &str) -> bool {
-    [HEALTH, READY, page::DOCUMENT, page::PAGE].contains(&path) || path.starts_with("/docs/")
+/// What says nothing of the models or of other clients: probes, the document and its page, the status page without its
+/// figures.
+fn is_public(path: &str, headers: &HeaderMap) -> bool {
+    [HEALTH, READY, api_page::DOCUMENT, api_page::PAGE].contains(&path)
+        || path.starts_with("/docs/")
+        || page::is_public(path, headers)
 }
 
 fn bearer_token(headers: &HeaderMap) -> Option<&[u8]> {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
-use axum::http::{Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -17,8 +17,9 @@ use polylora_engine::{EmbedError, Health};
 use serde_json::json;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use crate::api_doc::{OPENAI, OPERATIONS, page};
+use crate::api_doc::{OPENAI, OPERATIONS, page as api_page};
 use crate::auth::require_key;
+use crate::page;
 use crate::request_log::{Served, record};
 use crate::shutdown::{CutOff, until_cut_off};
 use crate::startup::starting;
@@ -27,6 +28,7 @@ use crate::wire::body::JsonBody;
 use crate::wire::error::ApiError;
 use crate::wire::models::{ModelList, ModelObject};
 use crate::wire::openai::{EmbeddingsRequest, EmbeddingsResponse, ReadRequest};
+use crate::wire::status::ServerStatus;
 use crate::wire::tei_timing::Timer;
 
 /// Path of the health check.
@@ -36,6 +38,8 @@ pub const METRICS: &str = "/metrics";
 
 /// Path of the check whether requests would be served.
 pub const READY: &str = "/ready";
+/// Path of the live figures.
+pub const STATUS: &str = "/api/status";
 
 const EMBEDDINGS: &str = "/v1/embeddings";
 /// The same without a version, as text-embeddings-inference has it.
@@ -50,15 +54,17 @@ pub fn router(state: Arc<AppState>, cut_off: CutOff) -> Router {
         .route(HEALTH, get(health))
         .route(READY, get(ready))
         .route(METRICS, get(metrics))
+        .route(STATUS, get(status))
+        .merge(page::routes())
         .route(EMBEDDINGS, post(embeddings))
         .route(EMBEDDINGS_UNVERSIONED, post(embeddings))
         .route(MODELS, get(models))
         .route(MODEL, get(model))
         .merge(tei::routes())
-        .route(page::DOCUMENT, get(page::document))
-        .route(page::PAGE, get(page::to_page))
-        .route("/docs/", get(page::page))
-        .route(page::PAGE_FILES, get(page::page_file))
+        .route(api_page::DOCUMENT, get(api_page::document))
+        .route(api_page::PAGE, get(api_page::to_page))
+        .route("/docs/", get(api_page::page))
+        .route(api_page::PAGE_FILES, get(api_page::page_file))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(state.clone(), require_key))
@@ -155,18 +161,30 @@ pub(crate) async fn metrics(State(state): State<Arc<AppState>>) -> impl IntoResp
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)
 }
 
-/// What this is, and its endpoints.
+/// What is served and how it fares: what the page at `/` shows. At most 256 adapters and the traffic of 64 are listed.
+#[utoipa::path(get, path = "/api/status", tag = OPERATIONS,
+    responses((status = 200, description = "The status", body = ServerStatus)))]
+pub(crate) async fn status(State(state): State<Arc<AppState>>) -> impl IntoResponse {
+    ([(header::CACHE_CONTROL, "no-store"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")], Json(state.status()))
+}
+
+/// What this is, and its endpoints; a browser, which asks for HTML, gets the status page.
 #[utoipa::path(get, path = "/", tag = OPERATIONS,
-    responses((status = 200, description = "Name, version, endpoints", body = Object)))]
-pub(crate) async fn about() -> impl IntoResponse {
-    let mut endpoints = vec![EMBEDDINGS, MODELS, "/v1/models/{id}", HEALTH, READY, METRICS];
+    responses((status = 200, description = "Name, version, endpoints, or the status page",
+               content((Object = "application/json"), (String = "text/html")))))]
+pub(crate) async fn about(headers: HeaderMap) -> Response {
+    if page::prefers_html(&headers) {
+        return page::front(&headers);
+    }
+    let mut endpoints = vec![EMBEDDINGS, MODELS, "/v1/models/{id}", HEALTH, READY, METRICS, STATUS];
     endpoints.extend(tei::PATHS);
-    endpoints.extend([page::DOCUMENT, page::PAGE]);
-    Json(json!({
+    endpoints.extend([api_page::DOCUMENT, api_page::PAGE]);
+    let about = json!({
         "name": "polylora",
         "version": env!("CARGO_PKG_VERSION"),
         "endpoints": endpoints,
-    }))
+    });
+    ([(header::VARY, "accept")], Json(about)).into_response()
 }
 
 async fn unknown_path(uri: Uri) -> ApiError {

@@ -7,6 +7,7 @@ pub mod fields;
 pub mod input;
 pub mod models;
 pub mod openai;
+pub mod status;
 pub mod tei;
 pub mod tei_error;
 pub mod tei_info;

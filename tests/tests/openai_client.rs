@@ -1,17 +1,13 @@
 //! openai-python from the package index, and curl, against the real binary.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
-use std::sync::OnceLock;
 
-use polylora_tests::{Golden, Server, Shared, fixtures, repository, run, run_needed};
+use polylora_tests::{Golden, Server, Shared, client_python, fixtures, repository, run, run_needed};
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 
-const INSTALL_PYTHON: &str = "install Python 3 with venv and pip (Debian: apt install python3-venv) and let pip reach \
-                              a package index, or set POLYLORA_TEST_PYTHON to a Python that has the packages of \
-                              tests/clients/requirements.txt";
 const KEY: &str = "sk-of-the-tests";
 
 static SERVER: Shared<Server> = Shared::new(|| start(&[]));
@@ -21,36 +17,8 @@ fn start(arguments: &[&str]) -> Server {
     Server::start(&[&["--adapters-dir", adapters.to_str().expect("Unicode")], arguments].concat())
 }
 
-/// A Python that has the packages of requirements.txt: that of the environment, or one made here once.
 fn python() -> &'static Path {
-    static PYTHON: OnceLock<PathBuf> = OnceLock::new();
-    PYTHON.get_or_init(|| match std::env::var_os("POLYLORA_TEST_PYTHON").filter(|path| !path.is_empty()) {
-        Some(python) => {
-            run_needed(Command::new(&python).args(["-c", "import openai"]), INSTALL_PYTHON);
-            python.into()
-        }
-        None => own_python(),
-    })
-}
-
-fn own_python() -> PathBuf {
-    let requirements = repository().join("tests/clients/requirements.txt");
-    let wanted = fs::read(&requirements).expect("requirements.txt");
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("clients");
-    let python = folder.join(if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" });
-    // What was installed last time; written last, so that a broken installation is made anew.
-    let installed = folder.join("requirements.txt");
-    let works =
-        || Command::new(&python).args(["-c", "import openai"]).output().is_ok_and(|o| o.status.success());
-    if fs::read(&installed).is_ok_and(|text| text == wanted) && works() {
-        return python;
-    }
-    run_needed(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder), INSTALL_PYTHON);
-    let mut install = Command::new(&python);
-    install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"]).arg(&requirements);
-    run_needed(&mut install, INSTALL_PYTHON);
-    fs::write(&installed, wanted).expect("written");
-    python
+    client_python(Path::new(env!("CARGO_TARGET_TMPDIR")))
 }
 
 /// What the script compares with.

@@ -7,7 +7,7 @@ use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode, header};
 use polylora_engine::{
     AdapterInfo, BoxFuture, DecodeRequest, EmbedError, EmbedInput, EmbedReply, EmbedRequest,
-    EmbeddingService, Health, Limits, ModelInfo, RowOutput, TextToken, Timings, TokenizeRequest,
+    EmbeddingService, Health, Limits, ModelInfo, RowOutput, Snapshot, TextToken, Timings, TokenizeRequest,
 };
 use polylora_server::assemble::Assembly;
 use polylora_server::routes::router;
@@ -40,6 +40,7 @@ pub struct FakeEngine {
     pub adapters: Vec<&'static str>,
     pub computed: Mutex<Vec<EmbedRequest>>,
     pub model: ModelInfo,
+    pub snapshot: Snapshot,
 }
 
 impl Default for FakeEngine {
@@ -61,6 +62,7 @@ impl Default for FakeEngine {
                 prompts: vec!["query".into()],
                 pooling: "mean".into(),
             },
+            snapshot: Snapshot::default(),
         }
     }
 }
@@ -232,6 +234,10 @@ impl EmbeddingService for FakeEngine {
 
     fn health(&self) -> Health {
         self.health
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        self.snapshot.clone()
     }
 
     fn render_metrics(&self) -> String {

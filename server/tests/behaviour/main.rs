@@ -10,6 +10,7 @@ mod fuzz;
 mod instruction_set;
 mod models;
 mod operations;
+mod page;
 mod stopping;
 mod tei;
 mod tei_errors;

@@ -1,0 +1,231 @@
+//! `GET /api/status`: what is served, what the engine does now and did lately, within a bound of bytes.
+
+use std::time::Duration;
+
+use polylora_engine::{
+    AdapterInfo, DomainLabel, DomainSnapshot, EmbeddingService, Health, LatencySnapshot, Snapshot,
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// Adapters in one reply; `total` says how many there are.
+pub const MOST_LISTED_ADAPTERS: usize = 256;
+
+/// What is served and how it fares.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ServerStatus {
+    /// Version of the server.
+    pub version: &'static str,
+    /// Whether requests would be served.
+    pub state: ServerState,
+    /// Seconds since the model was loaded.
+    pub uptime_seconds: u64,
+    /// The device, and how it is used.
+    pub device: DeviceStatus,
+    /// The base model.
+    pub model: ModelStatus,
+    /// The adapters.
+    pub adapters: AdapterList,
+    /// Requests at the device.
+    pub requests: RequestCounts,
+    /// Work a second, over the last ten whole seconds.
+    pub throughput: Throughput,
+    /// How long the last 1024 answered requests took; `null` before the first.
+    #[schema(required)]
+    pub latency: Option<Latency>,
+    /// Traffic of the base model and of adapters that were asked for: the first 64 of those, then the others as one.
+    pub domains: Vec<DomainTraffic>,
+}
+
+/// Whether requests would be served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ServerState {
+    /// They would.
+    Ready,
+    /// No probe has gone through the device yet.
+    Starting,
+    /// The server is stopping or without its device.
+    Unavailable,
+}
+
+/// What computes.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct DeviceStatus {
+    /// Its name.
+    pub name: String,
+    /// How requests become batches.
+    pub mode: String,
+    /// Instances of the model.
+    pub instances: usize,
+}
+
+/// The base model.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ModelStatus {
+    /// The name that replies lead with.
+    pub name: String,
+    /// Content digest of weights and config, SHA-256 in hexadecimal.
+    pub digest: String,
+    /// Width of an embedding.
+    pub dimensions: usize,
+    /// Tokens one input may have.
+    pub max_tokens: usize,
+    /// What is computed in.
+    pub dtype: String,
+    /// How tokens become one vector.
+    pub pooling: String,
+}
+
+/// Adapters by name.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct AdapterList {
+    /// How many are served.
+    pub total: usize,
+    /// The first 256 of them.
+    pub listed: Vec<AdapterStatus>,
+}
+
+/// An adapter.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct AdapterStatus {
+    /// Its name.
+    pub name: String,
+    /// Highest rank among its layers.
+    pub max_rank: usize,
+    /// Whether its weights have been read.
+    pub loaded: bool,
+}
+
+/// Requests at the device.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct RequestCounts {
+    /// Requests of which an input is being computed or was.
+    pub running: usize,
+    /// Requests that wait for the device.
+    pub waiting: usize,
+    /// Requests that may be in flight; more are answered 429.
+    pub limit: usize,
+}
+
+/// Work a second.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Throughput {
+    /// Inputs computed a second.
+    pub inputs_per_second: f64,
+    /// Tokens computed a second.
+    pub tokens_per_second: f64,
+}
+
+/// How long requests took.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Latency {
+    /// Milliseconds that half of them did not exceed.
+    pub p50_ms: f64,
+    /// Milliseconds that 99 of a hundred did not exceed.
+    pub p99_ms: f64,
+}
+
+/// The traffic of a domain.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct DomainTraffic {
+    /// Whose it is.
+    pub kind: DomainKind,
+    /// The adapter's name; `null` for the base model and for the others.
+    #[schema(required)]
+    pub adapter: Option<String>,
+    /// Requests so far.
+    pub requests: u64,
+    /// Inputs that wait for the device.
+    pub waiting_inputs: usize,
+}
+
+/// Whose traffic it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum DomainKind {
+    /// The base model's.
+    Base,
+    /// An adapter's.
+    Adapter,
+    /// That of all adapters that are not told apart.
+    Others,
+}
+
+impl ServerStatus {
+    /// What `service`, whose base model goes by `name`, tells of itself.
+    pub fn of(service: &dyn EmbeddingService, name: &str, uptime: Duration) -> Self {
+        let (model, adapters) = (service.model(), service.adapters());
+        let Snapshot {
+            device,
+            mode,
+            instances,
+            domains,
+            running_requests,
+            waiting_requests,
+            rows_per_second,
+            tokens_per_second,
+            latency,
+        } = service.snapshot();
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            state: service.health().into(),
+            uptime_seconds: uptime.as_secs(),
+            device: DeviceStatus { name: device, mode, instances },
+            model: ModelStatus {
+                name: name.to_owned(),
+                digest: model.digest.clone(),
+                dimensions: model.dimensions,
+                max_tokens: model.max_tokens,
+                dtype: model.dtype.clone(),
+                pooling: model.pooling.clone(),
+            },
+            adapters: AdapterList {
+                total: adapters.len(),
+                listed: adapters.into_iter().take(MOST_LISTED_ADAPTERS).map(AdapterStatus::from).collect(),
+            },
+            requests: RequestCounts {
+                running: running_requests,
+                waiting: waiting_requests,
+                limit: service.limits().concurrent_requests,
+            },
+            throughput: Throughput { inputs_per_second: rows_per_second, tokens_per_second },
+            latency: latency.map(Latency::from),
+            domains: domains.into_iter().map(DomainTraffic::from).collect(),
+        }
+    }
+}
+
+impl From<Health> for ServerState {
+    fn from(health: Health) -> Self {
+        match health {
+            Health::Ready => Self::Ready,
+            Health::Starting => Self::Starting,
+            Health::Unavailable => Self::Unavailable,
+        }
+    }
+}
+
+impl From<AdapterInfo> for AdapterStatus {
+    fn from(adapter: AdapterInfo) -> Self {
+        Self { name: adapter.name, max_rank: adapter.max_rank, loaded: adapter.digest.is_some() }
+    }
+}
+
+impl From<LatencySnapshot> for Latency {
+    fn from(latency: LatencySnapshot) -> Self {
+        let milliseconds = |time: Duration| time.as_secs_f64() * 1000.0;
+        Self { p50_ms: milliseconds(latency.p50), p99_ms: milliseconds(latency.p99) }
+    }
+}
+
+impl From<DomainSnapshot> for DomainTraffic {
+    fn from(domain: DomainSnapshot) -> Self {
+        let (kind, adapter) = match domain.domain {
+            DomainLabel::Base => (DomainKind::Base, None),
+            DomainLabel::Adapter(name) => (DomainKind::Adapter, Some(name)),
+            DomainLabel::Others => (DomainKind::Others, None),
+        };
+        Self { kind, adapter, requests: domain.requests, waiting_inputs: domain.waiting_rows }
+    }
+}
