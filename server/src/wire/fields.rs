@@ -71,8 +71,10 @@ impl Visitor<'_> for DimensionsVisitor {
     }
 
     fn visit_f64<E: Error>(self, found: f64) -> Result<Dimensions, E> {
-        whole(found)
-            .map_or_else(|| Err(E::invalid_value(Unexpected::Float(found), &self)), |n| self.visit_i64(n))
+        match whole(found) {
+            Some(number) => self.visit_i64(number),
+            None => Err(E::invalid_value(Unexpected::Float(found), &self)),
+        }
     }
 
     fn visit_i64<E: Error>(self, found: i64) -> Result<Dimensions, E> {
@@ -104,8 +106,10 @@ impl Visitor<'_> for TokenLimitVisitor {
     }
 
     fn visit_f64<E: Error>(self, found: f64) -> Result<TokenLimit, E> {
-        whole(found)
-            .map_or_else(|| Err(E::invalid_value(Unexpected::Float(found), &self)), |n| self.visit_i64(n))
+        match whole(found) {
+            Some(number) => self.visit_i64(number),
+            None => Err(E::invalid_value(Unexpected::Float(found), &self)),
+        }
     }
 
     fn visit_i64<E: Error>(self, found: i64) -> Result<TokenLimit, E> {

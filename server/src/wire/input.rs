@@ -94,7 +94,10 @@ impl<'de> Visitor<'de> for ElementVisitor {
     }
 
     fn visit_f64<E: Error>(self, id: f64) -> Result<Element, E> {
-        whole(id).map_or_else(|| Err(E::invalid_value(Unexpected::Float(id), &self)), |id| self.visit_i64(id))
+        match whole(id) {
+            Some(number) => self.visit_i64(number),
+            None => Err(E::invalid_value(Unexpected::Float(id), &self)),
+        }
     }
 
     fn visit_i64<E: Error>(self, id: i64) -> Result<Element, E> {
@@ -128,7 +131,10 @@ impl Visitor<'_> for TokenIdVisitor {
     }
 
     fn visit_f64<E: Error>(self, id: f64) -> Result<TokenId, E> {
-        whole(id).map_or_else(|| Err(E::invalid_value(Unexpected::Float(id), &self)), |id| self.visit_i64(id))
+        match whole(id) {
+            Some(number) => self.visit_i64(number),
+            None => Err(E::invalid_value(Unexpected::Float(id), &self)),
+        }
     }
 
     fn visit_i64<E: Error>(self, id: i64) -> Result<TokenId, E> {
