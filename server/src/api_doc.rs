@@ -71,6 +71,7 @@ pub(crate) fn document(state: &AppState) -> Value {
     for (name, schema) in bounded::schemas(state) {
         schemas[name] = schema;
     }
+    schemas["EmbeddingsRequest"]["allOf"] = bounded::one_adapter(state);
     document["components"]["securitySchemes"] = json!({"bearer": {"type": "http", "scheme": "bearer", "description": "One of the server's API keys."}});
     let needs_key = state.api_key().is_some();
     if let Some(paths) = document["paths"].as_object_mut() {

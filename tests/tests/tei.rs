@@ -234,7 +234,7 @@ fn curl_gets_headers_of_time_info_and_errors_in_teis_words() {
         ("/embed", r#"{"inputs": []}"#, 400, "Empty"),
         ("/embed", r#"{"inputs": 7}"#, 422, "Validation"),
         ("/nobody/embed", r#"{"inputs": "a"}"#, 404, "Validation"),
-        ("/embed", r#"{"inputs": "a", "adapter_id": "qv_r8", "lora_name": "dora_r8"}"#, 422, "Validation"),
+        ("/embed", r#"{"inputs": "a", "adapter_id": "qv_r8", "lora_name": "dora_r8"}"#, 409, "Validation"),
         ("/decode", r#"{"ids": [999999]}"#, 422, "Validation"),
     ] {
         let (head, reply) = curl(&[&[url(path).as_str()][..], &json_type, &[body]].concat());

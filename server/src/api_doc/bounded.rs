@@ -47,6 +47,20 @@ referred_to!(
     TokenLimit,
 );
 
+/// What is refused although every field is as it must be: OpenAI's body with two adapters. The rule is a little stricter
+/// than the server, which takes the same adapter twice.
+pub(super) fn one_adapter(state: &AppState) -> Value {
+    let bases: Vec<&str> = state.reading_rules().names.iter().collect();
+    let adapter = json!({"type": "string", "not": {"enum": bases}});
+    let together = |one: (&str, &Value), other: (&str, Value)| json!({"not": {"required": [one.0, other.0], "properties": {one.0: one.1, other.0: other.1}}});
+    let (text, object) = (json!({"type": "string"}), json!({"type": "object"}));
+    json!([
+        together(("model", &adapter), ("lora_name", text.clone())),
+        together(("model", &adapter), ("lora_request", object.clone())),
+        together(("lora_name", &text), ("lora_request", object)),
+    ])
+}
+
 /// The schemas, by name.
 pub(super) fn schemas(state: &AppState) -> Vec<(&'static str, Value)> {
     let (model, limits) = (state.service().model(), state.service().limits());

@@ -35,9 +35,10 @@ const OF_BODIES: [Told; 5] = [
 ];
 
 /// What a body can bring about in text-embeddings-inference's dialect.
-const OF_TEIS_BODIES: [Told; 8] = [
+const OF_TEIS_BODIES: [Told; 9] = [
     told("400", "Empty", "", "There is nothing to compute, or the body is no JSON object."),
     told("404", "Validation", "", "No model or adapter of that name."),
+    told("409", "Validation", "", "The fields and the path name two different adapters."),
     told("413", "Validation", "", "The body, the list of inputs or the reply would be too large."),
     told("415", "Validation", "", "The body is not `application/json`."),
     told("422", "Validation", "", "A field is not what it must be, or a text cannot be tokenised."),

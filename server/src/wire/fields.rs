@@ -70,6 +70,13 @@ impl Visitor<'_> for DimensionsVisitor {
             .map_err(|_| E::invalid_value(Unexpected::Unsigned(found), &self))
     }
 
+    fn visit_f64<E: Error>(self, found: f64) -> Result<Dimensions, E> {
+        match whole(found) {
+            Some(number) => self.visit_i64(number),
+            None => Err(E::invalid_value(Unexpected::Float(found), &self)),
+        }
+    }
+
     fn visit_i64<E: Error>(self, found: i64) -> Result<Dimensions, E> {
         usize::try_from(found).map(Dimensions).map_err(|_| E::invalid_value(Unexpected::Signed(found), &self))
     }
@@ -98,9 +105,23 @@ impl Visitor<'_> for TokenLimitVisitor {
         i64::try_from(found).map(TokenLimit).map_err(|_| E::invalid_value(Unexpected::Unsigned(found), &self))
     }
 
+    fn visit_f64<E: Error>(self, found: f64) -> Result<TokenLimit, E> {
+        match whole(found) {
+            Some(number) => self.visit_i64(number),
+            None => Err(E::invalid_value(Unexpected::Float(found), &self)),
+        }
+    }
+
     fn visit_i64<E: Error>(self, found: i64) -> Result<TokenLimit, E> {
         Ok(TokenLimit(found))
     }
+}
+
+/// A whole number that was written with a fraction of zero, as JSON Schema's integers may be.
+pub(super) fn whole(number: f64) -> Option<i64> {
+    /// Above it f64 does not know every whole number.
+    const LARGEST: f64 = (1_u64 << 53) as f64;
+    (number.fract() == 0.0 && number.abs() <= LARGEST).then_some(number as i64)
 }
 
 /// The end of a text that is cut off, as text-embeddings-inference names it.

@@ -5,6 +5,8 @@ use std::fmt;
 use polylora_engine::EmbedInput;
 use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Unexpected, Visitor};
 
+use super::fields::whole;
+
 /// One or many inputs: a string, a list of strings, a list of token ids, or a list of lists of token ids.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inputs(pub Vec<EmbedInput>);
@@ -91,6 +93,13 @@ impl<'de> Visitor<'de> for ElementVisitor {
         TokenIdVisitor.visit_u64(id).map(|TokenId(id)| Element::Token(id))
     }
 
+    fn visit_f64<E: Error>(self, id: f64) -> Result<Element, E> {
+        match whole(id) {
+            Some(number) => self.visit_i64(number),
+            None => Err(E::invalid_value(Unexpected::Float(id), &self)),
+        }
+    }
+
     fn visit_i64<E: Error>(self, id: i64) -> Result<Element, E> {
         TokenIdVisitor.visit_i64(id).map(|TokenId(id)| Element::Token(id))
     }
@@ -119,6 +128,13 @@ impl Visitor<'_> for TokenIdVisitor {
 
     fn visit_u64<E: Error>(self, id: u64) -> Result<TokenId, E> {
         u32::try_from(id).map(TokenId).map_err(|_| E::invalid_value(Unexpected::Unsigned(id), &self))
+    }
+
+    fn visit_f64<E: Error>(self, id: f64) -> Result<TokenId, E> {
+        match whole(id) {
+            Some(number) => self.visit_i64(number),
+            None => Err(E::invalid_value(Unexpected::Float(id), &self)),
+        }
     }
 
     fn visit_i64<E: Error>(self, id: i64) -> Result<TokenId, E> {
@@ -175,6 +191,9 @@ mod tests {
         assert_eq!(parsed("[1, 4294967295]"), tokens(&[&[1, u32::MAX]]));
         assert_eq!(parsed("[[1], [], [2, 3]]"), tokens(&[&[1], &[], &[2, 3]]));
         assert_eq!(parsed("[]"), Ok(vec![]));
+        // As JSON Schema has it, a whole number is one however it is written.
+        assert_eq!(parsed("[1.0, 2, 3e2]"), tokens(&[&[1, 2, 300]]));
+        assert_eq!(parsed("[[1], [2.0]]"), tokens(&[&[1], &[2]]));
     }
 
     #[test]
@@ -186,7 +205,10 @@ mod tests {
             ("[1, [2]]", "expected a token id"),
             ("[-1]", "integer `-1`, expected a token id"),
             ("[4294967296]", "expected a token id"),
-            ("[1.0]", "expected a string, a token id or a list"),
+            ("[1.5]", "expected a string, a token id or a list"),
+            ("[-1.0]", "expected a token id"),
+            ("[1, 2.5]", "expected a token id"),
+            ("[1e300]", "expected a string, a token id or a list"),
             ("[[[1]]]", "expected a token id"),
             ("{}", "expected a string, a list of strings"),
             ("7", "expected a string, a list of strings"),

@@ -79,7 +79,8 @@ impl From<ApiError> for TeiError {
             _ => ErrorType::Validation,
         };
         let status = match error.code() {
-            "invalid_value" | "conflicting_adapters" => StatusCode::UNPROCESSABLE_ENTITY,
+            "invalid_value" => StatusCode::UNPROCESSABLE_ENTITY,
+            "conflicting_adapters" => StatusCode::CONFLICT,
             _ => error.status(),
         };
         Self { status, kind, code: error.code(), message: error.message().to_owned() }
