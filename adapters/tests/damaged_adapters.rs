@@ -1,58 +1,22 @@
 //! Whatever the bytes are: an answer, no panic, and no memory beyond the file's own size.
 
+mod bounded_reading;
 mod peft_files;
 
-use std::{fs, path::Path, sync::Mutex};
+use std::fs;
 
-use peak_alloc::PeakAlloc;
+use bounded_reading::{FIXED_BYTES, alone, bound, control, read_within, within, write};
 use peft_files::{
     LAYERS, MadeUpBase, Stored, adapter, bad, read_config, safetensors_in_order, safetensors_of,
 };
-use polylora_adapters::{AdapterError, AdapterManifest, FileTrust, LoadedAdapter, MAX_HEADER_BYTES};
+use polylora_adapters::{AdapterError, AdapterManifest, FileTrust, MAX_HEADER_BYTES};
 use proptest::{prelude::*, sample::subsequence};
 use safetensors::Dtype;
 use serde_json::json;
 
-#[global_allocator]
-static ALLOCATOR: PeakAlloc = PeakAlloc;
-
-/// One at a time: the allocator counts for the whole process.
-static ALONE: Mutex<()> = Mutex::new(());
-
-/// What reading may take apart from the file: the catalogue's names, patterns, the base's rows.
-const FIXED_BYTES: usize = 4 << 20;
-
-/// Inspects and loads, and holds the peak of memory against `bound`.
-fn read_within(folder: &Path, base: &MadeUpBase, bound: usize) -> Result<LoadedAdapter, AdapterError> {
-    let before = ALLOCATOR.current_usage();
-    ALLOCATOR.reset_peak_usage();
-    let result = AdapterManifest::inspect(folder, FileTrust::WithinFolder, &base.catalog)
-        .and_then(|manifest| manifest.load(base));
-    let taken = ALLOCATOR.peak_usage().saturating_sub(before);
-    assert!(taken <= bound, "{taken} bytes were taken, expected at most {bound}");
-    result
-}
-
-fn write(folder: &Path, config: &[u8], weights: &[u8]) {
-    fs::write(folder.join("adapter_config.json"), config).unwrap();
-    fs::write(folder.join("adapter_model.safetensors"), weights).unwrap();
-}
-
-fn control() -> (Vec<u8>, Vec<u8>) {
-    let read = |file| fs::read(bad("_good_control").join(file)).unwrap();
-    (read("adapter_config.json"), read("adapter_model.safetensors"))
-}
-
-/// Values, their extent and what lies between: at most this many times the file.
-const TIMES_THE_FILE: usize = 8;
-
-fn bound(config: &[u8], weights: &[u8]) -> usize {
-    FIXED_BYTES + TIMES_THE_FILE * (config.len() + weights.len())
-}
-
 #[test]
 fn a_lying_header_allocates_nothing() {
-    let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
+    let _alone = alone();
     let (config, good) = control();
     let base = MadeUpBase::new();
     let folder = tempfile::tempdir().unwrap();
@@ -79,7 +43,7 @@ fn a_lying_header_allocates_nothing() {
 
 #[test]
 fn a_file_of_holes_is_refused_before_its_bytes_are_read() {
-    let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
+    let _alone = alone();
     let (config, _) = control();
     let base = MadeUpBase::new();
     let folder = tempfile::tempdir().unwrap();
@@ -102,7 +66,7 @@ fn a_file_of_holes_is_refused_before_its_bytes_are_read() {
 
 #[test]
 fn headers_of_many_small_things_stay_within_their_bound() {
-    let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
+    let _alone = alone();
     let (config, _) = control();
     let base = MadeUpBase::new();
     let folder = tempfile::tempdir().unwrap();
@@ -125,7 +89,7 @@ fn headers_of_many_small_things_stay_within_their_bound() {
 
 #[test]
 fn every_cut_of_a_file_is_refused() {
-    let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
+    let _alone = alone();
     let (config, good) = control();
     let base = MadeUpBase::new();
     let folder = tempfile::tempdir().unwrap();
@@ -192,7 +156,7 @@ proptest! {
 
     #[test]
     fn damaged_weights_give_an_answer(damages in prop::collection::vec(damage(), 1..4), header_only in any::<bool>()) {
-        let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
+        let _alone = alone();
         let (config, mut weights) = control();
         let base = MadeUpBase::new();
         let folder = tempfile::tempdir().unwrap();
@@ -205,7 +169,7 @@ proptest! {
 
     #[test]
     fn damaged_configurations_give_an_answer(damages in prop::collection::vec(damage(), 1..4), which in 0..3) {
-        let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
+        let _alone = alone();
         let source = adapter(["patterns", "regex_layers_r4", "dora_r8"][which as usize]);
         let mut config = fs::read(source.join("adapter_config.json")).unwrap();
         let weights = fs::read(source.join("adapter_model.safetensors")).unwrap();
@@ -214,10 +178,7 @@ proptest! {
         damages.iter().for_each(|d| d.apply(&mut config));
         write(folder.path(), &config, &weights);
         // Inspected only: the numbers are sound, and a debug build would spend its time on DoRA's norms.
-        let before = ALLOCATOR.current_usage();
-        ALLOCATOR.reset_peak_usage();
-        let _ = AdapterManifest::inspect(folder.path(), FileTrust::WithinFolder, &base.catalog);
-        prop_assert!(ALLOCATOR.peak_usage().saturating_sub(before) <= 4 * FIXED_BYTES);
+        let _ = within(4 * FIXED_BYTES, || AdapterManifest::inspect(folder.path(), FileTrust::WithinFolder, &base.catalog));
     }
 }
 
@@ -226,7 +187,7 @@ proptest! {
 
     #[test]
     fn what_the_safetensors_crate_writes_loads((modules, rank, dtype, bits) in adapters(), own_order in any::<bool>()) {
-        let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
+        let _alone = alone();
         let mut tensors = vec![];
         for module in &modules {
             for (part, shape) in [("lora_A", [rank, 384]), ("lora_B", [384, rank])] {

@@ -138,7 +138,7 @@ impl Bench<'_> {
             .collect::<Result<_, BenchError>>()?;
         let variants = if self.options.device.quick { &VARIANTS[1..2] } else { &VARIANTS[..] };
         for (targets, rank) in variants {
-            let adapters = random_adapters(&subject.model, SIZE, *targets, *rank, ADAPTERS)?;
+            let adapters = random_adapters(&subject.model, SIZE, *targets, &[*rank; ADAPTERS])?;
             let adapters = subject.place(&adapters)?;
             for (length, rows) in &batches {
                 let adapter_of: Vec<_> = (0..rows.ids.len()).map(|row| Some(row % ADAPTERS)).collect();

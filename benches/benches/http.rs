@@ -7,15 +7,11 @@
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::sleep;
-use std::time::Duration;
 
 use clap::Parser;
 use polylora_benches::{
-    BenchError, EncoderSize, HttpLoad, HttpServer, Passes, Report, Row, RowLength, Rows, RunOptions, Subject,
-    Targets, WordPool, own_cpu_seconds, passes, write_random_adapters,
+    BenchError, EncoderSize, HttpLoad, HttpServer, LibraryLoad, LoadPattern, Passes, Report, Row, RunOptions,
+    ServedFigures, Subject, Targets, WordPool, measure_load, own_binary, write_random_adapters,
 };
 
 /// The real server under a closed loop of clients.
@@ -44,6 +40,9 @@ struct Options {
     /// Tokens of each text, special ones included.
     #[arg(long, default_value_t = 16)]
     tokens: usize,
+    /// Texts of each request.
+    #[arg(long, value_delimiter = ',', default_values_t = [1])]
+    texts: Vec<usize>,
     /// Rounds; `--seconds` is each measurement's.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
@@ -62,18 +61,7 @@ struct Options {
 struct Line {
     binary: usize,
     load: HttpLoad,
-    rounds: Vec<Figures>,
-}
-
-#[derive(Clone, Copy)]
-struct Figures {
-    rate: f64,
-    p50: f64,
-    p99: f64,
-    errors: f64,
-    server_cpu: Option<f64>,
-    client_cpu: Option<f64>,
-    resident: Option<f64>,
+    rounds: Vec<ServedFigures>,
 }
 
 const LIBRARY_BATCH: usize = 100;
@@ -89,8 +77,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         adapters.path(),
         EncoderSize::MINILM_L6,
         targets,
-        options.rank,
-        options.adapters,
+        &vec![options.rank; options.adapters],
     )?;
     let subject = options.with_library.then(|| Subject::load(&dir, options.run.dtype)).transpose()?;
     let servers = servers(&options, &binaries, &dir, adapters.path())?;
@@ -107,10 +94,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut library = vec![];
     for _ in 0..options.rounds.max(1) {
         if let Some(subject) = &subject {
-            library.push(library_rate(subject, &mut pool, &options)?);
+            let (tokens, budget) = (options.tokens, options.run.budget());
+            let load = LibraryLoad { texts: LIBRARY_BATCH, tokens, budget };
+            library.push(load.rate(subject, &mut pool)?);
         }
         for line in &mut lines {
-            let (figures, texts) = measure(&servers[line.binary], &line.load, pool)?;
+            let (figures, texts) = measure_load(&servers[line.binary], &line.load, pool)?;
             pool = texts;
             line.rounds.push(figures);
         }
@@ -159,15 +148,19 @@ fn lines(options: &Options, names: &[String], binaries: usize) -> Vec<Line> {
     for clients in &options.clients {
         for encoding in &options.encoding {
             for models in sets.iter().flatten() {
-                for binary in 0..binaries {
-                    let load = HttpLoad {
-                        clients: *clients,
-                        time: options.run.budget(),
-                        tokens: options.tokens,
-                        encoding: encoding.clone(),
-                        models: models.clone(),
-                    };
-                    lines.push(Line { binary, load, rounds: vec![] });
+                for texts in &options.texts {
+                    for binary in 0..binaries {
+                        let load = HttpLoad {
+                            clients: *clients,
+                            time: options.run.budget(),
+                            tokens: options.tokens,
+                            encoding: encoding.clone(),
+                            texts: *texts,
+                            models: models.clone(),
+                            pattern: LoadPattern::Rounds,
+                        };
+                        lines.push(Line { binary, load, rounds: vec![] });
+                    }
                 }
             }
         }
@@ -175,56 +168,11 @@ fn lines(options: &Options, names: &[String], binaries: usize) -> Vec<Line> {
     lines
 }
 
-fn measure(server: &HttpServer, load: &HttpLoad, pool: WordPool) -> Result<(Figures, WordPool), BenchError> {
-    // The processor times are those of the measured time: a second thread takes the first reading.
-    let measuring = Arc::new(AtomicBool::new(false));
-    let begun = measuring.clone();
-    let (result, before) = std::thread::scope(|scope| {
-        let reading = scope.spawn(|| {
-            while !measuring.load(Ordering::Acquire) {
-                sleep(Duration::from_millis(2));
-            }
-            [server.cpu_seconds(), own_cpu_seconds()]
-        });
-        let result = load.run(server.address, pool, move || begun.store(true, Ordering::Release));
-        measuring.store(true, Ordering::Release);
-        (result, reading.join().expect("a reading"))
-    });
-    let (times, pool) = result?;
-    let after = [server.cpu_seconds(), own_cpu_seconds()];
-    if let Some(error) = &times.first_error {
-        eprintln!("{} errors, the first: {error}", times.errors);
-    }
-    let requests = times.latency.sorted().len() as f64;
-    let used = |index: usize| Some((after[index]? - before[index]?) / requests);
-    let figures = Figures {
-        rate: times.rate,
-        p50: times.latency.median(),
-        p99: times.latency.percentile(0.99),
-        errors: times.errors as f64,
-        server_cpu: used(0),
-        client_cpu: used(1),
-        resident: server.resident_bytes().map(|bytes| bytes as f64),
-    };
-    Ok((figures, pool))
-}
-
-fn library_rate(subject: &Subject, pool: &mut WordPool, options: &Options) -> Result<f64, BenchError> {
-    let length = RowLength::Each(options.tokens);
-    let rows = Rows::new(pool, subject.model.tokenizer(), LIBRARY_BATCH, length)?;
-    let times = passes(options.run.budget(), || {
-        subject.encode(&rows.texts).and_then(|ids| subject.embed_base(&ids)).map(drop)
-    })?;
-    Ok(LIBRARY_BATCH as f64 * 1e3 / times.median())
-}
-
 fn row(line: &Line, binaries: &[PathBuf], library: Option<f64>) -> Row {
-    let median = |of: &dyn Fn(&Figures) -> Option<f64>| {
-        let seen: Vec<f64> = line.rounds.iter().filter_map(of).collect();
-        if seen.is_empty() { f64::NAN } else { Passes::of(seen).median() }
-    };
-    let rate = median(&|f| Some(f.rate));
-    let fair = line.load.clients as f64 * 1e3;
+    let median = |of: fn(&ServedFigures) -> Option<f64>| ServedFigures::median(&line.rounds, of);
+    let rate = median(|f| Some(f.rate));
+    let fair: Vec<f64> =
+        line.rounds.iter().map(|f| f.p99 * f.rate / (line.load.clients as f64 * 1e3)).collect();
     let mut row = Row::default();
     if binaries.len() > 1 {
         let name = binaries[line.binary].file_name().unwrap_or_default();
@@ -235,17 +183,19 @@ fn row(line: &Line, binaries: &[PathBuf], library: Option<f64>) -> Row {
         .number("clients", line.load.clients as f64, 0)
         .text("encoding", &line.load.encoding)
         .text("models", models)
+        .number("texts", line.load.texts as f64, 0)
         .number("req/s", rate, 0)
+        .number("tokens/s", rate * (line.load.texts * line.load.tokens) as f64, 0)
         .number("lowest", line.rounds.iter().map(|f| f.rate).fold(f64::INFINITY, f64::min), 0)
-        .number("p50 ms", median(&|f| Some(f.p50)), 2)
-        .number("p99 ms", median(&|f| Some(f.p99)), 2)
-        .number("p99 / fair", median(&|f| Some(f.p99 * f.rate / fair)), 2)
+        .number("p50 ms", median(|f| Some(f.p50)), 2)
+        .number("p99 ms", median(|f| Some(f.p99)), 2)
+        .number("p99 / fair", Passes::of(fair).median(), 2)
         .number("errors", line.rounds.iter().map(|f| f.errors).sum(), 0)
-        .number("server cpu ms", median(&|f| f.server_cpu) * 1e3, 3)
-        .number("client cpu ms", median(&|f| f.client_cpu) * 1e3, 3)
-        .number("RSS MB", median(&|f| f.resident) / 1e6, 0);
+        .number("server cpu ms", median(|f| f.server_cpu) * 1e3, 3)
+        .number("client cpu ms", median(|f| f.client_cpu) * 1e3, 3)
+        .number("RSS MB", median(|f| f.resident) / 1e6, 0);
     match library {
-        Some(library) => row.number("of library", rate / library, 2),
+        Some(library) => row.number("of library", rate * line.load.texts as f64 / library, 2),
         None => row,
     }
 }
@@ -259,13 +209,4 @@ fn thread_times(binary: &Path, server: &HttpServer) -> String {
         .map(|(name, seconds)| format!("{name} {seconds:.1} s ({:.1} %)", 100.0 * seconds / all.max(1e-9)))
         .collect();
     format!("threads of {}: {}", binary.display(), shares.join(", "))
-}
-
-/// `target/release/deps/http-…` lies beside `target/release/polylora`.
-fn own_binary() -> Result<PathBuf, BenchError> {
-    let own = std::env::current_exe()?;
-    let profile = own.parent().and_then(Path::parent).unwrap_or(Path::new("."));
-    let binary = profile.join(format!("polylora{}", std::env::consts::EXE_SUFFIX));
-    let reason = || format!("{} is not there: `cargo build --release`, or --binary FILE", binary.display());
-    if binary.is_file() { Ok(binary) } else { Err(BenchError::Server { reason: reason() }) }
 }

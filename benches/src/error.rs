@@ -62,6 +62,22 @@ pub enum BenchError {
         /// What is known.
         reason: String,
     },
+    /// A program that is compared with did not build or run, or said what is not understood.
+    #[error("{program}: {reason}")]
+    Program {
+        /// Which.
+        program: String,
+        /// What is known.
+        reason: String,
+    },
+    /// A file has not the markers between which a bench writes.
+    #[error("{file} has not `<!-- {name}:begin -->` and `<!-- {name}:end -->`, each once and in this order")]
+    Markers {
+        /// The file.
+        file: PathBuf,
+        /// The part's name.
+        name: String,
+    },
     /// A temporary adapter could not be written.
     #[error("an adapter could not be written: {0}")]
     Safetensors(#[from] safetensors::SafeTensorError),

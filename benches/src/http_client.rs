@@ -24,6 +24,8 @@ pub struct HttpClient {
 pub struct HttpReply<'a> {
     /// The status code.
     pub status: u16,
+    /// Whether it says when to come again (`Retry-After`).
+    pub has_retry_after: bool,
     /// The body.
     pub body: &'a [u8],
 }
@@ -34,6 +36,7 @@ struct Head {
     status: u16,
     bytes: usize,
     body: usize,
+    has_retry_after: bool,
 }
 
 impl HttpClient {
@@ -52,16 +55,17 @@ impl HttpClient {
     /// # Errors
     /// A connection that breaks, a reply that is none or has no `content-length`.
     pub async fn post(&mut self, path: &str, json: &str) -> Result<HttpReply<'_>, BenchError> {
-        self.request.clear();
-        let head = [
+        let length = json.len().to_string();
+        let parts = [
             "POST ",
             path,
             " HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: ",
-            &json.len().to_string(),
+            &length,
             "\r\n\r\n",
             json,
         ];
-        head.iter().for_each(|part| self.request.extend_from_slice(part.as_bytes()));
+        self.request.clear();
+        parts.iter().for_each(|part| self.request.extend_from_slice(part.as_bytes()));
         self.stream.write_all(&self.request).await?;
         self.filled = 0;
         let head = loop {
@@ -77,7 +81,8 @@ impl HttpClient {
         while self.filled < end {
             self.fill().await?;
         }
-        Ok(HttpReply { status: head.status, body: &self.reply[head.bytes..end] })
+        let Head { status, has_retry_after, bytes, .. } = head;
+        Ok(HttpReply { status, has_retry_after, body: &self.reply[bytes..end] })
     }
 
     async fn fill(&mut self) -> Result<(), BenchError> {
@@ -103,12 +108,13 @@ fn head_of(bytes: &[u8]) -> Result<Option<Head>, BenchError> {
     let text = std::str::from_utf8(&bytes[..end]).map_err(|_| broken("the head of a reply is not text"))?;
     let mut lines = text.split("\r\n");
     let status = lines.next().and_then(|line| line.split(' ').nth(1)?.parse().ok());
-    let length = lines.find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse().ok())?
-    });
+    let header = |wanted: &str| {
+        lines.clone().filter_map(|line| line.split_once(':')).find(|(n, _)| n.eq_ignore_ascii_case(wanted))
+    };
+    let length = header("content-length").and_then(|(_, value)| value.trim().parse().ok());
+    let has_retry_after = header("retry-after").is_some();
     match (status, length) {
-        (Some(status), Some(body)) => Ok(Some(Head { status, bytes: end + 4, body })),
+        (Some(status), Some(body)) => Ok(Some(Head { status, bytes: end + 4, body, has_retry_after })),
         _ => Err(broken("a reply without status or content-length")),
     }
 }
@@ -128,7 +134,9 @@ mod tests {
             assert_eq!(head_of(&whole[..cut]).expect("no fault"), None, "{cut}");
         }
         let head = head_of(whole).expect("no fault").expect("a head");
-        assert_eq!(head, Head { status: 404, bytes: whole.len() - 2, body: 12 });
+        assert_eq!(head, Head { status: 404, bytes: whole.len() - 2, body: 12, has_retry_after: false });
+        let busy = b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n";
+        assert!(head_of(busy).expect("no fault").expect("a head").has_retry_after);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! A closed loop: so many clients, each of which sends its next text when it has the reply to the one before.
+//! A closed loop: so many clients, each of which sends its next request when it has the reply to the one before.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -11,7 +11,7 @@ use tokio::task::LocalSet;
 use crate::http_client::HttpClient;
 use crate::{BenchError, Passes, WordPool};
 
-const PATH: &str = "/v1/embeddings";
+pub(crate) const PATH: &str = "/v1/embeddings";
 /// Part of the measured time that runs before it, uncounted.
 const WARM_UP: f64 = 0.25;
 
@@ -26,8 +26,23 @@ pub struct HttpLoad {
     pub tokens: usize,
     /// `encoding_format`.
     pub encoding: String,
+    /// Texts in a request.
+    pub texts: usize,
     /// Names that the requests go round; none is the base without a name.
     pub models: Vec<String>,
+    /// When they leave, and for which of the names.
+    pub pattern: LoadPattern,
+}
+
+/// When requests leave, and for which names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoadPattern {
+    /// Each client sends when it has its last reply; requests go round the names.
+    Rounds,
+    /// Likewise, but each client keeps the name of its number.
+    OwnModel,
+    /// All clients send at the same moment, each for the name of its number, and again when all have their replies.
+    Bursts,
 }
 
 /// What the clients saw within the measured time.
@@ -54,7 +69,7 @@ struct Loop {
 }
 
 impl HttpLoad {
-    /// Runs the loop against a server; `on_measuring` is called when the uncounted part is over. Texts are the pool's next
+    /// Runs against a server; `on_measuring` is called when the uncounted part is over. Texts are the pool's next
     /// ones, none of them given before.
     ///
     /// # Errors
@@ -66,7 +81,11 @@ impl HttpLoad {
         on_measuring: impl FnOnce() + 'static,
     ) -> Result<(HttpTimes, WordPool), BenchError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        LocalSet::new().block_on(&runtime, self.closed_loop(address, texts, on_measuring))
+        let tasks = LocalSet::new();
+        match self.pattern {
+            LoadPattern::Bursts => tasks.block_on(&runtime, self.bursts(address, texts, on_measuring)),
+            _ => tasks.block_on(&runtime, self.closed_loop(address, texts, on_measuring)),
+        }
     }
 
     async fn closed_loop(
@@ -79,7 +98,8 @@ impl HttpLoad {
         for _ in 0..self.clients.max(1) {
             clients.push(HttpClient::connect(address).await?);
         }
-        check(clients[0].post(PATH, &self.body(0, &texts.text(self.tokens))).await?.body)?;
+        let first = self.body(0, &mut texts);
+        check(clients[0].post(PATH, &first).await?.body)?;
         let from = Instant::now() + self.time.mul_f64(WARM_UP);
         let until = from + self.time;
         let looped = Rc::new(Loop {
@@ -97,7 +117,8 @@ impl HttpLoad {
         });
         let tasks: Vec<_> = clients
             .into_iter()
-            .map(|client| tokio::task::spawn_local(looped.clone().client(client)))
+            .enumerate()
+            .map(|(number, client)| tokio::task::spawn_local(looped.clone().client(number, client)))
             .collect();
         for task in tasks {
             task.await.map_err(|error| BenchError::Server { reason: error.to_string() })?;
@@ -118,9 +139,17 @@ impl HttpLoad {
         Ok((times, looped.texts.into_inner()))
     }
 
-    /// Words of the pool need no escapes.
-    fn body(&self, number: usize, text: &str) -> String {
-        let mut body = format!(r#"{{"input":"{text}","encoding_format":"{}""#, self.encoding);
+    /// The body of a request with new texts. Words of the pool need no escapes.
+    pub(crate) fn body(&self, number: usize, pool: &mut WordPool) -> String {
+        let mut body = String::from(r#"{"input":"#);
+        match self.texts {
+            ..=1 => body.push_str(&format!("\"{}\"", pool.text(self.tokens))),
+            texts => {
+                let texts: Vec<String> = (0..texts).map(|_| pool.text(self.tokens)).collect();
+                body.push_str(&format!("[\"{}\"]", texts.join("\",\"")));
+            }
+        }
+        body.push_str(&format!(r#","encoding_format":"{}""#, self.encoding));
         if !self.models.is_empty() {
             body.push_str(r#","model":""#);
             body.push_str(&self.models[number % self.models.len()]);
@@ -132,11 +161,11 @@ impl HttpLoad {
 }
 
 impl Loop {
-    async fn client(self: Rc<Self>, mut client: HttpClient) {
+    async fn client(self: Rc<Self>, own: usize, mut client: HttpClient) {
         while Instant::now() < self.until {
             let number = self.sent.replace(self.sent.get() + 1);
-            let text = self.texts.borrow_mut().text(self.load.tokens);
-            let body = self.load.body(number, &text);
+            let number = if self.load.pattern == LoadPattern::OwnModel { own } else { number };
+            let body = self.load.body(number, &mut self.texts.borrow_mut());
             let began = Instant::now();
             let reply = client.post(PATH, &body).await;
             let ended = Instant::now();
@@ -160,7 +189,7 @@ impl Loop {
 }
 
 /// A reply that holds no embedding would make every figure worthless.
-fn check(body: &[u8]) -> Result<(), BenchError> {
+pub(crate) fn check(body: &[u8]) -> Result<(), BenchError> {
     let json: Value = serde_json::from_slice(body)?;
     let embedding = &json["data"][0]["embedding"];
     let is_there = embedding.as_array().is_some_and(|values| !values.is_empty())
@@ -180,14 +209,19 @@ mod tests {
             time: Duration::from_secs(1),
             tokens: 16,
             encoding: "base64".to_owned(),
+            texts: 1,
             models: vec!["a".to_owned(), "b".to_owned()],
+            pattern: LoadPattern::Rounds,
         };
-        let model = |load: &HttpLoad, number| -> Value {
-            serde_json::from_str::<Value>(&load.body(number, "one two")).expect("JSON")["model"].take()
-        };
-        assert_eq!([0, 1, 2].map(|number| model(&load, number)), ["a", "b", "a"]);
+        let mut pool = WordPool::of((0..2000).map(|n| format!("w{n}")).collect(), 1);
+        let mut body =
+            |load: &HttpLoad, n| serde_json::from_str::<Value>(&load.body(n, &mut pool)).expect("JSON");
+        assert_eq!([0, 1, 2].map(|number| body(&load, number)["model"].take()), ["a", "b", "a"]);
+        assert!(body(&load, 0)["input"].is_string());
         load.models.clear();
-        assert_eq!(model(&load, 0), Value::Null);
+        load.texts = 3;
+        assert_eq!(body(&load, 0)["model"], Value::Null);
+        assert_eq!(body(&load, 0)["input"].as_array().map(Vec::len), Some(3));
     }
 
     #[test]

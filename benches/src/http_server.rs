@@ -1,8 +1,9 @@
 //! The real server as a process of its own, and what it has used.
 
 use std::fs::{self, File};
-use std::net::SocketAddr;
-use std::path::Path;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -66,6 +67,20 @@ impl HttpServer {
         Some(line.split_whitespace().nth(1)?.parse::<usize>().ok()? * 1024)
     }
 
+    /// A value of `/metrics`; labels, where there are any, are part of the name.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn metric(&self, name: &str) -> Result<f64, BenchError> {
+        let mut stream = TcpStream::connect(self.address)?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n")?;
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply)?;
+        let value = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok();
+        let reason = || format!("/metrics has no {name}");
+        reply.lines().find_map(value).ok_or_else(|| BenchError::Server { reason: reason() })
+    }
+
     /// Seconds of processor time so far by the names of its threads, less their numbers; empty where there is no /proc.
     pub fn thread_seconds(&self) -> Vec<(String, f64)> {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).into_iter().flatten().flatten();
@@ -90,6 +105,18 @@ impl Drop for HttpServer {
     }
 }
 
+/// The program of this build: `target/release/polylora` beside `target/release/deps/BENCH-…`.
+///
+/// # Errors
+/// When it was not built.
+pub fn own_binary() -> Result<PathBuf, BenchError> {
+    let own = std::env::current_exe()?;
+    let profile = own.parent().and_then(Path::parent).unwrap_or(Path::new("."));
+    let binary = profile.join(format!("polylora{}", std::env::consts::EXE_SUFFIX));
+    let reason = || format!("{} is not there: `cargo build --release`, or --binary FILE", binary.display());
+    if binary.is_file() { Ok(binary) } else { Err(BenchError::Server { reason: reason() }) }
+}
+
 /// Seconds of processor time of this program so far; `None` where there is no /proc.
 pub fn own_cpu_seconds() -> Option<f64> {
     cpu_seconds("/proc/self/stat")
@@ -105,7 +132,7 @@ fn cpu_seconds(path: &str) -> Option<f64> {
 }
 
 fn address_in(log: &str) -> Option<SocketAddr> {
-    let line = log.lines().find(|line| line.contains(" serving"))?;
+    let line = log.lines().find(|line| line.contains(" serving address="))?;
     let word = line.split_whitespace().find_map(|word| word.strip_prefix("address="))?;
     word.parse().ok()
 }
@@ -117,9 +144,10 @@ mod tests {
     #[test]
     fn the_address_is_read_from_the_line_that_says_serving_and_no_other() {
         let loading = "2026 INFO polylora_server::serve: loading address=127.0.0.1:1 model=\"m\"\n";
-        assert_eq!(address_in(loading), None);
+        let mode = "2026 INFO polylora_server::assemble: serving batched, mixed, 1 instance\n";
+        assert_eq!(address_in(&format!("{loading}{mode}")), None);
         let serving = "2026 INFO polylora_server::serve: serving address=127.0.0.1:4711 model=\"m\"\n";
-        let address = address_in(&format!("{loading}{serving}"));
+        let address = address_in(&format!("{loading}{mode}{serving}"));
         assert_eq!(address, Some("127.0.0.1:4711".parse().expect("an address")));
     }
 

@@ -4,7 +4,11 @@
 //!
 //! - `cargo bench -p polylora-benches --bench forward`: the encoder by batch and length, beside its floor.
 //! - `cargo bench -p polylora-benches --bench lora_overhead`: what adapters cost, by rank and by how many are in a batch.
+//! - `cargo bench -p polylora-benches --bench flatness`: whether a token costs the same in short and long texts.
 //! - `cargo bench -p polylora-benches --bench http`: the real server under 1, 100 and 500 clients.
+//! - `cargo bench -p polylora-benches --bench modes`: the ways to serve many domains, side by side.
+//! - `cargo bench -p polylora-benches --bench overload`: ten times more requests than the server can answer.
+//! - `benches/spike.sh DIR`: the library in turn with the fused spike that it grew out of.
 //! - `benches/peers.sh DIR`: the `lockstep` program in turn with sentence-transformers, PyTorch, ONNX Runtime and PEFT.
 //!
 //! On a GPU (with `--features cuda` or `wgpu`; without a GPU they say `not run` and print the floors):
@@ -16,6 +20,9 @@
 //! Each times passes itself and reports their median, fastest and slowest; none passes or fails by a time. Figures with
 //! their machine are in `RESULTS.md`.
 
+mod aim;
+mod bar_chart;
+mod base_pairs;
 mod bursts;
 mod ceilings;
 mod device_layer;
@@ -24,22 +31,35 @@ mod error;
 mod flops;
 mod gpu_card;
 mod gpu_floor;
+mod http_burst;
 mod http_client;
 mod http_load;
 mod http_server;
 mod kernel_shapes;
+mod library_rate;
+mod mode_aims;
+mod mode_scenario;
 mod neighbours;
+mod open_loop;
 mod options;
 mod peak;
 mod popularity;
 mod random;
 mod random_adapters;
+mod refusal;
 mod report;
+mod results_file;
 mod rows;
+mod served_figures;
+mod served_mode;
+mod spike;
 mod subject;
 mod timing;
 mod word_pool;
 
+pub use aim::{Aim, Verdict};
+pub use bar_chart::BarChart;
+pub use base_pairs::BasePairs;
 pub use bursts::{Bursts, bursts, bursts_in_turn};
 pub use ceilings::Ceilings;
 pub use device_layer::{DeviceLayer, random_matrix, random_vector};
@@ -49,18 +69,27 @@ pub use flops::Targets;
 pub use gpu_card::Card;
 pub use gpu_floor::{Floor, LayerSize, LoraWork, attention_floor, embedding_floor, pooling_floor};
 pub use http_client::{HttpClient, HttpReply};
-pub use http_load::{HttpLoad, HttpTimes};
-pub use http_server::{HttpServer, own_cpu_seconds};
+pub use http_load::{HttpLoad, HttpTimes, LoadPattern};
+pub use http_server::{HttpServer, own_binary, own_cpu_seconds};
 pub use kernel_shapes::{KernelShape, Phase, ShapeOptions};
+pub use library_rate::LibraryLoad;
+pub use mode_aims::ModeFigures;
+pub use mode_scenario::Scenario;
 pub use neighbours::undisturbed;
+pub use open_loop::{OpenLoop, OpenTimes};
 pub use options::{RunOptions, StartError};
 pub use peak::GemmPeak;
 pub use polylora_models::EncoderSize;
 pub use popularity::Popularity;
 pub use random::Random;
-pub use random_adapters::{random_adapters, write_random_adapters};
+pub use random_adapters::{random_adapters, rank_ladder, write_random_adapters};
+pub use refusal::refusal_ms;
 pub use report::{Report, Row};
+pub use results_file::{results_file, write_part};
 pub use rows::{RowLength, Rows};
+pub use served_figures::{ServedFigures, measure_load};
+pub use served_mode::ServedMode;
+pub use spike::{Spike, SpikeCase, SpikeRun, SpikeTexts, spike_ids, spike_mode};
 pub use subject::{AdapterSet, Subject, load_adapter};
 pub use timing::{Passes, in_turn, passes};
 pub use word_pool::WordPool;

@@ -13,8 +13,11 @@ use crate::{BenchError, EncoderSize, Random, Targets, load_adapter};
 
 /// Largest weight: small enough that the embeddings stay sound, and no adapter is without effect.
 const LARGEST: f32 = 0.02;
+/// Ends of [`rank_ladder`].
+const LOWEST_RANK: usize = 4;
+const HIGHEST_RANK: usize = 64;
 
-/// `count` adapters of `rank` on `targets`, each with weights of its own.
+/// An adapter on `targets` for each of `ranks`, each with weights of its own.
 ///
 /// # Errors
 /// When a temporary folder cannot be written.
@@ -22,18 +25,17 @@ pub fn random_adapters(
     model: &EmbeddingModel,
     size: EncoderSize,
     targets: Targets,
-    rank: usize,
-    count: usize,
+    ranks: &[usize],
 ) -> Result<Vec<LoadedAdapter>, BenchError> {
-    let make = |number: usize| {
+    let make = |(number, rank): (usize, &usize)| {
         let folder = tempfile::tempdir()?;
-        write(folder.path(), size, targets, rank, Random::new(number as u64))?;
+        write(folder.path(), size, targets, *rank, Random::new(number as u64))?;
         load_adapter(folder.path(), model)
     };
-    (0..count).into_par_iter().map(make).collect()
+    ranks.par_iter().enumerate().map(make).collect()
 }
 
-/// Writes `count` such adapters as folders within `folder`, as a server finds them; their names.
+/// Writes such adapters as folders within `folder`, as a server finds them; their names.
 ///
 /// # Errors
 /// When they cannot be written.
@@ -41,17 +43,22 @@ pub fn write_random_adapters(
     folder: &Path,
     size: EncoderSize,
     targets: Targets,
-    rank: usize,
-    count: usize,
+    ranks: &[usize],
 ) -> Result<Vec<String>, BenchError> {
-    let make = |number: usize| {
+    let make = |(number, rank): (usize, &usize)| {
         let name = format!("adapter-{number}");
         let own = folder.join(&name);
         fs::create_dir(&own)?;
-        write(&own, size, targets, rank, Random::new(number as u64))?;
+        write(&own, size, targets, *rank, Random::new(number as u64))?;
         Ok(name)
     };
-    (0..count).into_par_iter().map(make).collect()
+    ranks.par_iter().enumerate().map(make).collect()
+}
+
+/// `count` ranks from 4 to 64 at equal steps: of 13 adapters every one is 5 above the one before.
+pub fn rank_ladder(count: usize) -> Vec<usize> {
+    let steps = count.saturating_sub(1).max(1);
+    (0..count).map(|rung| LOWEST_RANK + rung * (HIGHEST_RANK - LOWEST_RANK) / steps).collect()
 }
 
 fn write(
@@ -83,4 +90,17 @@ fn write(
     });
     fs::write(folder.join(CONFIG_FILE), serde_json::to_vec(&config)?)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ladder_goes_from_4_to_64_without_a_rank_twice() {
+        let thirteen = rank_ladder(13);
+        assert_eq!((thirteen.len(), thirteen[0], thirteen[1], thirteen[12]), (13, 4, 9, 64));
+        assert!(rank_ladder(2) == [4, 64] && rank_ladder(1) == [4] && rank_ladder(0).is_empty());
+        assert!((2..=61).all(|count| rank_ladder(count).windows(2).all(|pair| pair[0] < pair[1])));
+    }
 }

@@ -65,12 +65,25 @@ impl Row {
 pub struct Report {
     as_json: bool,
     head: Option<Vec<&'static str>>,
+    kept: Option<String>,
 }
 
 impl Report {
     /// A report, as JSON lines or as a Markdown table.
     pub fn new(as_json: bool) -> Self {
-        Self { as_json, head: None }
+        Self { as_json, ..Self::default() }
+    }
+
+    /// Also keeps what a Markdown report would have, for [`Report::kept`].
+    #[must_use]
+    pub fn keeping(mut self) -> Self {
+        self.kept = Some(String::new());
+        self
+    }
+
+    /// Everything so far as Markdown; empty when it is not kept.
+    pub fn kept(&self) -> &str {
+        self.kept.as_deref().unwrap_or_default()
     }
 
     /// A line of words around the tables; nothing among JSON lines.
@@ -78,11 +91,8 @@ impl Report {
     /// # Errors
     /// When standard output is closed.
     pub fn note(&mut self, words: &str) -> Result<(), BenchError> {
-        if !self.as_json {
-            self.head = None;
-            writeln!(stdout().lock(), "\n{words}\n")?;
-        }
-        Ok(())
+        self.head = None;
+        self.markdown(&format!("\n{words}\n\n"))
     }
 
     /// Writes a row; under a new head when its columns are others than before.
@@ -90,22 +100,45 @@ impl Report {
     /// # Errors
     /// When standard output is closed.
     pub fn row(&mut self, row: &Row) -> Result<(), BenchError> {
-        let mut out = stdout().lock();
         if self.as_json {
-            writeln!(out, "{}", row.json())?;
-            return Ok(());
+            writeln!(stdout().lock(), "{}", row.json())?;
         }
         let head: Vec<&str> = row.0.iter().map(|(name, _)| *name).collect();
         if self.head.as_ref() != Some(&head) {
-            writeln!(out, "| {} |", head.join(" | "))?;
-            writeln!(out, "|{}", "--:|".repeat(head.len()))?;
+            self.markdown(&format!("| {} |\n|{}\n", head.join(" | "), "--:|".repeat(head.len())))?;
             self.head = Some(head);
         }
         let cells = row.0.iter().map(|(_, cell)| match cell {
             Cell::Text(text) => text.clone(),
             Cell::Number { value, decimals } => format!("{value:.decimals$}"),
         });
-        writeln!(out, "| {} |", cells.collect::<Vec<_>>().join(" | "))?;
+        self.markdown(&format!("| {} |\n", cells.collect::<Vec<_>>().join(" | ")))
+    }
+
+    fn markdown(&mut self, text: &str) -> Result<(), BenchError> {
+        if let Some(kept) = &mut self.kept {
+            kept.push_str(text);
+        }
+        if !self.as_json {
+            stdout().lock().write_all(text.as_bytes())?;
+        }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_is_markdown_with_a_head_for_each_kind_of_row_also_beside_json() {
+        let mut report = Report::new(true).keeping();
+        report.row(&Row::default().number("a", 1.0, 1)).expect("written");
+        report.row(&Row::default().number("a", 2.0, 1)).expect("written");
+        report.note("words").expect("written");
+        report.row(&Row::default().text("b", "x")).expect("written");
+        let expected = "| a |\n|--:|\n| 1.0 |\n| 2.0 |\n\nwords\n\n| b |\n|--:|\n| x |\n";
+        assert_eq!(report.kept(), expected);
+        assert_eq!(Report::new(true).kept(), "");
     }
 }

@@ -28,6 +28,11 @@ impl Passes {
         self.0[rank.clamp(1, self.0.len()) - 1]
     }
 
+    /// The mean.
+    pub fn mean(&self) -> f64 {
+        self.0.iter().sum::<f64>() / self.0.len() as f64
+    }
+
     /// The fastest.
     pub fn min(&self) -> f64 {
         self.0[0]

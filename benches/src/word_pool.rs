@@ -33,7 +33,12 @@ impl WordPool {
         if words.len() < FEWEST_WORDS {
             return Err(BenchError::FewWords { file, found: words.len(), expected: FEWEST_WORDS });
         }
-        Ok(Self { words: words.into_iter().collect(), random: Random::new(seed), given: HashSet::new() })
+        Ok(Self::of(words.into_iter().collect(), seed))
+    }
+
+    /// These words, of one token each.
+    pub(crate) fn of(words: Vec<String>, seed: u64) -> Self {
+        Self { words, random: Random::new(seed), given: HashSet::new() }
     }
 
     /// A text of `tokens` tokens, the two special ones included; none that was given before.

@@ -83,7 +83,12 @@ impl Runner for EncoderRunner {
 
     fn pool_usage(&self) -> PoolUsage {
         let stats = self.pool.stats();
-        PoolUsage { adapters: stats.resident, bytes: stats.resident_bytes }
+        PoolUsage {
+            adapters: stats.resident,
+            bytes: stats.resident_bytes,
+            leases: stats.leases,
+            evictions: stats.evictions,
+        }
     }
 
     fn device_memory(&self) -> Option<DeviceMemory> {

@@ -32,6 +32,8 @@
 //! | `polylora_adapter_bytes` | gauge | their bytes |
 //! | `polylora_pool_adapters` | gauge | adapters in the device's pool |
 //! | `polylora_pool_bytes` | gauge | their bytes |
+//! | `polylora_pool_leases` | gauge | leases on them that are out after a batch |
+//! | `polylora_pool_evictions_total` | counter | adapters that had to leave the device's pool |
 //! | `polylora_device_memory_bytes{kind}` | gauge | what the device's allocator has `reserved`, and what of it is `in_use` after a batch; not on the CPU |
 //! | `polylora_warmup_seconds` | gauge | warming up at the start |
 
@@ -66,6 +68,8 @@ pub(crate) struct Metrics {
     adapter_bytes: IntGauge,
     pool_adapters: IntGauge,
     pool_bytes: IntGauge,
+    pool_leases: IntGauge,
+    pool_evictions: IntCounter,
     device_memory: IntGaugeVec,
     warmup_seconds: Gauge,
     kernel_launches: IntCounterVec,
@@ -131,6 +135,9 @@ impl Metrics {
             adapter_bytes: make.gauge("polylora_adapter_bytes", "Bytes of the adapters in host memory"),
             pool_adapters: make.gauge("polylora_pool_adapters", "Adapters in the device's pool"),
             pool_bytes: make.gauge("polylora_pool_bytes", "Bytes of the adapters in the device's pool"),
+            pool_leases: make.gauge("polylora_pool_leases", "Leases on adapters that are out after a batch"),
+            pool_evictions: make
+                .counter("polylora_pool_evictions_total", "Adapters that had to leave the device's pool"),
             device_memory: make.gauges(
                 "polylora_device_memory_bytes",
                 "Bytes of the device's allocator",
@@ -216,6 +223,10 @@ impl Metrics {
     pub(crate) fn change_pool(&self, before: PoolUsage, now: PoolUsage) {
         self.pool_adapters.add(gauge(now.adapters) - gauge(before.adapters));
         self.pool_bytes.add(gauge(now.bytes) - gauge(before.bytes));
+        self.pool_leases.add(gauge(now.leases) - gauge(before.leases));
+        // A runner that was built anew begins with none.
+        let since = now.evictions.checked_sub(before.evictions);
+        self.pool_evictions.inc_by(since.unwrap_or(now.evictions));
     }
 
     /// Notes what the device's allocator holds.
@@ -326,6 +337,21 @@ mod tests {
             "polylora_warmup_seconds 2.5",
             "polylora_kernel_launches_total{kernel=\"sgmv_shrink\"} 0",
         ] {
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
+    }
+
+    #[test]
+    fn evictions_go_on_counting_when_a_runner_is_built_anew() {
+        let metrics = Metrics::new();
+        let mut before = PoolUsage::default();
+        for evictions in [3, 5, 2] {
+            let now = PoolUsage { evictions, leases: 1, ..PoolUsage::default() };
+            metrics.change_pool(std::mem::replace(&mut before, now), now);
+        }
+        let text =
+            metrics.render(Holdings { adapters: AdapterMemory { adapters: 0, bytes: 0 }, memo_bytes: 0 });
+        for line in ["polylora_pool_evictions_total 7", "polylora_pool_leases 1"] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }
     }

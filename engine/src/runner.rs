@@ -61,6 +61,10 @@ pub struct PoolUsage {
     pub adapters: usize,
     /// Their bytes.
     pub bytes: usize,
+    /// Leases on them that are out.
+    pub leases: usize,
+    /// Adapters that had to go since the pool was made.
+    pub evictions: u64,
 }
 
 /// Why a batch was not computed, or why there is no runner.

@@ -11,6 +11,7 @@ pub mod cli;
 pub mod dispatch;
 pub mod embed_command;
 pub mod http_metrics;
+pub mod model_names;
 pub(crate) mod page;
 pub mod pull_command;
 pub mod request_log;

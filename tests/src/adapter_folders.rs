@@ -63,7 +63,11 @@ pub struct RandomAdapter {
 impl RandomAdapter {
     /// Its number of weights for MiniLM.
     pub fn weights(self) -> usize {
-        let size = BertSize::MINILM;
+        self.weights_for(BertSize::MINILM)
+    }
+
+    /// Its number of weights for an encoder of that size.
+    pub fn weights_for(self, size: BertSize) -> usize {
         size.layers
             * size.modules().iter().map(|(_, input, output)| self.rank * (input + output)).sum::<usize>()
     }

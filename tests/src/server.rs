@@ -116,7 +116,7 @@ impl Server {
         let deadline = Instant::now() + START_LIMIT;
         let address = loop {
             match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(line) if line.contains(" serving") => break address_in(&line),
+                Ok(line) if line.contains(" serving address=") => break address_in(&line),
                 Ok(_) => {}
                 Err(RecvTimeoutError::Disconnected) => {
                     let _ = child.wait();

@@ -165,7 +165,7 @@ impl Runner for FakeRunner {
     }
 
     fn pool_usage(&self) -> PoolUsage {
-        PoolUsage { adapters: 2, bytes: 640 }
+        PoolUsage { adapters: 2, bytes: 640, leases: 1, evictions: 3 }
     }
 
     fn warm_up_plan(&self, bounds: &WarmUpBounds) -> Vec<WarmUpShape> {

@@ -96,11 +96,15 @@ pub fn parse_object<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     if bytes.iter().find(|byte| !byte.is_ascii_whitespace()).is_some_and(|&byte| byte == b'[') {
         return Err(bad_json("the body is a list, expected a JSON object"));
     }
+    // serde_json looks at the bytes of those strings only that are kept.
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        bad_json(&format!("the body is no valid JSON: byte {} is not UTF-8", error.valid_up_to()))
+    })?;
     // Keeping track of the path takes time that only a faulty body is worth.
-    if let Ok(value) = serde_json::from_slice(bytes) {
+    if let Ok(value) = serde_json::from_str(text) {
         return Ok(value);
     }
-    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let mut json = serde_json::Deserializer::from_str(text);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let field = error.path().iter().next().is_some().then(|| error.path().to_string());
         let inner = error.into_inner();

@@ -165,6 +165,21 @@ async fn a_value_of_the_wrong_kind_is_told_with_what_was_expected() {
 }
 
 #[tokio::test]
+async fn a_body_that_is_not_utf_8_is_refused_wherever_the_fault_lies() {
+    let server = Server::new();
+    for body in [
+        &b"{\"input\": \"a\xff\"}"[..],
+        b"{\"input\": \"a\", \"x\": \"\xff\"}",
+        b"{\"input\": \"a\", \"\xff\": 1}",
+    ] {
+        let reply = server.post(body.to_vec()).await;
+        assert_eq!(reply.error(), (400, "invalid_json".into(), None), "{}", reply.text);
+        assert!(reply.message().contains("is not UTF-8"), "{}", reply.text);
+    }
+    assert!(server.computed().is_empty());
+}
+
+#[tokio::test]
 async fn nesting_a_hundred_thousand_deep_does_no_harm() {
     let server = Server::new();
     let (open, close) = ("[".repeat(100_000), "]".repeat(100_000));

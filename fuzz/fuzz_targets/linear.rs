@@ -1,0 +1,3 @@
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: polylora_fuzz::linear::Input| polylora_fuzz::linear::check(&input));
