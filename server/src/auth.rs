@@ -1,4 +1,4 @@
-//! The API key: without it nothing but `/health` is answered.
+//! API keys: with any set, what is not public is answered only to who bears one.
 
 use std::sync::Arc;
 
@@ -7,11 +7,14 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
 
-use crate::routes::HEALTH;
+use crate::routes::{HEALTH, METRICS};
 use crate::state::AppState;
 use crate::wire::error::ApiError;
 
-/// Lets a request through that bears the key, where one is set.
+/// Path of the check whether requests would be served, which is public as [`HEALTH`] is.
+const READY: &str = "/ready";
+
+/// Lets a request through that bears a key, where keys are set.
 ///
 /// # Errors
 /// 401 with code `invalid_api_key`.
@@ -20,17 +23,21 @@ pub async fn require_key(
     request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    if let Some(key) = state.api_key().filter(|_| request.uri().path() != HEALTH) {
+    if state.api_keys().are_needed() && !is_public(request.uri().path(), state.metrics_are_public()) {
         let presented = bearer_token(request.headers());
-        if !presented.is_some_and(|token| key.matches(token)) {
+        if !presented.is_some_and(|token| state.api_keys().open_to(token)) {
             let message = match presented {
-                Some(_) => "the API key is not the server's",
+                Some(_) => "the API key is not one of the server's",
                 None => "an API key is needed: send `Authorization: Bearer KEY`",
             };
             return Err(ApiError::invalid(StatusCode::UNAUTHORIZED, "invalid_api_key", message));
         }
     }
     Ok(next.run(request).await)
+}
+
+fn is_public(path: &str, metrics_are_public: bool) -> bool {
+    path == HEALTH || path == READY || (path == METRICS && metrics_are_public)
 }
 
 fn bearer_token(headers: &HeaderMap) -> Option<&[u8]> {

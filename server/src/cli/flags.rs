@@ -1,14 +1,20 @@
 //! The flags, and how they are laid over the settings.
 
+mod limits;
+mod security;
+mod traces;
+
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, ValueEnum};
 
 use crate::bench_command::{BenchDtype, Seconds};
-use crate::settings::{
-    ApiKey, ByteSize, DeviceChoice, DtypeChoice, LogFilter, LogFormat, Settings, parse_setting,
-};
+use crate::settings::{ByteSize, DeviceChoice, DtypeChoice, LogFilter, LogFormat, Settings, parse_setting};
+
+pub use limits::LimitFlags;
+pub use security::SecurityFlags;
+pub use traces::TraceFlags;
 
 /// Flags that say which model runs and how.
 #[derive(Debug, Default, Args)]
@@ -84,10 +90,15 @@ pub struct ServeFlags {
     /// Most requests in flight; more are answered 429 [default: 512].
     #[arg(long, value_name = "N", value_parser = parse_setting::<NonZeroUsize>)]
     pub max_concurrent_requests: Option<NonZeroUsize>,
-    /// Key that clients must send as `Authorization: Bearer KEY`. Other users of the machine can read a flag: rather set
-    /// POLYLORA__API_KEY.
-    #[arg(long, value_name = "KEY", value_parser = parse_setting::<ApiKey>)]
-    pub api_key: Option<ApiKey>,
+    /// Keys, TLS and origins.
+    #[command(flatten)]
+    pub security: SecurityFlags,
+    /// What a client may take up.
+    #[command(flatten)]
+    pub limits: LimitFlags,
+    /// Tracing of requests.
+    #[command(flatten)]
+    pub traces: TraceFlags,
     /// Memory for adapters on the device, e.g. 512MiB [default: 512MiB].
     #[arg(long, value_name = "BYTES", value_parser = parse_setting::<ByteSize>)]
     pub lora_memory: Option<ByteSize>,
@@ -203,7 +214,9 @@ impl ServeFlags {
         put(&mut settings.skip_warmup, self.skip_warmup.then_some(true));
         put(&mut settings.max_client_batch_size, self.max_client_batch_size);
         put(&mut settings.max_concurrent_requests, self.max_concurrent_requests);
-        put_some(&mut settings.api_key, self.api_key);
+        self.security.lay_over(settings);
+        self.limits.lay_over(settings);
+        self.traces.lay_over(settings);
         put(&mut settings.lora_memory, self.lora_memory);
         put(&mut settings.host_cache_bytes, self.host_cache_bytes);
         put(&mut settings.payload_limit, self.payload_limit);

@@ -1,6 +1,7 @@
 //! An engine without a model: it judges requests as the real one does and answers with numbers made from the input.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -32,6 +33,9 @@ pub enum Mood {
     GivesNan,
     LosesRows,
     Hangs,
+    Sleeps(Duration),
+    /// Gives embeddings of so many values.
+    Huge(usize),
 }
 
 pub struct FakeEngine {
@@ -40,6 +44,7 @@ pub struct FakeEngine {
     pub adapters: Vec<&'static str>,
     pub computed: Mutex<Vec<EmbedRequest>>,
     pub model: ModelInfo,
+    pub timings: Timings,
 }
 
 impl Default for FakeEngine {
@@ -47,6 +52,7 @@ impl Default for FakeEngine {
         Self {
             mood: Mood::default(),
             health: Health::Ready,
+            timings: Timings::default(),
             adapters: vec!["law", "team/medical"],
             computed: Mutex::default(),
             model: ModelInfo {
@@ -118,7 +124,7 @@ impl FakeEngine {
         let width = request.dimensions.unwrap_or(WIDTH);
         let row = |index| expected(index, request.adapter.as_deref())[..width].to_vec();
         let embeddings = (0..request.inputs.len()).map(row).collect();
-        Ok(EmbedReply { embeddings, tokens, timings: Timings::default() })
+        Ok(EmbedReply { embeddings, tokens, timings: self.timings })
     }
 }
 
@@ -133,6 +139,8 @@ impl EmbeddingService for FakeEngine {
                 Mood::Panics => panic!("the fake engine panics"),
                 Mood::GivesNan => reply.embeddings[0][1] = f32::NAN,
                 Mood::LosesRows => reply.embeddings.clear(),
+                Mood::Sleeps(time) => tokio::time::sleep(*time).await,
+                Mood::Huge(values) => reply.embeddings[0] = vec![0.5; *values],
                 Mood::Hangs => std::future::pending().await,
             }
             Ok(reply)
@@ -220,7 +228,7 @@ impl Server {
         let engine = Arc::new(engine);
         let cut_off = CutOff::default();
         let state = AppState::new(assembly(engine.clone(), &[]), &settings).expect("no clash of names");
-        Self { engine, router: router(state, cut_off.clone()), cut_off }
+        Self { engine, router: router(state, cut_off.clone(), &settings.allowed_origins), cut_off }
     }
 
     pub fn in_mood(mood: Mood) -> Self {

@@ -1,6 +1,8 @@
 //! The laws of the HTTP surface and of the commands, against an engine without a model.
 
 mod auth;
+mod connections;
+mod cors;
 mod embed_command;
 mod embeddings;
 mod errors;
@@ -9,4 +11,8 @@ mod fuzz;
 mod instruction_set;
 mod models;
 mod operations;
+mod overload;
+mod running;
+mod spans;
 mod stopping;
+mod tls;
