@@ -131,6 +131,7 @@ impl EmbedError {
             Self::NoInputs => "no_inputs",
             Self::EmptyInput { .. } => "empty_input",
             Self::TooManyInputs { .. } => "too_many_inputs",
+            Self::TooManyCharacters { .. } => "text_too_long",
             Self::TooLong { .. } => "too_long",
             Self::TokenOutOfVocabulary { .. } => "token_out_of_vocabulary",
             Self::Tokenize { .. } => "tokenize",

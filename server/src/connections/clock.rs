@@ -1,6 +1,7 @@
 //! What a connection is waiting for, and until when.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 
 use tokio::time::Instant;
 
@@ -11,6 +12,7 @@ use super::{ConnectionRules, Late};
 pub(super) struct ConnectionClock {
     rules: ConnectionRules,
     stage: Mutex<Stage>,
+    reader: Mutex<Option<Waker>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +28,7 @@ enum Stage {
 impl ConnectionClock {
     /// The clock of a connection that has just been opened: its first request is due.
     pub(super) fn new(rules: ConnectionRules) -> Self {
-        Self { rules, stage: Mutex::new(Stage::Head { since: Instant::now() }) }
+        Self { rules, stage: Mutex::new(Stage::Head { since: Instant::now() }), reader: Mutex::default() }
     }
 
     /// Bytes came in.
@@ -52,6 +54,14 @@ impl ConnectionClock {
         }
     }
 
+    /// Somebody waits for bytes and is to look at the deadline again when there is one.
+    pub(super) fn wake_when_idle(&self, reader: &Waker) {
+        let mut kept = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        if !kept.as_ref().is_some_and(|kept| kept.will_wake(reader)) {
+            *kept = Some(reader.clone());
+        }
+    }
+
     /// Until when a client must read that does not since then.
     pub(super) fn write_deadline(&self, since: Instant) -> Instant {
         since + self.rules.idle_timeout
@@ -69,6 +79,11 @@ pub(super) struct Serving(Arc<ConnectionClock>);
 impl Drop for Serving {
     fn drop(&mut self) {
         *self.0.stage() = Stage::Idle { since: Instant::now() };
+        // Whoever waits for bytes since the request came has no deadline yet.
+        let reader = self.0.reader.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(reader) = reader {
+            reader.wake();
+        }
     }
 }
 

@@ -14,7 +14,7 @@ pub fn make_room(max_connections: usize) {
     // No bound is room enough.
     let Some(found) = limit.current.filter(|&found| found < wanted) else { return };
     limit.current = Some(limit.maximum.map_or(wanted, |most| most.min(wanted)));
-    let raised = setrlimit(Resource::Nofile, limit.clone()).is_ok();
+    let raised = setrlimit(Resource::Nofile, limit).is_ok();
     let room = limit.current.filter(|_| raised).unwrap_or(found);
     if room < wanted {
         tracing::warn!(

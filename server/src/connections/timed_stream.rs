@@ -58,13 +58,19 @@ impl<S: AsyncRead + Unpin> AsyncRead for TimedStream<S> {
         if buffer.filled().len() > before {
             this.clock.bytes_came();
         }
-        if read.is_pending()
-            && let Some((deadline, late)) = this.clock.deadline()
-            && this.reading.rings(deadline, context)
-        {
-            return Poll::Ready(Err(this.late(late)));
+        if read.is_ready() {
+            return read;
         }
-        read
+        match this.clock.deadline() {
+            Some((deadline, late)) if this.reading.rings(deadline, context) => {
+                Poll::Ready(Err(this.late(late)))
+            }
+            Some(_) => Poll::Pending,
+            None => {
+                this.clock.wake_when_idle(context.waker());
+                Poll::Pending
+            }
+        }
     }
 }
 
@@ -113,5 +119,53 @@ impl Alarm {
             sleep.as_mut().reset(deadline);
         }
         sleep.as_mut().poll(context).is_ready()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+    use super::super::ConnectionRules;
+    use super::*;
+
+    const HEAD: Duration = Duration::from_secs(10);
+    const IDLE: Duration = Duration::from_secs(75);
+
+    fn timed() -> (DuplexStream, TimedStream<DuplexStream>, Arc<ConnectionClock>) {
+        let (client, server) = duplex(16);
+        let rules = ConnectionRules { max_connections: 1, header_read_timeout: HEAD, idle_timeout: IDLE };
+        let clock = Arc::new(ConnectionClock::new(rules));
+        (client, TimedStream::new(server, Arc::clone(&clock), ConnectionMetrics::default()), clock)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_since_the_request_is_told_when_the_idle_time_begins() {
+        let (_client, mut stream, clock) = timed();
+        let serving = clock.serving();
+        let began = Instant::now();
+        let reading = tokio::spawn(async move { stream.read_u8().await });
+        tokio::time::sleep(Duration::from_secs(500)).await;
+        assert!(!reading.is_finished());
+        drop(serving);
+        let error = reading.await.expect("no panic").expect_err("late");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(began.elapsed().as_secs(), 500 + IDLE.as_secs());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_read_has_the_idle_time_from_the_last_byte_taken() {
+        let (mut client, mut stream, _clock) = timed();
+        let began = Instant::now();
+        let writing = tokio::spawn(async move { stream.write_all(&[0; 64]).await });
+        for _ in 0..3 {
+            tokio::time::sleep(IDLE - Duration::from_secs(1)).await;
+            client.read_exact(&mut [0; 8]).await.expect("bytes");
+        }
+        let error = writing.await.expect("no panic").expect_err("late");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(began.elapsed().as_secs(), 3 * (IDLE.as_secs() - 1) + IDLE.as_secs());
     }
 }

@@ -10,11 +10,12 @@ use polylora_engine::{
     AdapterInfo, BoxFuture, EmbedError, EmbedInput, EmbedReply, EmbedRequest, EmbeddingService, Health,
     ModelInfo, Timings,
 };
+use polylora_server::api_keys::ApiKeys;
 use polylora_server::assemble::Assembly;
 use polylora_server::routes::router;
 use polylora_server::settings::Settings;
 use polylora_server::shutdown::CutOff;
-use polylora_server::state::AppState;
+use polylora_server::state::{AppState, Gatehouse};
 use serde_json::Value;
 use tower::ServiceExt;
 
@@ -34,8 +35,6 @@ pub enum Mood {
     LosesRows,
     Hangs,
     Sleeps(Duration),
-    /// Gives embeddings of so many values.
-    Huge(usize),
 }
 
 pub struct FakeEngine {
@@ -140,7 +139,6 @@ impl EmbeddingService for FakeEngine {
                 Mood::GivesNan => reply.embeddings[0][1] = f32::NAN,
                 Mood::LosesRows => reply.embeddings.clear(),
                 Mood::Sleeps(time) => tokio::time::sleep(*time).await,
-                Mood::Huge(values) => reply.embeddings[0] = vec![0.5; *values],
                 Mood::Hangs => std::future::pending().await,
             }
             Ok(reply)
@@ -225,9 +223,15 @@ impl Server {
     }
 
     pub fn with(engine: FakeEngine, settings: Settings) -> Self {
+        let api_keys = Arc::new(ApiKeys::given(&settings.api_key));
+        Self::behind(Gatehouse { api_keys, ..Gatehouse::default() }, engine, settings)
+    }
+
+    pub fn behind(gatehouse: Gatehouse, engine: FakeEngine, settings: Settings) -> Self {
         let engine = Arc::new(engine);
         let cut_off = CutOff::default();
-        let state = AppState::new(assembly(engine.clone(), &[]), &settings).expect("no clash of names");
+        let state = AppState::behind(gatehouse, assembly(engine.clone(), &[]), &settings);
+        let state = state.expect("no clash of names");
         Self { engine, router: router(state, cut_off.clone(), &settings.allowed_origins), cut_off }
     }
 

@@ -7,6 +7,7 @@ use polylora_server::connections::{ConnectionMetrics, ConnectionRules, Door, tls
 use polylora_server::serve::bind;
 use polylora_server::settings::{Settings, Timeout};
 use polylora_server::shutdown::{Ended, Phase, Stop, serve_until};
+use polylora_server::state::Gatehouse;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -38,15 +39,21 @@ pub fn patient(settings: Settings, header: u64, body: u64, idle: u64) -> Setting
 
 impl Running {
     pub async fn start(engine: FakeEngine, settings: Settings) -> Self {
+        let connections = ConnectionMetrics::default();
+        let gatehouse = Gatehouse { connections: connections.clone(), ..Gatehouse::default() };
+        let server = Server::behind(gatehouse, engine, settings.clone());
+        Self::open(server, settings, connections).await
+    }
+
+    pub async fn open(server: Server, settings: Settings, metrics: ConnectionMetrics) -> Self {
         let (listener, address) =
             bind("127.0.0.1", 0, settings.connection_backlog.get()).await.expect("a port");
         let door = Door {
             rules: ConnectionRules::of(&settings),
             tls: tls::acceptor(&settings).expect("a certificate"),
+            metrics: metrics.clone(),
             ..Door::plain(listener)
         };
-        let metrics = door.metrics.clone();
-        let server = Server::with(engine, settings);
         let (phase, watched) = watch::channel(Phase::Running);
         let stop = Stop { phase: watched, drain: PATIENCE, cut_off: server.cut_off.clone() };
         let ended = tokio::spawn(serve_until(door, server.router.clone(), stop));
