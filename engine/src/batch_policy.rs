@@ -2,6 +2,8 @@
 
 use std::num::NonZeroUsize;
 
+use crate::mode::Batching;
+
 /// Bounds of the scheduler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchLimits {
@@ -11,6 +13,17 @@ pub struct BatchLimits {
     pub max_batch_rows: NonZeroUsize,
     /// Rows that may wait; [`Scheduler::enqueue`](crate::Scheduler::enqueue) gives others back.
     pub max_waiting_rows: NonZeroUsize,
+    /// Whose rows share a batch.
+    pub batching: Batching,
+}
+
+/// Tokens of the next batch when `waiting` wait: all of them, or as many as make the batches that they need equal.
+///
+/// A batch filled to the brim leaves a small one behind, and whoever comes meanwhile waits for three batches instead of
+/// two: ADR 12.
+pub(crate) fn even_share(waiting: usize, limits: &BatchLimits) -> usize {
+    let batches = waiting.div_ceil(limits.max_batch_tokens.get()).max(1);
+    waiting.div_ceil(batches)
 }
 
 /// What is left of one batch while it is filled.
@@ -19,16 +32,18 @@ pub(crate) struct BatchBudget {
     tokens_left: usize,
     rows_left: usize,
     tokens_taken: usize,
+    goal: usize,
     is_empty: bool,
 }
 
 impl BatchBudget {
-    /// The budget of an empty batch.
-    pub(crate) fn new(limits: &BatchLimits) -> Self {
+    /// The budget of an empty batch that is full enough with `goal` tokens.
+    pub(crate) fn new(limits: &BatchLimits, goal: usize) -> Self {
         Self {
             tokens_left: limits.max_batch_tokens.get(),
             rows_left: limits.max_batch_rows.get(),
             tokens_taken: 0,
+            goal,
             is_empty: true,
         }
     }
@@ -46,9 +61,14 @@ impl BatchBudget {
         true
     }
 
-    /// Whether no row at all fits any more.
-    pub(crate) fn is_spent(&self) -> bool {
-        self.rows_left == 0 || self.tokens_left == 0
+    /// Whether the batch is full enough, or no row at all fits any more.
+    pub(crate) fn is_reached(&self) -> bool {
+        self.rows_left == 0 || self.tokens_left == 0 || self.tokens_taken >= self.goal
+    }
+
+    /// Tokens that are enough.
+    pub(crate) fn goal(&self) -> usize {
+        self.goal
     }
 
     /// Tokens taken so far.
@@ -91,15 +111,16 @@ mod tests {
             max_batch_tokens: bound(tokens),
             max_batch_rows: bound(rows),
             max_waiting_rows: bound(9),
+            batching: Batching::Mixed,
         }
     }
 
     #[test]
     fn a_row_longer_than_the_budget_is_taken_first_or_not_at_all() {
-        let mut first = BatchBudget::new(&limits(10, 4));
+        let mut first = BatchBudget::new(&limits(10, 4), usize::MAX);
         assert!(first.take(11));
-        assert!(first.is_spent() && !first.take(1));
-        let mut second = BatchBudget::new(&limits(10, 4));
+        assert!(first.is_reached() && !first.take(1));
+        let mut second = BatchBudget::new(&limits(10, 4), usize::MAX);
         assert!(second.take(1));
         assert!(!second.take(11));
         assert!(second.take(9));
@@ -108,9 +129,20 @@ mod tests {
 
     #[test]
     fn rows_are_bounded_as_tokens_are() {
-        let mut budget = BatchBudget::new(&limits(100, 2));
+        let mut budget = BatchBudget::new(&limits(100, 2), usize::MAX);
         assert!(budget.take(1) && budget.take(1));
-        assert!(budget.is_spent() && !budget.take(1));
+        assert!(budget.is_reached() && !budget.take(1));
+    }
+
+    #[test]
+    fn what_needs_several_batches_is_cut_into_equal_ones() {
+        let limits = limits(1024, 100);
+        for (waiting, share) in [(1, 1), (1024, 1024), (1025, 513), (1600, 800), (2048, 1024), (2049, 683)] {
+            assert_eq!(even_share(waiting, &limits), share);
+        }
+        let mut budget = BatchBudget::new(&limits, 20);
+        assert!(budget.take(16) && !budget.is_reached());
+        assert!(budget.take(16) && budget.is_reached());
     }
 
     #[test]

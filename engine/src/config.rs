@@ -1,11 +1,13 @@
 //! The engine's bounds, and why an engine does not start.
 
 use std::num::NonZeroUsize;
+use std::time::Duration;
 
+use crate::mode::Mode;
 use crate::runner::RunError;
 use crate::{BatchLimits, EmbedError};
 
-/// The engine's bounds. Every one of them is at least 1.
+/// The engine's bounds and its way of serving. Every bound is at least 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EngineConfig {
     /// Requests in flight; others are refused at once.
@@ -22,6 +24,12 @@ pub struct EngineConfig {
     pub max_batch_rows: usize,
     /// Threads that tokenise.
     pub tokenize_threads: usize,
+    /// How rows become batches.
+    pub mode: Mode,
+    /// How often the next batch is made ready while one runs; zero leaves it to the moment the device comes for it.
+    pub tick: Duration,
+    /// Bytes of embeddings that are kept for rows that come again; 0 keeps none.
+    pub embedding_cache_bytes: u64,
     /// Whether the device computes what is to come once before the engine is ready.
     pub warm_up: bool,
 }
@@ -36,6 +44,9 @@ impl Default for EngineConfig {
             max_batch_tokens: 16_384,
             max_batch_rows: 2048,
             tokenize_threads: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
+            mode: Mode::default(),
+            tick: Duration::from_millis(10),
+            embedding_cache_bytes: 0,
             warm_up: true,
         }
     }
@@ -57,7 +68,11 @@ impl EngineConfig {
         bound("tokenize_threads", self.tokenize_threads, MAX_TOKENIZE_THREADS)?;
         Ok(BatchLimits {
             max_batch_tokens: bound("max_batch_tokens", self.max_batch_tokens, usize::MAX)?,
-            max_batch_rows: bound("max_batch_rows", self.max_batch_rows, usize::MAX)?,
+            max_batch_rows: match self.mode.is_one_by_one() {
+                true => NonZeroUsize::MIN,
+                false => bound("max_batch_rows", self.max_batch_rows, usize::MAX)?,
+            },
+            batching: self.mode.batching(),
             // One more than clients may bring: the probe passes by admission.
             max_waiting_rows: rows.saturating_add(1),
         })

@@ -1,7 +1,6 @@
 //! A request's way through the engine: checks, admission, tokenizer and adapter, device, reply.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -12,12 +11,19 @@ use crate::adapter_loads::AdapterLoads;
 use crate::adapter_source::{AdapterSource, FoundAdapter};
 use crate::admission::Admission;
 use crate::embedding_cut::cut_and_normalise;
+use crate::instances::{Burden, Instances};
+use crate::memo::Memo;
+use crate::memo_path::RowsToRun;
 use crate::metrics::{Metrics, seconds};
 use crate::request_check::RequestCheck;
 use crate::row_gather::{EmbedJob, JobReply};
 use crate::status::Status;
+use crate::token_requests::MOST_TOKEN_VECTORS;
 use crate::tokenize::{TokenizeJob, TokenizePool};
-use crate::{EmbedError, EmbedInput, EmbedReply, EmbedRequest, StartError, Timings};
+use crate::traffic::{SubmittedRequest, WaitingRows};
+use crate::{
+    EmbedError, EmbedInput, EmbedReply, EmbedRequest, RowOutput, StartError, Timings, TruncationSide,
+};
 
 /// All that a request passes.
 pub(crate) struct EmbeddingPath {
@@ -31,8 +37,10 @@ pub(crate) struct EmbeddingPath {
     pub(crate) adapters: Arc<dyn AdapterSource>,
     /// Loads under way.
     pub(crate) loads: AdapterLoads,
-    /// The way to the device; `None` once the engine has stopped.
-    pub(crate) jobs: Mutex<Option<mpsc::Sender<EmbedJob>>>,
+    /// The ways to the devices; `None` once the engine has stopped.
+    pub(crate) instances: Mutex<Option<Instances>>,
+    /// What rows became, if that is kept.
+    pub(crate) memo: Option<Memo>,
     /// The phase.
     pub(crate) status: Arc<Status>,
     /// Counts.
@@ -48,26 +56,40 @@ impl EmbeddingPath {
         let prompt = self.check.check(&request)?;
         let found = request.adapter.as_deref().map(|name| self.adapters.find(name)).transpose()?;
         let _permits = self.admission.admit(request.inputs.len())?;
+        self.metrics.traffic.domain(request.adapter.as_deref()).request();
         self.compute(request, prompt, found).await
     }
 
-    /// Sends one text through tokenizer and device, past admission: clients that come early must not keep the engine
-    /// from becoming ready.
+    /// Sends one text through tokenizer and every device, past admission: clients that come early must not keep the
+    /// engine from becoming ready.
     pub(crate) async fn probe(&self) {
-        let request = EmbedRequest {
-            inputs: vec![EmbedInput::Text("probe".to_owned())],
-            adapter: None,
-            prompt_name: None,
-            dimensions: None,
-            truncate: true,
-        };
-        match self.compute(request, None, None).await {
-            Ok(_) => self.status.probe_succeeded(),
+        match self.probe_all().await {
+            Ok(()) => self.status.probe_succeeded(),
             Err(error) => {
                 tracing::error!(%error, "the first request through the device failed");
                 self.status.failed(StartError::Probe(error));
             }
         }
+    }
+
+    async fn probe_all(&self) -> Result<(), EmbedError> {
+        let inputs = vec![EmbedInput::Text("probe".to_owned())];
+        let (rows, _) = self
+            .tokenize(TokenizeJob {
+                inputs,
+                prompt: None,
+                truncate: true,
+                truncation_side: TruncationSide::Right,
+            })
+            .await?;
+        let instances = self.instances.lock().as_ref().map_or(0, Instances::len);
+        for index in 0..instances {
+            let way = self.instances.lock().as_ref().and_then(|instances| instances.at(index, rows.len()));
+            let (rows, traffic) = (rows.clone(), self.metrics.traffic.domain(None));
+            self.run_at(way, RowsToRun { rows, adapter: None, output: RowOutput::Embedding, traffic })
+                .await?;
+        }
+        Ok(())
     }
 
     /// The way of a request that was let in.
@@ -77,14 +99,31 @@ impl EmbeddingPath {
         prompt: Option<Arc<str>>,
         found: Option<FoundAdapter>,
     ) -> Result<EmbedReply, EmbedError> {
-        let EmbedRequest { inputs, adapter: name, dimensions, truncate, .. } = request;
-        let tokenize = self.tokenize(TokenizeJob { inputs, prompt, truncate });
+        let EmbedRequest { inputs, adapter: name, dimensions, truncate, truncation_side, output, .. } =
+            request;
+        let traffic = self.metrics.traffic.domain(name.as_deref());
+        let tokenize = self.tokenize(TokenizeJob { inputs, prompt, truncate, truncation_side });
         let load = self.load(name, found);
         let ((rows, tokenize), adapter) = tokio::try_join!(tokenize, load)?;
         let tokens = rows.iter().map(|row| row.len()).sum();
-        let JobReply { mut embeddings, queue, compute } = self.run(rows, adapter).await?;
-        if let Some(dimensions) = dimensions {
-            embeddings.iter_mut().for_each(|embedding| cut_and_normalise(embedding, dimensions));
+        if output == RowOutput::Tokens && tokens > MOST_TOKEN_VECTORS {
+            return Err(EmbedError::TooManyTokens { found: tokens, max: MOST_TOKEN_VECTORS });
+        }
+        let job = RowsToRun { rows, adapter, output, traffic };
+        let JobReply { mut embeddings, queue, compute } = match &self.memo {
+            // A vector for each token would push everything else out.
+            Some(memo) if output != RowOutput::Tokens => self.run_memoised(memo, job).await?,
+            Some(_) | None => self.run(job).await?,
+        };
+        match (dimensions, output) {
+            (None, _) | (_, RowOutput::Tokens) => {}
+            (Some(width), RowOutput::Raw) => embeddings.iter_mut().for_each(|embedding| {
+                embedding.truncate(width);
+                embedding.shrink_to_fit();
+            }),
+            (Some(width), RowOutput::Embedding | RowOutput::Normalized) => {
+                embeddings.iter_mut().for_each(|embedding| cut_and_normalise(embedding, width));
+            }
         }
         Ok(EmbedReply { embeddings, tokens, timings: Timings { tokenize, queue, compute } })
     }
@@ -109,19 +148,32 @@ impl EmbeddingPath {
         }
     }
 
-    /// Sends rows to the device's thread and waits for its answer.
-    async fn run(
-        &self,
-        rows: Vec<Arc<[u32]>>,
-        adapter: Option<LoadedAdapter>,
-    ) -> Result<JobReply, EmbedError> {
+    /// Sends rows to the device that has the fewest and waits for its answer.
+    pub(crate) async fn run(&self, job: RowsToRun) -> Result<JobReply, EmbedError> {
+        let way = self.instances.lock().as_ref().map(|instances| instances.least_burdened(job.rows.len()));
+        self.run_at(way.ok_or(EmbedError::ShuttingDown)?, job).await
+    }
+
+    async fn run_at(&self, way: Option<Way>, job: RowsToRun) -> Result<JobReply, EmbedError> {
+        let (jobs, burden) = way.ok_or_else(|| self.worker_is_gone())?;
+        let RowsToRun { rows, adapter, output, traffic } = job;
         let (reply, answer) = oneshot::channel();
-        let jobs = self.jobs.lock().clone().ok_or(EmbedError::ShuttingDown)?;
-        let mut awaited = Awaited { answer, status: &self.status, is_answered: false };
-        let job = EmbedJob { rows, adapter, submitted: Instant::now(), reply };
-        let rows = job.rows.len();
-        jobs.send(job).await.map_err(|_| self.worker_is_gone())?;
-        self.metrics.rows_wait(rows);
+        let submitted = Instant::now();
+        let request = traffic.request_is_submitted();
+        let mut awaited =
+            Awaited { answer, status: &self.status, is_answered: false, _burden: burden, _request: request };
+        let place = jobs.reserve().await.map_err(|_| self.worker_is_gone())?;
+        let count = rows.len();
+        place.send(EmbedJob {
+            rows,
+            adapter,
+            output,
+            waiting: WaitingRows::counted(&traffic, count),
+            submitted,
+            reply,
+        });
+        // After they were sent: who sees them counted may rely on the device finding them.
+        traffic.rows_wait(count);
         drop(jobs);
         let answer = (&mut awaited.answer).await;
         awaited.is_answered = true;
@@ -136,18 +188,23 @@ impl EmbeddingPath {
     }
 }
 
+/// The way to a device, and the rows counted on it.
+type Way = (mpsc::Sender<EmbedJob>, Burden);
+
 /// A reply that is waited for. Dropped before it came, it tells the worker that some queued rows are nobody's.
 struct Awaited<'a> {
     answer: oneshot::Receiver<Result<JobReply, EmbedError>>,
     status: &'a Status,
     is_answered: bool,
+    _burden: Burden,
+    _request: SubmittedRequest,
 }
 
 impl Drop for Awaited<'_> {
     fn drop(&mut self) {
         if !self.is_answered {
             self.answer.close();
-            self.status.abandoned.store(true, Ordering::Release);
+            self.status.client_left();
         }
     }
 }

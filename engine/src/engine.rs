@@ -1,28 +1,35 @@
 //! The engine: what it is made of, its start and its end.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use polylora_kernels::team;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use crate::adapter_loads::AdapterLoads;
 use crate::adapter_source::AdapterSource;
 use crate::admission::Admission;
+use crate::desk::Desk;
 use crate::embedding_path::EmbeddingPath;
-use crate::metrics::Metrics;
+use crate::instances::Instances;
+use crate::memo::{Memo, MemoBase};
+use crate::metrics::{Holdings, Metrics};
+use crate::mode::Mode;
 use crate::request_check::RequestCheck;
 use crate::runner::RunnerFactory;
+use crate::snapshot::Snapshot;
 use crate::status::Status;
 use crate::tokenize::{TokenBounds, Tokenize, TokenizePool};
 use crate::warm_up_plan::WarmUpBounds;
 use crate::worker::{self, WorkerHandle, WorkerParts};
 use crate::{
-    AdapterInfo, BoxFuture, EmbedError, EmbedReply, EmbedRequest, EmbeddingService, EngineConfig, Health,
-    ModelInfo, StartError,
+    AdapterInfo, BoxFuture, DecodeRequest, EmbedError, EmbedReply, EmbedRequest, EmbeddingService,
+    EngineConfig, Health, Limits, ModelInfo, StartError, TextToken, TokenizeRequest,
 };
 
 /// What an engine is made of.
@@ -37,17 +44,23 @@ pub struct EngineParts {
     pub default_prompt: Option<String>,
     /// The adapters.
     pub adapters: Arc<dyn AdapterSource>,
-    /// Builds what computes, on the device's thread.
-    pub runner: RunnerFactory,
+    /// Builds what computes, on the thread of its device: one for each instance, and at least one. With several, the
+    /// compute threads are divided among them.
+    pub runners: Vec<RunnerFactory>,
+    /// How the model pools and normalises, in any words: a part of the embedding memo's keys.
+    pub head: String,
 }
 
-/// An embedding engine with one device.
+/// An embedding engine with one device or several.
 ///
-/// Dropping it lets the device's thread end on its own; [`shutdown`](Self::shutdown) waits for it.
+/// Dropping it lets their threads end on their own; [`shutdown`](Self::shutdown) waits for it.
 pub struct Engine {
     model: ModelInfo,
+    mode: Mode,
+    instances: usize,
+    limits: Limits,
     path: Arc<EmbeddingPath>,
-    worker: Mutex<Option<WorkerHandle>>,
+    workers: Mutex<Vec<WorkerHandle>>,
 }
 
 /// What is in the engine now.
@@ -88,7 +101,7 @@ impl Engine {
     pub fn start(config: EngineConfig, parts: EngineParts) -> Result<Self, StartError> {
         let limits = config.check()?;
         let runtime = Handle::try_current().map_err(|_| StartError::NoRuntime)?;
-        let EngineParts { mut model, tokenizer, prompts, default_prompt, adapters, runner } = parts;
+        let EngineParts { mut model, tokenizer, prompts, default_prompt, adapters, runners, head } = parts;
         model.prompts = prompts.keys().cloned().collect();
         if tokenizer.vocab_size() > model.vocab_size {
             tracing::warn!(
@@ -104,16 +117,35 @@ impl Engine {
             max_batch_tokens: config.max_batch_tokens,
             adapters: !adapters.list().is_empty(),
         });
-        let (jobs, inbox) = mpsc::channel(config.max_concurrent_requests);
-        let worker = worker::spawn(WorkerParts {
-            inbox,
-            limits,
-            warm_up,
-            factory: runner,
-            dimensions: model.dimensions,
-            status: Arc::clone(&status),
-            metrics: Arc::clone(&metrics),
-        })?;
+        let (instances, mut ways, mut workers) = (runners.len(), vec![], vec![]);
+        for (index, factory) in runners.into_iter().enumerate() {
+            let (jobs, inbox) = mpsc::channel(config.max_concurrent_requests);
+            ways.push(jobs);
+            let desk = Arc::new(Desk::new(inbox, limits, Arc::clone(&status)));
+            // One by one there is nothing to make ready.
+            if !config.mode.is_one_by_one() && !config.tick.is_zero() {
+                desk.start_ticking(config.tick)?;
+            }
+            workers.push(worker::spawn(WorkerParts {
+                name: if instances == 1 { "device".to_owned() } else { format!("device-{}", index + 1) },
+                threads: (instances > 1).then(|| threads_of(index, instances, team::threads())),
+                desk,
+                warm_up,
+                factory,
+                dimensions: model.dimensions,
+                status: Arc::clone(&status),
+                metrics: Arc::clone(&metrics),
+            })?);
+        }
+        let memo = Memo::new(
+            config.embedding_cache_bytes,
+            MemoBase {
+                digest: &model.digest,
+                dtype: &model.dtype,
+                head: &head,
+                dimensions: model.dimensions,
+            },
+        );
         let path = Arc::new(EmbeddingPath {
             check: RequestCheck {
                 max_inputs: config.max_client_batch_size,
@@ -129,7 +161,8 @@ impl Engine {
                 config.max_in_flight_rows as u32,
             ),
             loads: AdapterLoads::new(Arc::clone(&adapters), runtime.clone()),
-            jobs: Mutex::new(Some(jobs)),
+            instances: Mutex::new(Some(Instances::new(ways))),
+            memo,
             tokenizer,
             adapters,
             status,
@@ -137,7 +170,13 @@ impl Engine {
         });
         let probed = Arc::clone(&path);
         runtime.spawn(async move { probed.probe().await });
-        Ok(Self { model, path, worker: Mutex::new(Some(worker)) })
+        let limits = Limits {
+            concurrent_requests: config.max_concurrent_requests,
+            client_batch_size: config.max_client_batch_size,
+            batch_tokens: config.max_batch_tokens,
+            tokenize_threads: config.tokenize_threads,
+        };
+        Ok(Self { model, mode: config.mode, instances, limits, path, workers: Mutex::new(workers) })
     }
 
     /// Waits until the probe came back.
@@ -163,20 +202,26 @@ impl Engine {
         if !drained {
             path.status.abort.store(true, Ordering::Release);
         }
-        // The worker ends when the last sender is gone and it has answered all that was sent.
-        drop(path.jobs.lock().take());
-        let worker = self.worker.lock().take();
-        let grace = timeout.saturating_sub(began.elapsed()).max(ABORT_GRACE);
-        let ended = match worker {
-            Some(worker) => worker.join(grace).await,
-            None => true,
-        };
+        // A worker ends when the last sender is gone and it has answered all that was sent.
+        drop(path.instances.lock().take());
+        let workers = std::mem::take(&mut *self.workers.lock());
+        let (grace, since) = (timeout.saturating_sub(began.elapsed()).max(ABORT_GRACE), Instant::now());
+        let mut ended = true;
+        for worker in workers {
+            ended &= worker.join(grace.saturating_sub(since.elapsed())).await;
+        }
         match (drained, ended) {
             (true, true) => Shutdown::Drained,
             (false, true) => Shutdown::Aborted { requests },
             (_, false) => Shutdown::Stuck,
         }
     }
+}
+
+/// Threads of the instance numbered `index` of `instances`, when `threads` are divided: at least one.
+fn threads_of(index: usize, instances: usize, threads: usize) -> NonZeroUsize {
+    let share = threads / instances + usize::from(index < threads % instances);
+    NonZeroUsize::new(share).unwrap_or(NonZeroUsize::MIN)
 }
 
 impl EmbeddingService for Engine {
@@ -187,6 +232,18 @@ impl EmbeddingService for Engine {
             count.end(&answer);
             answer
         })
+    }
+
+    fn tokenize(&self, request: TokenizeRequest) -> BoxFuture<'_, Result<Vec<Vec<TextToken>>, EmbedError>> {
+        Box::pin(self.path.tokens_of(request))
+    }
+
+    fn decode(&self, request: DecodeRequest) -> BoxFuture<'_, Result<Vec<String>, EmbedError>> {
+        Box::pin(self.path.texts_of(request))
+    }
+
+    fn limits(&self) -> Limits {
+        self.limits
     }
 
     fn model(&self) -> &ModelInfo {
@@ -202,7 +259,24 @@ impl EmbeddingService for Engine {
     }
 
     fn render_metrics(&self) -> String {
-        self.path.metrics.render(self.path.adapters.memory())
+        let memo_bytes = self.path.memo.as_ref().map_or(0, Memo::bytes);
+        self.path.metrics.render(Holdings { adapters: self.path.adapters.memory(), memo_bytes })
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let metrics = &self.path.metrics;
+        let rates = metrics.rates();
+        Snapshot {
+            device: self.model.device.clone(),
+            mode: self.mode.to_string(),
+            instances: self.instances,
+            domains: metrics.traffic.figures(),
+            running_requests: metrics.traffic.running(),
+            waiting_requests: metrics.traffic.waiting(),
+            rows_per_second: rates.rows,
+            tokens_per_second: rates.tokens,
+            latency: metrics.latency(),
+        }
     }
 
     fn shutdown(&self, timeout: Duration) -> BoxFuture<'_, ()> {
@@ -215,5 +289,20 @@ impl EmbeddingService for Engine {
                 Shutdown::Stuck => tracing::warn!("the device's thread did not come back from its batch"),
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_are_divided_without_rest_and_every_instance_has_one() {
+        for (threads, instances) in [(1, 4), (2, 4), (4, 4), (7, 3), (64, 5)] {
+            let shares: Vec<usize> =
+                (0..instances).map(|i| threads_of(i, instances, threads).get()).collect();
+            assert_eq!(shares.iter().sum::<usize>(), threads.max(instances), "{threads} {instances}");
+            assert!(shares.iter().all(|&share| share + 1 >= shares[0] && share <= shares[0]), "{shares:?}");
+        }
     }
 }

@@ -1,9 +1,9 @@
 //! Requests in, embeddings out.
 //!
 //! A request's way: checks and [admission](EngineConfig) (bounded permits, refused at once when none is left), then
-//! tokenising on a pool of threads while its adapter is found or loaded, then one job to the thread that owns the
-//! device. There the [`Scheduler`] fills batches from queues by [`Domain`], a [`Runner`] computes them, and each
-//! request is answered by a one-shot when its last row is done. A client that leaves drops its future: its permits
+//! tokenising on a pool of threads while its adapter is found or loaded, then one job to the desk of a
+//! device. There the [`Scheduler`] fills batches from queues by [`Domain`], the next while one runs; on the device's own
+//! thread a [`Runner`] computes them, and each request is answered by a one-shot when its last row is done. A client that leaves drops its future: its permits
 //! go back at once, its waiting rows are dropped before the next batch is filled.
 //!
 //! The scheduler knows no tensor, no clock and no async; the [`Runner`] knows no request; nothing here knows JSON or
@@ -14,13 +14,20 @@ mod adapter_source;
 mod adapter_store_source;
 mod admission;
 mod batch_policy;
+mod bisection;
 mod config;
+mod desk;
 mod embedding_cut;
 mod embedding_path;
 mod encoder_runner;
 mod engine;
 mod error;
+mod instances;
+mod memo;
+mod memo_path;
 pub mod metrics;
+mod mode;
+mod recent;
 mod request;
 mod request_check;
 mod row_gather;
@@ -28,9 +35,12 @@ mod runner;
 mod runner_builder;
 mod scheduler;
 mod service;
+mod snapshot;
 mod status;
 mod text_tokenizer;
+mod token_requests;
 mod tokenize;
+mod traffic;
 mod warm_up;
 mod warm_up_adapter;
 mod warm_up_plan;
@@ -42,9 +52,13 @@ pub use config::{EngineConfig, StartError};
 pub use encoder_runner::EncoderRunner;
 pub use engine::{Engine, EngineParts, InFlight, Shutdown};
 pub use error::{Blame, EmbedError};
-pub use request::{EmbedInput, EmbedReply, EmbedRequest, Timings};
+pub use mode::{Batching, Mode};
+pub use polylora_models::TextToken;
+pub use request::{EmbedInput, EmbedReply, EmbedRequest, RowOutput, Timings, TruncationSide};
 pub use runner::{Batch, BatchOutput, BatchRow, PoolUsage, RowOutcome, RunError, Runner, RunnerFactory};
 pub use scheduler::{Commit, Domain, Picked, PickedBatch, Row, Scheduler};
-pub use service::{AdapterInfo, BoxFuture, EmbeddingService, Health, ModelInfo};
+pub use service::{AdapterInfo, BoxFuture, EmbeddingService, Health, Limits, ModelInfo};
+pub use snapshot::{DomainLabel, DomainSnapshot, LatencySnapshot, Snapshot};
+pub use token_requests::{DecodeRequest, TokenizeRequest};
 pub use tokenize::Tokenize;
 pub use warm_up_plan::{MOST_WARM_TOKENS, WarmUpBounds, WarmUpDepth, WarmUpShape, warm_up_plan};

@@ -10,15 +10,24 @@
 //! | `polylora_lora_launches_total` | counter | linear layers that ran with an adapter's part; none in a batch without adapters |
 //! | `polylora_kernel_launches_total{kernel}` | counter | launches of our GPU kernels in the process since the engine was warm |
 //! | `polylora_rows_deferred_total` | counter | rows put back because their adapter found no place in the device pool |
+//! | `polylora_batch_retries_total` | counter | halves of a failed batch that were run again |
+//! | `polylora_adapter_requests_total{adapter}` | counter | requests let in, by adapter; `(base)` is the base model, `other` are all adapters after the first 64 |
+//! | `polylora_memo_hits_total` | counter | inputs that were not computed: the memo had them, or others computed the same at the time |
+//! | `polylora_memo_misses_total` | counter | inputs that the memo did not have |
 //! | `polylora_worker_restarts_total` | counter | runners built anew after a panic or a lost device |
 //! | `polylora_batch_rows` | histogram | rows in a batch |
 //! | `polylora_batch_tokens` | histogram | tokens in a batch |
+//! | `polylora_batch_domains` | histogram | domains (the base, adapters) in a batch |
 //! | `polylora_tokenize_seconds` | histogram | tokenising one request |
 //! | `polylora_queue_seconds` | histogram | from tokenised to picked, one row |
 //! | `polylora_compute_seconds` | histogram | one batch on the device |
 //! | `polylora_request_seconds` | histogram | a request from its arrival in the engine to its end |
 //! | `polylora_requests_in_flight` | gauge | requests in the engine |
 //! | `polylora_queue_rows` | gauge | rows that wait for the device |
+//! | `polylora_adapter_queue_rows{adapter}` | gauge | of these by adapter, labelled as above |
+//! | `vllm:num_requests_running` | gauge | requests of which an input is being computed or was |
+//! | `vllm:num_requests_waiting` | gauge | requests that wait for the device |
+//! | `polylora_memo_bytes` | gauge | what the memo holds |
 //! | `polylora_adapters_resident` | gauge | adapters in host memory |
 //! | `polylora_adapter_bytes` | gauge | their bytes |
 //! | `polylora_pool_adapters` | gauge | adapters in the device's pool |
@@ -26,22 +35,24 @@
 //! | `polylora_device_memory_bytes{kind}` | gauge | what the device's allocator has `reserved`, and what of it is `in_use` after a batch; not on the CPU |
 //! | `polylora_warmup_seconds` | gauge | warming up at the start |
 
-use std::sync::atomic::{AtomicI64, Ordering};
+mod maker;
+mod request_count;
+
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use polylora_kernels::device_memory::DeviceMemory;
 use polylora_kernels::launches::Kernel;
-use prometheus::core::Collector;
-use prometheus::{
-    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder, exponential_buckets,
-};
+use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
 
-use crate::EmbedError;
 use crate::adapter_source::AdapterMemory;
-use crate::error::Blame;
+use crate::recent::{LatencyWindow, WorkRates, WorkWindow};
 use crate::runner::PoolUsage;
+use crate::snapshot::{DomainLabel, LatencySnapshot};
+use crate::traffic::Traffic;
+
+use maker::Maker;
+pub(crate) use request_count::RequestCount;
 
 /// The engine's metrics; the module's table says what each is.
 #[derive(Debug)]
@@ -60,19 +71,51 @@ pub(crate) struct Metrics {
     kernel_launches: IntCounterVec,
     /// What the counters of the process said when they were last read; `None` until the engine is warm.
     launches_seen: Mutex<Option<[u64; Kernel::ALL.len()]>>,
-    pub(crate) tokens: IntCounter,
-    pub(crate) rows: IntCounter,
+    tokens: IntCounter,
+    rows: IntCounter,
     pub(crate) batches: IntCounter,
     pub(crate) lora_launches: IntCounter,
     pub(crate) rows_deferred: IntCounter,
     pub(crate) worker_restarts: IntCounter,
-    pub(crate) batch_rows: Histogram,
-    pub(crate) batch_tokens: Histogram,
+    pub(crate) batch_retries: IntCounter,
+    pub(crate) memo_hits: IntCounter,
+    pub(crate) memo_misses: IntCounter,
+    memo_bytes: IntGauge,
+    batch_rows: Histogram,
+    batch_tokens: Histogram,
+    batch_domains: Histogram,
     pub(crate) tokenize_seconds: Histogram,
-    pub(crate) queue_seconds: Histogram,
+    queue_seconds: Histogram,
     pub(crate) compute_seconds: Histogram,
     queue_rows: IntGauge,
-    waiting: AtomicI64,
+    adapter_queue_rows: IntGaugeVec,
+    adapter_requests: IntCounterVec,
+    requests_running: IntGauge,
+    requests_waiting: IntGauge,
+    pub(crate) traffic: Traffic,
+    began: Instant,
+    work: Mutex<WorkWindow>,
+    latencies: Mutex<LatencyWindow>,
+}
+
+/// How much one batch held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct BatchSize {
+    /// Rows.
+    pub(crate) rows: usize,
+    /// Their tokens.
+    pub(crate) tokens: usize,
+    /// The base and adapters among them.
+    pub(crate) domains: usize,
+}
+
+/// What is known only when the metrics are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Holdings {
+    /// Adapters in host memory.
+    pub(crate) adapters: AdapterMemory,
+    /// Bytes of the memo.
+    pub(crate) memo_bytes: usize,
 }
 
 impl Metrics {
@@ -109,37 +152,70 @@ impl Metrics {
             rows_deferred: make
                 .counter("polylora_rows_deferred_total", "Rows put back for want of pool space"),
             worker_restarts: make.counter("polylora_worker_restarts_total", "Runners built anew"),
+            batch_retries: make
+                .counter("polylora_batch_retries_total", "Halves of a failed batch that were run again"),
+            memo_hits: make.counter("polylora_memo_hits_total", "Inputs that were not computed again"),
+            memo_misses: make.counter("polylora_memo_misses_total", "Inputs that the memo did not have"),
+            memo_bytes: make.gauge("polylora_memo_bytes", "Bytes of the memo"),
             batch_rows: make.sizes("polylora_batch_rows", "Rows in a batch"),
             batch_tokens: make.sizes("polylora_batch_tokens", "Tokens in a batch"),
+            batch_domains: make.sizes("polylora_batch_domains", "Domains in a batch"),
             tokenize_seconds: make.seconds("polylora_tokenize_seconds", "Tokenising one request"),
             queue_seconds: make.seconds("polylora_queue_seconds", "From tokenised to picked, one row"),
             compute_seconds: make.seconds("polylora_compute_seconds", "One batch on the device"),
             queue_rows: make.gauge("polylora_queue_rows", "Rows that wait for the device"),
-            waiting: AtomicI64::new(0),
+            adapter_queue_rows: make.gauges(
+                "polylora_adapter_queue_rows",
+                "Rows that wait for the device",
+                "adapter",
+            ),
+            adapter_requests: make.counters("polylora_adapter_requests_total", "Requests let in", "adapter"),
+            requests_running: make.gauge("vllm:num_requests_running", "Requests that are being computed"),
+            requests_waiting: make.gauge("vllm:num_requests_waiting", "Requests that wait for the device"),
+            traffic: Traffic::new(),
+            began: Instant::now(),
+            work: Mutex::default(),
+            latencies: Mutex::default(),
             registry: make.registry,
         }
     }
 
     /// Counts a request that came in; it counts as cancelled unless [`RequestCount::end`] is called.
     pub(crate) fn request(&self) -> RequestCount<'_> {
-        self.requests_in_flight.inc();
-        RequestCount { metrics: self, began: Instant::now(), outcome: "cancelled" }
+        RequestCount::begin(self)
     }
 
-    /// Rows wait for the device from now on.
-    pub(crate) fn rows_wait(&self, rows: usize) {
-        self.waiting.fetch_add(gauge(rows), Ordering::Relaxed);
+    /// Rows were picked that had waited so long.
+    pub(crate) fn picked(&self, waited: impl Iterator<Item = Duration>) {
+        waited.for_each(|waited| self.queue_seconds.observe(seconds(waited)));
     }
 
-    /// Rows wait no more: picked, or nobody's.
-    pub(crate) fn rows_leave(&self, rows: usize) {
-        self.waiting.fetch_sub(gauge(rows), Ordering::Relaxed);
+    /// A batch was computed.
+    pub(crate) fn computed(&self, size: BatchSize) {
+        let BatchSize { rows, tokens, domains } = size;
+        self.rows.inc_by(rows as u64);
+        self.tokens.inc_by(tokens as u64);
+        self.batch_rows.observe(rows as f64);
+        self.batch_tokens.observe(tokens as f64);
+        self.batch_domains.observe(domains as f64);
+        self.work.lock().add(self.began.elapsed(), rows, tokens);
     }
 
-    /// Notes what lies in the device's pool.
-    pub(crate) fn set_pool(&self, usage: PoolUsage) {
-        self.pool_adapters.set(gauge(usage.adapters));
-        self.pool_bytes.set(gauge(usage.bytes));
+    /// Work a second of late.
+    pub(crate) fn rates(&self) -> WorkRates {
+        self.work.lock().rates(self.began.elapsed())
+    }
+
+    /// How long requests took of late.
+    pub(crate) fn latency(&self) -> Option<LatencySnapshot> {
+        let [p50, p99] = self.latencies.lock().percentiles([50, 99])?;
+        Some(LatencySnapshot { p50, p99 })
+    }
+
+    /// Notes what lies in a device's pool where `before` lay; devices add up.
+    pub(crate) fn change_pool(&self, before: PoolUsage, now: PoolUsage) {
+        self.pool_adapters.add(gauge(now.adapters) - gauge(before.adapters));
+        self.pool_bytes.add(gauge(now.bytes) - gauge(before.bytes));
     }
 
     /// Notes what the device's allocator holds.
@@ -167,13 +243,32 @@ impl Metrics {
         *seen = now;
     }
 
+    /// Brings the counts of requests and waiting rows up to date.
+    fn count_traffic(&self) {
+        let mut waiting = 0;
+        for figures in self.traffic.figures() {
+            let label = match &figures.domain {
+                DomainLabel::Base => "(base)",
+                DomainLabel::Adapter(name) => name,
+                DomainLabel::Others => "other",
+            };
+            waiting += figures.waiting_rows;
+            self.adapter_queue_rows.with_label_values(&[label]).set(gauge(figures.waiting_rows));
+            let requests = self.adapter_requests.with_label_values(&[label]);
+            requests.inc_by(figures.requests.saturating_sub(requests.get()));
+        }
+        self.queue_rows.set(gauge(waiting));
+        self.requests_running.set(gauge(self.traffic.running()));
+        self.requests_waiting.set(gauge(self.traffic.waiting()));
+    }
+
     /// All metrics in Prometheus' text format 0.0.4.
-    pub(crate) fn render(&self, memory: AdapterMemory) -> String {
-        self.adapters_resident.set(gauge(memory.adapters));
-        self.adapter_bytes.set(gauge(memory.bytes));
+    pub(crate) fn render(&self, holdings: Holdings) -> String {
+        self.adapters_resident.set(gauge(holdings.adapters.adapters));
+        self.adapter_bytes.set(gauge(holdings.adapters.bytes));
+        self.memo_bytes.set(gauge(holdings.memo_bytes));
         self.count_launches();
-        // A row may be picked before its sender has counted it.
-        self.queue_rows.set(self.waiting.load(Ordering::Relaxed).max(0));
+        self.count_traffic();
         TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_else(|error| {
             tracing::error!(%error, "the metrics could not be rendered");
             String::new()
@@ -186,88 +281,14 @@ pub(crate) fn seconds(duration: Duration) -> f64 {
     duration.as_secs_f64()
 }
 
-/// One request in flight.
-#[derive(Debug)]
-pub(crate) struct RequestCount<'a> {
-    metrics: &'a Metrics,
-    began: Instant,
-    outcome: &'static str,
-}
-
-impl RequestCount<'_> {
-    /// The request ended with an answer.
-    pub(crate) fn end<T>(mut self, answer: &Result<T, EmbedError>) {
-        self.outcome = match answer.as_ref().map_err(EmbedError::blame) {
-            Ok(_) => "ok",
-            Err(Blame::Client) => "client_error",
-            Err(Blame::Load) => "overloaded",
-            Err(Blame::Server) => "error",
-        };
-        if let Err(error) = answer {
-            self.metrics.errors.with_label_values(&[error.code()]).inc();
-        }
-    }
-}
-
-impl Drop for RequestCount<'_> {
-    fn drop(&mut self) {
-        self.metrics.requests_in_flight.dec();
-        self.metrics.requests.with_label_values(&[self.outcome]).inc();
-        self.metrics.request_seconds.observe(seconds(self.began.elapsed()));
-    }
-}
-
 fn gauge(value: usize) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
-}
-
-struct Maker {
-    registry: Registry,
-}
-
-impl Maker {
-    fn counter(&self, name: &str, help: &str) -> IntCounter {
-        self.register(IntCounter::new(name, help))
-    }
-
-    fn counters(&self, name: &str, help: &str, label: &str) -> IntCounterVec {
-        self.register(IntCounterVec::new(Opts::new(name, help), &[label]))
-    }
-
-    fn gauge(&self, name: &str, help: &str) -> IntGauge {
-        self.register(IntGauge::new(name, help))
-    }
-
-    fn gauges(&self, name: &str, help: &str, label: &str) -> IntGaugeVec {
-        self.register(IntGaugeVec::new(Opts::new(name, help), &[label]))
-    }
-
-    /// 0.1 ms to 26 s, then above.
-    fn seconds(&self, name: &str, help: &str) -> Histogram {
-        self.histogram(name, help, 1e-4, 19)
-    }
-
-    /// 1 to 65,536, then above.
-    fn sizes(&self, name: &str, help: &str) -> Histogram {
-        self.histogram(name, help, 1.0, 17)
-    }
-
-    fn histogram(&self, name: &str, help: &str, start: f64, count: usize) -> Histogram {
-        let buckets = exponential_buckets(start, 2.0, count);
-        self.register(buckets.and_then(|b| Histogram::with_opts(HistogramOpts::new(name, help).buckets(b))))
-    }
-
-    /// Names and buckets are written in this file: a bad one is a broken invariant.
-    fn register<C: Collector + Clone + 'static>(&self, collector: prometheus::Result<C>) -> C {
-        let collector = collector.expect("names, labels and buckets are valid");
-        self.registry.register(Box::new(collector.clone())).expect("names are unique");
-        collector
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::EmbedError;
 
     #[test]
     fn every_name_of_the_table_is_rendered() {
@@ -277,13 +298,16 @@ mod tests {
         metrics.request().end(&Ok(()));
         metrics.set_device_memory(Some(DeviceMemory { reserved: 64, in_use: 16 }));
         metrics.warmed_up(2.5);
-        let text = metrics.render(AdapterMemory { adapters: 3, bytes: 12 });
-        let table =
-            include_str!("metrics.rs").lines().filter_map(|line| line.strip_prefix("//! | `polylora_"));
+        metrics.traffic.domain(Some("law")).request();
+        let adapters = AdapterMemory { adapters: 3, bytes: 12 };
+        metrics.render(Holdings { adapters, memo_bytes: 7 });
+        metrics.traffic.domain(Some("law")).request();
+        let text = metrics.render(Holdings { adapters, memo_bytes: 7 });
+        let table = include_str!("metrics.rs").lines().filter_map(|line| line.strip_prefix("//! | `"));
         let names: Vec<_> = table.map(|line| line.split(['`', '{']).next().unwrap()).collect();
         assert_eq!(names.len(), text.lines().filter(|line| line.starts_with("# TYPE")).count());
         for name in names {
-            assert!(text.contains(&format!("# TYPE polylora_{name} ")), "{name}");
+            assert!(text.contains(&format!("# TYPE {name} ")), "{name}");
         }
         for line in [
             "polylora_requests_total{outcome=\"client_error\"} 1",
@@ -291,6 +315,10 @@ mod tests {
             "polylora_requests_total{outcome=\"ok\"} 1",
             "polylora_errors_total{code=\"no_inputs\"} 1",
             "polylora_requests_in_flight 0",
+            "polylora_adapter_requests_total{adapter=\"law\"} 2",
+            "polylora_adapter_queue_rows{adapter=\"(base)\"} 0",
+            "vllm:num_requests_waiting 0",
+            "polylora_memo_bytes 7",
             "polylora_adapters_resident 3",
             "polylora_adapter_bytes 12",
             "polylora_device_memory_bytes{kind=\"reserved\"} 64",

@@ -33,29 +33,37 @@ impl RequestCheck {
         if let Some(index) = request.inputs.iter().position(is_empty) {
             return Err(EmbedError::EmptyInput { index });
         }
-        self.check_lengths(&request.inputs)?;
+        for (index, input) in request.inputs.iter().enumerate() {
+            if let EmbedInput::Text(text) = input {
+                self.check_length(index, text)?;
+            }
+        }
         if let Some(found) = request.dimensions.filter(|&found| found == 0 || found > self.dimensions) {
             return Err(EmbedError::DimensionsOutOfRange { found, max: self.dimensions });
         }
-        match request.prompt_name.as_deref() {
+        self.prompt_for(request.prompt_name.as_deref())
+    }
+
+    /// What goes in front of texts under that name, or under none.
+    pub(crate) fn prompt_for(&self, name: Option<&str>) -> Result<Option<Arc<str>>, EmbedError> {
+        match name {
             Some(name) => self.prompt(name).map(Some),
             None => Ok(self.default_prompt.clone()),
         }
     }
 
-    fn check_lengths(&self, inputs: &[EmbedInput]) -> Result<(), EmbedError> {
-        for (index, input) in inputs.iter().enumerate() {
-            // No text has more characters than bytes.
-            if let EmbedInput::Text(text) = input
-                && text.len() > self.max_chars
-            {
-                let found = text.chars().count();
-                if found > self.max_chars {
-                    return Err(EmbedError::TooManyCharacters { index, found, max: self.max_chars });
-                }
-            }
+    /// Whether a text is short enough to be tokenised.
+    pub(crate) fn check_length(&self, index: usize, text: &str) -> Result<(), EmbedError> {
+        // No text has more characters than bytes.
+        if text.len() <= self.max_chars {
+            return Ok(());
         }
-        Ok(())
+        match text.chars().count() {
+            found if found > self.max_chars => {
+                Err(EmbedError::TooManyCharacters { index, found, max: self.max_chars })
+            }
+            _ => Ok(()),
+        }
     }
 
     fn prompt(&self, name: &str) -> Result<Arc<str>, EmbedError> {
@@ -94,10 +102,7 @@ mod tests {
     fn request(inputs: &[&str]) -> EmbedRequest {
         EmbedRequest {
             inputs: inputs.iter().map(|text| EmbedInput::Text((*text).to_owned())).collect(),
-            adapter: None,
-            prompt_name: None,
-            dimensions: None,
-            truncate: false,
+            ..EmbedRequest::default()
         }
     }
 

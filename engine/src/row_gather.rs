@@ -1,16 +1,16 @@
 //! Brings the rows of one request together again, however many batches they went through.
 
-use std::cell::RefCell;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use polylora_adapters::LoadedAdapter;
 use tokio::sync::oneshot;
 
-use crate::EmbedError;
 use crate::runner::BatchRow;
 use crate::scheduler::{Domain, Row};
+use crate::traffic::{DomainTraffic, RunningRequest, WaitingRows};
+use crate::{EmbedError, RowOutput};
 
 /// The rows of one request, on their way to the worker.
 #[derive(Debug)]
@@ -19,6 +19,10 @@ pub(crate) struct EmbedJob {
     pub(crate) rows: Vec<Arc<[u32]>>,
     /// The adapter of all of them.
     pub(crate) adapter: Option<LoadedAdapter>,
+    /// What each of them becomes.
+    pub(crate) output: RowOutput,
+    /// Counts them while they wait.
+    pub(crate) waiting: WaitingRows,
     /// When the rows were ready for the device.
     pub(crate) submitted: Instant,
     /// Where the answer goes.
@@ -36,7 +40,7 @@ pub(crate) struct JobReply {
     pub(crate) compute: Duration,
 }
 
-/// One request's results so far. Lives on the worker's thread.
+/// One request's results so far. Lives on the threads of a device.
 #[derive(Debug)]
 pub(crate) struct RowGather {
     reply: Option<oneshot::Sender<Result<JobReply, EmbedError>>>,
@@ -45,6 +49,8 @@ pub(crate) struct RowGather {
     submitted: Instant,
     compute: Duration,
     last_batch: Option<u64>,
+    traffic: Arc<DomainTraffic>,
+    running: Option<RunningRequest>,
 }
 
 /// A row that knows whose it is.
@@ -52,27 +58,31 @@ pub(crate) struct RowGather {
 pub(crate) struct RequestRow {
     /// What the device computes.
     pub(crate) row: BatchRow,
-    gather: Rc<RefCell<RowGather>>,
+    gather: Arc<Mutex<RowGather>>,
     index: usize,
+    waiting: Option<WaitingRows>,
 }
 
 impl RowGather {
     /// Splits a job into rows that share one gather.
     pub(crate) fn split(job: EmbedJob) -> Vec<RequestRow> {
-        let gather = Rc::new(RefCell::new(Self {
+        let gather = Arc::new(Mutex::new(Self {
             reply: Some(job.reply),
             embeddings: vec![None; job.rows.len()],
             missing: job.rows.len(),
             submitted: job.submitted,
             compute: Duration::ZERO,
             last_batch: None,
+            traffic: Arc::clone(job.waiting.traffic()),
+            running: None,
         }));
-        let request_row = |(index, ids)| RequestRow {
-            row: BatchRow { ids, adapter: job.adapter.clone() },
-            gather: Rc::clone(&gather),
+        let request_row = |((index, ids), waiting)| RequestRow {
+            row: BatchRow { ids, adapter: job.adapter.clone(), output: job.output },
+            gather: Arc::clone(&gather),
             index,
+            waiting: Some(waiting),
         };
-        job.rows.into_iter().enumerate().map(request_row).collect()
+        job.rows.into_iter().enumerate().zip(job.waiting.split()).map(request_row).collect()
     }
 
     /// Whether the request was answered or its client has left.
@@ -81,6 +91,8 @@ impl RowGather {
     }
 
     fn answer(&mut self, answer: Result<JobReply, EmbedError>) {
+        // Before the answer: who has one finds himself counted.
+        self.running = None;
         if let Some(reply) = self.reply.take() {
             // A client that has left is not owed anything.
             let _ = reply.send(answer);
@@ -89,9 +101,25 @@ impl RowGather {
 }
 
 impl RequestRow {
+    /// The row is being computed: it waits no longer, its request runs.
+    pub(crate) fn start(&mut self) {
+        self.waiting = None;
+        let mut gather = self.gather.lock();
+        if gather.running.is_none() && gather.reply.is_some() {
+            gather.running = Some(gather.traffic.request_runs());
+        }
+    }
+
+    /// The row goes back to its queue.
+    pub(crate) fn wait_again(&mut self) {
+        let traffic = Arc::clone(&self.gather.lock().traffic);
+        traffic.rows_wait(1);
+        self.waiting = Some(WaitingRows::counted(&traffic, 1));
+    }
+
     /// Adds the time of the batch numbered `batch` to the request, once however many of its rows it held.
     pub(crate) fn count_batch(&self, batch: u64, took: Duration) {
-        let mut gather = self.gather.borrow_mut();
+        let mut gather = self.gather.lock();
         if gather.last_batch.replace(batch) != Some(batch) {
             gather.compute += took;
         }
@@ -99,7 +127,7 @@ impl RequestRow {
 
     /// Brings the row's embedding; the last one missing answers the request.
     pub(crate) fn bring(self, embedding: Vec<f32>) {
-        let mut gather = self.gather.borrow_mut();
+        let mut gather = self.gather.lock();
         let was = gather.embeddings[self.index].replace(embedding);
         assert!(was.is_none(), "a row was computed twice");
         gather.missing -= 1;
@@ -113,7 +141,7 @@ impl RequestRow {
 
     /// Fails the request; its other rows are cancelled by that.
     pub(crate) fn fail(self, error: EmbedError) {
-        self.gather.borrow_mut().answer(Err(error));
+        self.gather.lock().answer(Err(error));
     }
 }
 
@@ -127,18 +155,22 @@ impl Row for RequestRow {
     }
 
     fn is_cancelled(&self) -> bool {
-        self.gather.borrow().is_over()
+        self.gather.lock().is_over()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::traffic::Traffic;
 
     fn job(rows: usize) -> (Vec<RequestRow>, oneshot::Receiver<Result<JobReply, EmbedError>>) {
         let (reply, answer) = oneshot::channel();
+        let waiting = WaitingRows::counted(&Traffic::new().domain(None), rows);
         let ids: Vec<Arc<[u32]>> = (0..rows).map(|i| Arc::from([i as u32])).collect();
-        (RowGather::split(EmbedJob { rows: ids, adapter: None, submitted: Instant::now(), reply }), answer)
+        let (output, submitted) = (RowOutput::default(), Instant::now());
+        let job = EmbedJob { rows: ids, adapter: None, output, waiting, submitted, reply };
+        (RowGather::split(job), answer)
     }
 
     #[test]

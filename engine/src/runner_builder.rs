@@ -37,7 +37,7 @@ impl RunnerBuilder {
 
     /// Drops `lost`, then builds its successor in up to [`MAX_REBUILD_ATTEMPTS`] attempts.
     pub(crate) fn replace(&mut self, lost: Box<dyn Runner>) -> Result<Box<dyn Runner>, RunError> {
-        self.status.restarting();
+        let has_told = self.status.restarting();
         // What it holds must be free before the next one is built; its drop may panic too.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(lost)));
         let mut attempt = 1;
@@ -45,7 +45,9 @@ impl RunnerBuilder {
             match self.build() {
                 Ok(runner) => {
                     self.metrics.worker_restarts.inc();
-                    self.status.restarted();
+                    if has_told {
+                        self.status.restarted();
+                    }
                     return Ok(runner);
                 }
                 Err(error) if attempt == MAX_REBUILD_ATTEMPTS || self.status.is_aborted() => {

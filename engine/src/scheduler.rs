@@ -1,11 +1,12 @@
 //! Which waiting rows go into the next batch: queues by domain, no tensor, no clock, no async.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::time::{Duration, Instant};
 
 use polylora_adapters::Digest;
 
-use crate::batch_policy::{AdapterCap, BatchBudget, BatchLimits};
+use crate::batch_policy::{AdapterCap, BatchBudget, BatchLimits, even_share};
+use crate::mode::Batching;
 
 /// What rows of one queue share: the weights that they go through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,6 +46,8 @@ pub struct PickedBatch<R> {
     pub rows: Vec<Picked<R>>,
     /// Sum of their tokens.
     pub tokens: usize,
+    /// Whether rows were left waiting when it was picked.
+    pub left_behind: bool,
 }
 
 /// What became of a batch, for [`Scheduler::commit`].
@@ -59,9 +62,11 @@ pub struct Commit<R> {
 /// Waiting rows by domain.
 ///
 /// Laws: order within a domain is kept; every batch holds the oldest waiting row, so that a row with k older ones is
-/// in one of the next k + 1 batches; the domains take turns row by row, oldest first; a batch stays within its
-/// bounds unless it is a single row; [`next_batch`](Self::next_batch) gives a batch whenever a row waits, so that an
-/// idle device never does. A tick that delays batches belongs into `next_batch`, which is told the time.
+/// in one of the next k + 1 batches; a domain gets its part of a batch, counted in tokens, before any domain gets more,
+/// and what is left goes to the oldest rows whosever they are; a batch stays within its bounds unless it is a single
+/// row, and where more waits than one batch holds, the batches are of one size;
+/// [`next_batch`](Self::next_batch) gives a batch whenever a row waits, so that an idle device never does.
+/// Why so: ADR 12.
 #[derive(Debug)]
 pub struct Scheduler<R> {
     limits: BatchLimits,
@@ -76,6 +81,7 @@ struct Turn<R> {
     domain: Domain,
     queue: VecDeque<Picked<R>>,
     share: Vec<Picked<R>>,
+    tokens: usize,
 }
 
 impl<R: Row> Scheduler<R> {
@@ -112,20 +118,10 @@ impl<R: Row> Scheduler<R> {
     /// The next batch, or `None` when no row waits that anybody still wants.
     pub fn next_batch(&mut self, now: Instant) -> Option<PickedBatch<R>> {
         let mut turns = self.turns();
-        let mut budget = BatchBudget::new(&self.limits);
-        let mut open: VecDeque<usize> = (0..turns.len()).collect();
-        while let Some(index) = open.pop_front() {
-            if budget.is_spent() {
-                break;
-            }
-            let turn = &mut turns[index];
-            // A domain whose next row does not fit is done for this batch: later rows must not overtake it.
-            if turn.queue.front().is_some_and(|next| budget.take(next.row.tokens())) {
-                turn.share.extend(turn.queue.pop_front());
-                self.waiting -= drop_cancelled_front(&mut turn.queue);
-                open.push_back(index);
-            }
-        }
+        let waiting = turns.iter().flat_map(|turn| &turn.queue).map(|picked| picked.row.tokens()).sum();
+        let mut budget = BatchBudget::new(&self.limits, even_share(waiting, &self.limits));
+        let open = self.fill_parts(&mut turns, &mut budget);
+        self.fill_by_age(&mut turns, open, &mut budget);
         let mut rows = Vec::new();
         for turn in turns {
             rows.extend(turn.share);
@@ -137,20 +133,19 @@ impl<R: Row> Scheduler<R> {
         for picked in &mut rows {
             picked.waited = now.saturating_duration_since(picked.arrived);
         }
-        (!rows.is_empty()).then(|| PickedBatch { rows, tokens: budget.tokens_taken() })
+        let left_behind = self.waiting > 0;
+        (!rows.is_empty()).then(|| PickedBatch { rows, tokens: budget.tokens_taken(), left_behind })
+    }
+
+    /// Puts a batch back that was picked and not run, where its rows were.
+    pub fn put_back(&mut self, batch: PickedBatch<R>) {
+        self.requeue(batch.rows);
     }
 
     /// Takes note of a batch that is done and puts its deferred rows back where they were.
     pub fn commit(&mut self, commit: Commit<R>) {
-        let Commit { mut deferred, adapters_placed } = commit;
-        self.cap.learn(adapters_placed, !deferred.is_empty());
-        self.waiting += deferred.len();
-        deferred.sort_by_key(|picked| picked.age);
-        for picked in deferred.into_iter().rev() {
-            let queue = self.queues.entry(picked.row.domain()).or_default();
-            let at = queue.partition_point(|waiting| waiting.age < picked.age);
-            queue.insert(at, picked);
-        }
+        self.cap.learn(commit.adapters_placed, !commit.deferred.is_empty());
+        self.requeue(commit.deferred);
     }
 
     /// Drops every row that nobody waits for and says how many.
@@ -170,6 +165,66 @@ impl<R: Row> Scheduler<R> {
         std::mem::take(&mut self.queues).into_values().flatten().map(|picked| picked.row).collect()
     }
 
+    /// Fills each domain's part of the batch row by row in turn; only a domain's first row may be longer than its part.
+    /// Gives the turns that may go on.
+    fn fill_parts(&mut self, turns: &mut [Turn<R>], budget: &mut BatchBudget) -> Vec<usize> {
+        let part = budget.goal() / turns.len().max(1);
+        let mut unfinished: VecDeque<usize> = (0..turns.len()).collect();
+        let mut served = Vec::with_capacity(turns.len());
+        while let Some(index) = unfinished.pop_front() {
+            if budget.is_reached() {
+                break;
+            }
+            let turn = &mut turns[index];
+            let next = turn.queue.front().map_or(0, |picked| picked.row.tokens());
+            if turn.tokens > 0 && turn.tokens + next > part {
+                served.push(index);
+            } else if self.take(turn, budget) {
+                unfinished.push_back(index);
+            }
+        }
+        served
+    }
+
+    /// Fills what the parts left with the oldest rows.
+    fn fill_by_age(&mut self, turns: &mut [Turn<R>], open: Vec<usize>, budget: &mut BatchBudget) {
+        use std::cmp::Reverse;
+        let oldest = |turn: &Turn<R>| turn.queue.front().map(|picked| picked.age);
+        let entry = |index: usize, turns: &[Turn<R>]| Some((Reverse(oldest(&turns[index])?), index));
+        let mut heads: BinaryHeap<_> = open.into_iter().filter_map(|index| entry(index, turns)).collect();
+        while let Some((_, index)) = heads.pop() {
+            if budget.is_reached() {
+                break;
+            }
+            if self.take(&mut turns[index], budget) {
+                heads.extend(entry(index, turns));
+            }
+        }
+    }
+
+    /// Takes the domain's next row when it fits; a domain whose next row does not is done for this batch: later rows must
+    /// not overtake it.
+    fn take(&mut self, turn: &mut Turn<R>, budget: &mut BatchBudget) -> bool {
+        let fits = turn.queue.front().is_some_and(|next| budget.take(next.row.tokens()));
+        if fits {
+            turn.share.extend(turn.queue.pop_front());
+            turn.tokens += turn.share.last().map_or(0, |picked| picked.row.tokens());
+            self.waiting -= drop_cancelled_front(&mut turn.queue);
+        }
+        fits
+    }
+
+    /// Puts rows back by their age.
+    fn requeue(&mut self, mut rows: Vec<Picked<R>>) {
+        self.waiting += rows.len();
+        rows.sort_by_key(|picked| picked.age);
+        for picked in rows.into_iter().rev() {
+            let queue = self.queues.entry(picked.row.domain()).or_default();
+            let at = queue.partition_point(|waiting| waiting.age < picked.age);
+            queue.insert(at, picked);
+        }
+    }
+
     /// The queues that may bring rows to the next batch, taken out, the one with the oldest row first.
     fn turns(&mut self) -> Vec<Turn<R>> {
         let mut heads = Vec::with_capacity(self.queues.len());
@@ -181,6 +236,9 @@ impl<R: Row> Scheduler<R> {
         });
         self.waiting -= dropped;
         heads.sort_unstable();
+        if self.limits.batching == Batching::PerDomain {
+            heads.truncate(1);
+        }
         let mut adapters = 0;
         heads.retain(|(_, domain)| {
             let is_adapter = *domain != Domain::Base;
@@ -190,7 +248,7 @@ impl<R: Row> Scheduler<R> {
         });
         let take = |(_, domain)| {
             let queue = self.queues.remove(&domain)?;
-            Some(Turn { domain, queue, share: Vec::new() })
+            Some(Turn { domain, queue, share: Vec::new(), tokens: 0 })
         };
         heads.into_iter().filter_map(take).collect()
     }

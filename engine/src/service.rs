@@ -4,7 +4,8 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
-use crate::{EmbedError, EmbedReply, EmbedRequest};
+use crate::snapshot::Snapshot;
+use crate::{DecodeRequest, EmbedError, EmbedReply, EmbedRequest, TextToken, TokenizeRequest};
 
 /// A future that a trait object can return.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -30,6 +31,8 @@ pub struct ModelInfo {
     pub device: String,
     /// Names of the model's prompts, sorted.
     pub prompts: Vec<String>,
+    /// How tokens become one vector: `mean`, `cls`, `max` or `last_token`.
+    pub pooling: String,
 }
 
 /// A served adapter.
@@ -58,10 +61,29 @@ pub enum Health {
     Unavailable,
 }
 
+/// The bounds of an engine, as clients may know them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Requests in flight.
+    pub concurrent_requests: usize,
+    /// Inputs in one request.
+    pub client_batch_size: usize,
+    /// Tokens in one forward pass.
+    pub batch_tokens: usize,
+    /// Threads of the tokenizer.
+    pub tokenize_threads: usize,
+}
+
 /// What a server may ask of an embedding engine.
 pub trait EmbeddingService: Send + Sync + 'static {
     /// Embeds the inputs. Dropping the future frees the request's rows.
     fn embed(&self, request: EmbedRequest) -> BoxFuture<'_, Result<EmbedReply, EmbedError>>;
+    /// The tokens of each text, as the model sees them.
+    fn tokenize(&self, request: TokenizeRequest) -> BoxFuture<'_, Result<Vec<Vec<TextToken>>, EmbedError>>;
+    /// The text of each list of token ids.
+    fn decode(&self, request: DecodeRequest) -> BoxFuture<'_, Result<Vec<String>, EmbedError>>;
+    /// The bounds that requests are judged by.
+    fn limits(&self) -> Limits;
     /// The base model.
     fn model(&self) -> &ModelInfo;
     /// The adapters that are served, by name; refused ones are not among them.
@@ -70,6 +92,10 @@ pub trait EmbeddingService: Send + Sync + 'static {
     fn health(&self) -> Health;
     /// The metrics in Prometheus' text format.
     fn render_metrics(&self) -> String;
+    /// What the engine does now and did lately; cheap.
+    fn snapshot(&self) -> Snapshot {
+        Snapshot { device: self.model().device.clone(), ..Snapshot::default() }
+    }
     /// Refuses new requests with [`EmbedError::ShuttingDown`], serves those in flight for at most `timeout`, answers what is
     /// left with the same error and frees the device. An engine that holds nothing has nothing to do.
     fn shutdown(&self, timeout: Duration) -> BoxFuture<'_, ()> {

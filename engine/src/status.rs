@@ -1,6 +1,6 @@
 //! The engine's phase: one value, watched by whoever waits for it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::sync::watch;
 
@@ -13,8 +13,8 @@ enum Phase {
     Starting,
     /// A probe came back.
     Ready,
-    /// The runner was lost and is being built again.
-    Restarting,
+    /// So many runners were lost and are being built again.
+    Restarting(usize),
     /// No runner any more.
     Failed(StartError),
     /// New requests are refused; those in flight are served.
@@ -25,8 +25,8 @@ enum Phase {
 #[derive(Debug)]
 pub(crate) struct Status {
     phase: watch::Sender<Phase>,
-    /// A client has left since the worker last looked: some queued rows are nobody's.
-    pub(crate) abandoned: AtomicBool,
+    /// Clients that have left with rows at a device: some queued rows are nobody's.
+    departures: AtomicU64,
     /// The worker shall answer what is queued with `ShuttingDown` and end.
     pub(crate) abort: AtomicBool,
 }
@@ -36,7 +36,7 @@ impl Status {
     pub(crate) fn starting() -> Self {
         Self {
             phase: watch::Sender::new(Phase::Starting),
-            abandoned: AtomicBool::new(false),
+            departures: AtomicU64::new(0),
             abort: AtomicBool::new(false),
         }
     }
@@ -46,7 +46,7 @@ impl Status {
         match *self.phase.borrow() {
             Phase::Starting => Health::Starting,
             Phase::Ready => Health::Ready,
-            Phase::Restarting | Phase::Failed(_) | Phase::Stopping => Health::Unavailable,
+            Phase::Restarting(_) | Phase::Failed(_) | Phase::Stopping => Health::Unavailable,
         }
     }
 
@@ -60,19 +60,43 @@ impl Status {
         self.abort.load(Ordering::Acquire)
     }
 
+    /// A client has left with rows at a device.
+    pub(crate) fn client_left(&self) {
+        self.departures.fetch_add(1, Ordering::Release);
+    }
+
+    /// How many clients have left so.
+    pub(crate) fn departures(&self) -> u64 {
+        self.departures.load(Ordering::Acquire)
+    }
+
     /// The probe came back.
     pub(crate) fn probe_succeeded(&self) {
         self.change(Phase::Ready, |phase| *phase == Phase::Starting);
     }
 
-    /// The runner is lost. Before the probe came back the phase stays: the probe decides. Says whether it changed.
+    /// A runner is lost. Before the probe came back the phase stays: the probe decides. Says whether it changed.
     pub(crate) fn restarting(&self) -> bool {
-        self.change(Phase::Restarting, |phase| *phase == Phase::Ready)
+        self.phase.send_if_modified(|phase| {
+            *phase = match phase {
+                Phase::Ready => Phase::Restarting(1),
+                Phase::Restarting(lost) => Phase::Restarting(*lost + 1),
+                _ => return false,
+            };
+            true
+        })
     }
 
-    /// A lost runner was replaced.
+    /// A runner whose loss changed the phase was replaced.
     pub(crate) fn restarted(&self) {
-        self.change(Phase::Ready, |phase| *phase == Phase::Restarting);
+        self.phase.send_if_modified(|phase| {
+            *phase = match phase {
+                Phase::Restarting(0 | 1) => Phase::Ready,
+                Phase::Restarting(lost) => Phase::Restarting(*lost - 1),
+                _ => return false,
+            };
+            true
+        });
     }
 
     /// There is no runner, or it is of no use. The first reason stays.
@@ -91,7 +115,7 @@ impl Status {
         match phase.wait_for(|phase| *phase != Phase::Starting).await.as_deref() {
             Ok(Phase::Failed(why)) => Err(why.clone()),
             Ok(Phase::Stopping) | Err(_) => Err(StartError::Stopped),
-            Ok(Phase::Starting | Phase::Ready | Phase::Restarting) => Ok(()),
+            Ok(Phase::Starting | Phase::Ready | Phase::Restarting(_)) => Ok(()),
         }
     }
 
@@ -135,7 +159,8 @@ mod tests {
         assert!(!status.restarting());
         assert_eq!(status.health(), Health::Starting);
         status.probe_succeeded();
-        assert!(status.restarting());
+        assert!(status.restarting() && status.restarting(), "two instances");
+        status.restarted();
         assert_eq!(status.health(), Health::Unavailable);
         status.restarted();
         assert_eq!(status.health(), Health::Ready);

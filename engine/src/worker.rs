@@ -1,19 +1,21 @@
-//! The thread that owns a device: takes jobs in, runs batches, answers, and gets up again after a panic.
+//! The thread that owns a device: runs batches, answers, and gets up again after a panic.
 
+use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot};
+use polylora_kernels::team;
+use tokio::sync::oneshot;
 
-use crate::batch_policy::BatchLimits;
-use crate::metrics::{Metrics, seconds};
-use crate::row_gather::{EmbedJob, RequestRow, RowGather};
-use crate::runner::{Batch, BatchOutput, RowOutcome, RunError, Runner, RunnerFactory};
+use crate::bisection::{Bisection, Verdict};
+use crate::desk::Desk;
+use crate::metrics::{BatchSize, Metrics, seconds};
+use crate::row_gather::RequestRow;
+use crate::runner::{Batch, BatchOutput, BatchRow, PoolUsage, RowOutcome, RunError, Runner, RunnerFactory};
 use crate::runner_builder::{RunnerBuilder, panic_message};
-use crate::scheduler::{Commit, Picked, PickedBatch, Scheduler};
+use crate::scheduler::{Commit, Picked, PickedBatch, Row};
 use crate::status::Status;
 use crate::warm_up::warm_up;
 use crate::warm_up_plan::WarmUpBounds;
@@ -21,10 +23,12 @@ use crate::{EmbedError, StartError};
 
 /// What a worker is made of.
 pub(crate) struct WorkerParts {
-    /// Jobs; the worker ends when all senders are gone and all rows are answered.
-    pub(crate) inbox: mpsc::Receiver<EmbedJob>,
-    /// Bounds of its scheduler.
-    pub(crate) limits: BatchLimits,
+    /// Name of its thread.
+    pub(crate) name: String,
+    /// Compute threads of its own, the owner's included; `None` shares those of all.
+    pub(crate) threads: Option<NonZeroUsize>,
+    /// Where its batches come from; the worker ends when that has no more.
+    pub(crate) desk: Arc<Desk>,
     /// What to warm up; `None` is nothing.
     pub(crate) warm_up: Option<WarmUpBounds>,
     /// Builds its runner.
@@ -47,11 +51,15 @@ pub(crate) struct WorkerHandle {
 /// Starts the owner thread; the runner is built there.
 pub(crate) fn spawn(parts: WorkerParts) -> Result<WorkerHandle, StartError> {
     let (ends, ended) = oneshot::channel::<()>();
-    let thread = thread::Builder::new().name("device".to_owned()).spawn(move || {
+    let thread = thread::Builder::new().name(parts.name.clone()).spawn(move || {
         let _ends = ends;
-        let status = Arc::clone(&parts.status);
-        let _guard = FailsOnPanic(&status);
-        Worker::new(parts).serve();
+        let (status, threads) = (Arc::clone(&parts.status), parts.threads);
+        let _guard = FailsOnPanic { status: &status, desk: Arc::clone(&parts.desk) };
+        let serve = || Worker::new(parts).serve();
+        match threads {
+            Some(threads) => team::with_own_team(threads, serve),
+            None => serve(),
+        }
     });
     let thread =
         thread.map_err(|error| StartError::Thread { purpose: "device", reason: error.to_string() })?;
@@ -69,32 +77,30 @@ impl WorkerHandle {
 }
 
 struct Worker {
-    inbox: mpsc::Receiver<EmbedJob>,
-    scheduler: Scheduler<RequestRow>,
+    desk: Arc<Desk>,
     builder: RunnerBuilder,
     warm_up: Option<WarmUpBounds>,
     dimensions: usize,
     batches: u64,
-    waiting: usize,
+    pool: PoolUsage,
     status: Arc<Status>,
     metrics: Arc<Metrics>,
 }
 
+/// A batch that was not computed.
+struct FailedBatch {
+    rows: Vec<Picked<RequestRow>>,
+    reason: String,
+    /// Why the runner is of no more use, if it is.
+    lost: Option<RunError>,
+}
+
 impl Worker {
     fn new(parts: WorkerParts) -> Self {
-        let WorkerParts { inbox, limits, warm_up, factory, dimensions, status, metrics } = parts;
+        let WorkerParts { desk, warm_up, factory, dimensions, status, metrics, .. } = parts;
         let builder = RunnerBuilder::new(factory, Arc::clone(&status), Arc::clone(&metrics));
-        Self {
-            inbox,
-            scheduler: Scheduler::new(limits),
-            builder,
-            warm_up,
-            dimensions,
-            batches: 0,
-            waiting: 0,
-            status,
-            metrics,
-        }
+        let pool = PoolUsage::default();
+        Self { desk, builder, warm_up, dimensions, batches: 0, pool, status, metrics }
     }
 
     fn serve(mut self) {
@@ -106,65 +112,57 @@ impl Worker {
         if let Err(why) = warm_up(runner.as_mut(), self.warm_up, &self.status, &self.metrics) {
             return self.give_up(why);
         }
-        while self.receive() {
-            let picked = self.scheduler.next_batch(Instant::now());
-            self.count_waiting();
-            let Some(picked) = picked else { continue };
-            if let Err(lost) = self.step(runner.as_mut(), picked) {
+        while let Some(picked) = self.desk.next_batch() {
+            runner = match self.compute(runner, picked) {
+                Ok(runner) => runner,
+                Err(why) => return self.give_up(why),
+            };
+        }
+        self.desk.close(&EmbedError::ShuttingDown);
+    }
+
+    /// Computes a batch, by halves where it fails, and answers for it; gives the runner back, or the one that took its
+    /// place.
+    fn compute(
+        &mut self,
+        mut runner: Box<dyn Runner>,
+        picked: PickedBatch<RequestRow>,
+    ) -> Result<Box<dyn Runner>, RunError> {
+        self.metrics.picked(picked.rows.iter().map(|picked| picked.waited));
+        let mut trial = Bisection::new(picked.rows);
+        while let Some(rows) = trial.next() {
+            let Err(FailedBatch { rows, reason, lost }) = self.run(runner.as_mut(), rows) else { continue };
+            tracing::error!(rows = rows.len(), %reason, "a batch failed");
+            match trial.failed(rows) {
+                Verdict::Divided => self.metrics.batch_retries.inc_by(2),
+                Verdict::Guilty(rows) => {
+                    for picked in rows {
+                        picked.row.fail(EmbedError::Internal { reason: reason.clone() });
+                    }
+                }
+            }
+            if let Some(lost) = lost {
                 tracing::error!(%lost, "the runner is lost and will be built again");
-                runner = match self.builder.replace(runner) {
-                    Ok(runner) => runner,
-                    Err(why) => return self.give_up(why),
-                };
+                runner = self.builder.replace(runner).inspect_err(|why| {
+                    let answer = EmbedError::Internal { reason: why.to_string() };
+                    while let Some(rows) = trial.next() {
+                        rows.into_iter().for_each(|picked| picked.row.fail(answer.clone()));
+                    }
+                })?;
             }
         }
-        self.refuse_all(&EmbedError::ShuttingDown);
+        Ok(runner)
     }
 
-    /// Takes in what has come, waiting only when no row waits; `false` when the worker shall end.
-    fn receive(&mut self) -> bool {
-        if self.status.is_aborted() {
-            return false;
+    /// Runs rows together and answers them; gives them back when that fails.
+    fn run(&mut self, runner: &mut dyn Runner, mut rows: Vec<Picked<RequestRow>>) -> Result<(), FailedBatch> {
+        // Clients may have left since the rows were picked.
+        rows.retain(|picked| !picked.row.is_cancelled());
+        if rows.is_empty() {
+            return Ok(());
         }
-        if self.scheduler.is_empty() {
-            match self.inbox.blocking_recv() {
-                Some(job) => self.accept(job),
-                None => return false,
-            }
-        }
-        for _ in 0..self.inbox.max_capacity() {
-            match self.inbox.try_recv() {
-                Ok(job) => self.accept(job),
-                Err(_) => break,
-            }
-        }
-        if self.status.abandoned.swap(false, Ordering::AcqRel) {
-            self.scheduler.drop_cancelled();
-        }
-        self.count_waiting();
-        !self.status.is_aborted()
-    }
-
-    fn accept(&mut self, job: EmbedJob) {
-        let submitted = job.submitted;
-        // Counted by the sender already.
-        self.waiting += job.rows.len();
-        for row in RowGather::split(job) {
-            let Err(row) = self.scheduler.enqueue(row, submitted) else { continue };
-            // Admission bounds the rows of those who wait; what is above are rows of those who left.
-            self.scheduler.drop_cancelled();
-            if let Err(row) = self.scheduler.enqueue(row, submitted) {
-                row.fail(EmbedError::QueueFull { limit: self.scheduler.len() });
-            }
-        }
-    }
-
-    /// Runs one batch and answers for it; an error means that the runner is lost.
-    fn step(&mut self, runner: &mut dyn Runner, picked: PickedBatch<RequestRow>) -> Result<(), RunError> {
-        let batch = Batch { rows: picked.rows.iter().map(|picked| picked.row.row.clone()).collect() };
-        for row in &picked.rows {
-            self.metrics.queue_seconds.observe(seconds(row.waited));
-        }
+        rows.iter_mut().for_each(|picked| picked.row.start());
+        let batch = Batch { rows: rows.iter().map(|picked| picked.row.row.clone()).collect() };
         self.batches += 1;
         let began = Instant::now();
         let result = catch_unwind(AssertUnwindSafe(|| {
@@ -174,17 +172,16 @@ impl Worker {
         let took = began.elapsed();
         self.metrics.batches.inc();
         self.metrics.compute_seconds.observe(seconds(took));
-        let (told, lost) = match result {
+        let (reason, lost) = match result {
             Ok((Ok(output), usage, memory)) if output.rows.len() == batch.rows.len() => {
-                self.metrics.set_pool(usage);
+                self.metrics.change_pool(std::mem::replace(&mut self.pool, usage), usage);
                 self.metrics.set_device_memory(memory);
-                self.settle(picked.rows, output, took);
+                self.settle(rows, output, took);
                 return Ok(());
             }
             Ok((Ok(output), ..)) => {
                 let (found, expected) = (output.rows.len(), batch.rows.len());
-                let reason = format!("the device answered {found} rows of {expected}");
-                (reason, None)
+                (format!("the device answered {found} rows of {expected}"), None)
             }
             Ok((Err(error @ RunError::Batch { .. }), ..)) => (error.to_string(), None),
             Ok((Err(error), ..)) => (error.to_string(), Some(error)),
@@ -193,12 +190,7 @@ impl Worker {
                 ("the device's worker panicked".to_owned(), Some(RunError::DeviceLost { reason }))
             }
         };
-        tracing::error!(rows = batch.rows.len(), tokens = batch.tokens(), reason = %told, "a batch failed");
-        for row in picked.rows {
-            row.row.fail(EmbedError::Internal { reason: told.clone() });
-        }
-        self.scheduler.commit(Commit { deferred: Vec::new(), adapters_placed: 0 });
-        lost.map_or(Ok(()), Err)
+        Err(FailedBatch { rows, reason, lost })
     }
 
     /// Hands each row its outcome.
@@ -208,12 +200,14 @@ impl Worker {
         let mut deferred = Vec::new();
         for (index, (picked, outcome)) in rows.into_iter().zip(output.rows).enumerate() {
             if outcome == RowOutcome::Deferred && index > 0 {
+                let mut picked = picked;
+                picked.row.wait_again();
                 deferred.push(picked);
                 continue;
             }
             let row = picked.row;
             row.count_batch(self.batches, took);
-            match self.judge(outcome) {
+            match self.judge(&row.row, outcome) {
                 Ok(embedding) => row.bring(embedding),
                 Err(error) => {
                     tracing::warn!(adapter = ?row.row.adapter.as_ref().map(|a| a.digest), %error, "a row failed");
@@ -222,7 +216,7 @@ impl Worker {
             }
         }
         self.metrics.rows_deferred.inc_by(deferred.len() as u64);
-        self.scheduler.commit(Commit { deferred, adapters_placed });
+        self.desk.commit(Commit { deferred, adapters_placed });
     }
 
     /// Counts what went through the device and says through how many adapters.
@@ -231,26 +225,25 @@ impl Worker {
             RowOutcome::Embedding(_) => Some(&picked.row.row),
             RowOutcome::Deferred | RowOutcome::Failed(_) => None,
         });
-        let (mut rows, mut tokens, mut adapters) = (0u64, 0u64, Vec::new());
+        let (mut size, mut domains) = (BatchSize::default(), Vec::new());
         for row in computed {
-            rows += 1;
-            tokens += row.ids.len() as u64;
-            adapters.extend(row.adapter.as_ref().map(|adapter| adapter.digest));
+            size.rows += 1;
+            size.tokens += row.ids.len();
+            domains.push(row.adapter.as_ref().map(|adapter| adapter.digest));
         }
-        self.metrics.rows.inc_by(rows);
-        self.metrics.tokens.inc_by(tokens);
-        self.metrics.batch_rows.observe(rows as f64);
-        self.metrics.batch_tokens.observe(tokens as f64);
+        // Rows of one domain are neighbours.
+        domains.dedup();
+        size.domains = domains.len();
+        self.metrics.computed(size);
         self.metrics.lora_launches.inc_by(output.lora_launches);
-        // Rows of one adapter are neighbours.
-        adapters.dedup();
-        adapters.len()
+        domains.into_iter().flatten().count()
     }
 
-    fn judge(&self, outcome: RowOutcome) -> Result<Vec<f32>, EmbedError> {
+    fn judge(&self, row: &BatchRow, outcome: RowOutcome) -> Result<Vec<f32>, EmbedError> {
+        let expected = row.output.values(row.ids.len(), self.dimensions);
         let reason = match outcome {
-            RowOutcome::Embedding(values) if values.len() != self.dimensions => {
-                format!("the embedding has {} values instead of {}", values.len(), self.dimensions)
+            RowOutcome::Embedding(values) if values.len() != expected => {
+                format!("the embedding has {} values instead of {expected}", values.len())
             }
             RowOutcome::Embedding(values) => match values.iter().position(|value| !value.is_finite()) {
                 Some(at) => format!("value {at} of the embedding is {}, not a finite number", values[at]),
@@ -264,43 +257,27 @@ impl Worker {
         Err(EmbedError::Internal { reason })
     }
 
-    fn give_up(mut self, why: RunError) {
+    fn give_up(self, why: RunError) {
         tracing::error!(%why, "the engine has no device any more");
         let answer = EmbedError::Internal { reason: why.to_string() };
         self.status.failed(why.into());
-        self.refuse_all(&answer);
-    }
-
-    /// Answers all that wait or still come with `error`, until all senders are gone or know.
-    fn refuse_all(&mut self, error: &EmbedError) {
-        self.inbox.close();
-        for row in self.scheduler.drain() {
-            row.fail(error.clone());
-        }
-        self.count_waiting();
-        while let Some(job) = self.inbox.blocking_recv() {
-            self.metrics.rows_leave(job.rows.len());
-            // A client that has left is not owed anything.
-            let _ = job.reply.send(Err(error.clone()));
-        }
-    }
-
-    /// Brings the count of waiting rows up to date with the scheduler.
-    fn count_waiting(&mut self) {
-        let now = self.scheduler.len();
-        self.metrics.rows_wait(now.saturating_sub(self.waiting));
-        self.metrics.rows_leave(self.waiting.saturating_sub(now));
-        self.waiting = now;
+        self.desk.close(&answer);
     }
 }
 
-/// Says that there is no device any more when the worker itself panics.
-struct FailsOnPanic<'a>(&'a Status);
+/// Says that there is no device any more when the worker itself panics, and answers who waits for it.
+struct FailsOnPanic<'a> {
+    status: &'a Status,
+    desk: Arc<Desk>,
+}
 
 impl Drop for FailsOnPanic<'_> {
     fn drop(&mut self) {
         if thread::panicking() {
-            self.0.failed(RunError::DeviceLost { reason: "its owner thread panicked".to_owned() }.into());
+            let why = RunError::DeviceLost { reason: "its owner thread panicked".to_owned() };
+            let answer = EmbedError::Internal { reason: why.to_string() };
+            self.status.failed(why.into());
+            self.desk.close(&answer);
         }
     }
 }

@@ -158,6 +158,9 @@ fn one_head_body<I: Target, E: Element>(job: &Job<'_, E>, head: Head, scratch: &
                     panel: panels.keys(panel),
                     panel_stride: STEP_BYTES,
                     steps: queries.steps,
+                    half: false,
+                    accumulate: false,
+                    next: None,
                     out: scores[panel * MAX_ROWS * PANEL..].as_mut_ptr(),
                 };
                 // SAFETY: the kernel is one of the machine's; queries and keys have been laid out with these steps, and
@@ -176,6 +179,9 @@ fn one_head_body<I: Target, E: Element>(job: &Job<'_, E>, head: Head, scratch: &
                     panel: panels.values(panel),
                     panel_stride: STEP_BYTES,
                     steps: weights.steps,
+                    half: false,
+                    accumulate: false,
+                    next: None,
                     out: sums.0.as_mut_ptr(),
                 };
                 // SAFETY: as above, with weights for rows and values for weights.

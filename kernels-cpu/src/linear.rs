@@ -1,24 +1,26 @@
 //! A linear layer with all that follows it, in order: gain, LoRA, bias, activation, residual, norm.
 
+mod block;
 mod operand;
 mod panel;
+mod product;
+mod shrink;
+mod sums;
 
-use std::cell::RefCell;
 use std::ops::Range;
 
-use crate::aligned::AlignedBuffer;
 use crate::element::Element;
 use crate::epilogue::Activation;
 use crate::isa::Isa;
-use crate::lora::{LoraSegment, segments_in, shrink};
-use crate::norm::{NormParams, layer_norm};
-use crate::packed_matrix::{PANEL, PackedMatrix, STEP_BYTES, WeightFormat};
+use crate::lora::LoraSegment;
+use crate::norm::NormParams;
+use crate::packed_matrix::{PackedMatrix, WeightFormat};
 use crate::shared_out::SharedOut;
 use crate::target::{Target, dispatch};
 use crate::team::{self, PARTS};
-use crate::tile::{SumsTile, TileCall, TileKernel};
-use operand::{Operand, OperandBuffer, prepare};
-use panel::{Effect, Panel, Rows};
+use crate::tile::TileKernel;
+use block::{Block, SCRATCH, Scratch, place_block, prepare_rows_body};
+use product::{normalize_rows_body, some_panels_body};
 
 /// Most rows of one task: with their operand they stay in the second-level cache while the panels go by.
 const BLOCK_ROWS: usize = 112;
@@ -28,6 +30,8 @@ const TILE_BLOCK_ROWS: usize = 384;
 const FEW_ROWS: usize = 64;
 /// Fewest rows of a block, where there are several for each thread.
 const FEWEST_ROWS: usize = 28;
+/// Rows of one task that readies operands: whole tiles.
+const PREPARED_ROWS: usize = 32;
 /// Rows of one task of a norm by itself.
 const NORM_ROWS: usize = 32;
 
@@ -71,10 +75,19 @@ pub fn linear<E: Element>(isa: Isa, call: LinearCall<'_, E>, out: &mut [E]) {
     assert!(call.lora.iter().all(|s| s.rows.end <= rows), "a segment ends beyond the {rows} rows");
     assert!(call.lora.windows(2).all(|s| s[0].rows.end <= s[1].rows.start), "segments overlap");
     call.lora.iter().flat_map(|s| &s.spans).for_each(|span| span.check(inputs, outputs));
+    call.lora.iter().filter_map(|s| s.packed).for_each(|packed| packed.check(inputs, outputs));
+    let format = call.weight.format();
+    let is_packed = |s: &LoraSegment<'_>| s.ranks() == 0 || s.packed.is_some_and(|p| p.format() == format);
+    let packed = format != WeightFormat::F32 && call.lora.iter().all(is_packed);
+    // Rows of an adapter begin and end within tiles, whose sums only registers add to.
+    let registers = if isa == Isa::Amx { Isa::Avx512 } else { isa };
+    let expand = if packed { WeightFormat::Bf16 } else { WeightFormat::F32 };
     let layer = Layer {
         call,
-        kernel: TileKernel::choose(isa, call.weight.format()),
-        expand: TileKernel::choose(isa, WeightFormat::F32),
+        kernel: TileKernel::choose(isa, format),
+        packed,
+        expand: TileKernel::choose(registers, expand),
+        in_registers: isa == registers && format == expand,
         out: SharedOut(out.as_mut_ptr()),
     };
     let threads = team::threads();
@@ -99,57 +112,20 @@ pub fn linear<E: Element>(isa: Isa, call: LinearCall<'_, E>, out: &mut [E]) {
 struct Layer<'a, E> {
     call: LinearCall<'a, E>,
     kernel: TileKernel,
+    /// Whether all adapters are read in their packed form.
+    packed: bool,
     /// For `B h`.
     expand: TileKernel,
+    /// Whether that is the product's own kernel, in registers and with sums that need nothing before.
+    in_registers: bool,
     out: SharedOut<E>,
-}
-
-/// Memory of a thread, kept from call to call.
-#[derive(Default)]
-struct Scratch {
-    operand: OperandBuffer,
-    hidden: AlignedBuffer,
-    sums: AlignedBuffer,
-}
-
-thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::default();
-}
-
-/// Some rows with what the product needs of them.
-struct Block {
-    rows: Range<usize>,
-    operand: Operand,
-    /// `A x`, `[rows, hidden_stride]`.
-    hidden: *const f32,
-    hidden_stride: usize,
-    /// Where sums go that a norm follows, `[rows, outputs]`.
-    before_norm: Option<SharedOut<f32>>,
-}
-
-// SAFETY: a block points into the layer's input and into scratch memory that nobody writes but for sums, of which tasks write
-// disjoint columns.
-unsafe impl Sync for Block {}
-
-impl Default for Block {
-    fn default() -> Self {
-        Self {
-            rows: 0..0,
-            operand: Operand::nothing(),
-            hidden: std::ptr::null(),
-            hidden_stride: 0,
-            before_norm: None,
-        }
-    }
 }
 
 dispatch! {
     fn whole_rows<E: Element>(layer: &Layer<'_, E>, rows: Range<usize>, scratch: &mut Scratch) = whole_rows_body
 }
 dispatch! {
-    fn prepare_block<E: Element>(
-        layer: &Layer<'_, E>, rows: Range<usize>, scratch: &mut Scratch, block: &mut Block,
-    ) = prepare_block_body
+    fn prepare_rows<E: Element>(layer: &Layer<'_, E>, block: &Block, rows: Range<usize>) = prepare_rows_body
 }
 dispatch! {
     fn some_panels<E: Element>(layer: &Layer<'_, E>, block: &Block, panels: Range<usize>) = some_panels_body
@@ -164,7 +140,10 @@ fn by_panels<E: Element>(isa: Isa, layer: &Layer<'_, E>, rows: usize, threads: u
     let part = panels.div_ceil(threads * PARTS);
     let mut scratch = SCRATCH.take();
     let mut block = Block::default();
-    prepare_block(isa, layer, 0..rows, &mut scratch, &mut block);
+    place_block(layer, 0..rows, &mut scratch, &mut block);
+    team::for_each(rows.div_ceil(PREPARED_ROWS), |i| {
+        prepare_rows(isa, layer, &block, i * PREPARED_ROWS..rows.min((i + 1) * PREPARED_ROWS));
+    });
     team::for_each(panels.div_ceil(part), |i| {
         some_panels(isa, layer, &block, i * part..panels.min((i + 1) * part));
     });
@@ -179,140 +158,8 @@ fn by_panels<E: Element>(isa: Isa, layer: &Layer<'_, E>, rows: usize, threads: u
 #[inline(always)]
 fn whole_rows_body<I: Target, E: Element>(layer: &Layer<'_, E>, rows: Range<usize>, scratch: &mut Scratch) {
     let mut block = Block::default();
-    prepare_block_body::<I, E>(layer, rows, scratch, &mut block);
+    place_block(layer, rows, scratch, &mut block);
+    prepare_rows_body::<I, E>(layer, &block, 0..block.rows.len());
     some_panels_body::<I, E>(layer, &block, 0..layer.call.weight.panel_count());
     normalize_rows_body::<I, E>(layer, &block, 0..block.rows.len());
-}
-
-/// Readies the rows' operand and `A x`; `block` points into `scratch` from then on.
-#[inline(always)]
-fn prepare_block_body<I: Target, E: Element>(
-    layer: &Layer<'_, E>,
-    rows: Range<usize>,
-    scratch: &mut Scratch,
-    block: &mut Block,
-) {
-    let Layer { call, kernel, .. } = layer;
-    let (inputs, outputs) = (call.weight.inputs(), call.weight.outputs());
-    let x = &call.x[rows.start * inputs..rows.end * inputs];
-    block.operand = prepare::<I, E>(kernel, call.weight, x, &mut scratch.operand);
-    let mut ranks = 0;
-    for (_, segment) in segments_in(call.lora, rows.clone()) {
-        ranks = ranks.max(segment.ranks());
-    }
-    if ranks > 0 {
-        let hidden = scratch.hidden.at_least::<f32>(rows.len() * ranks);
-        shrink::<I, E>((call.x, inputs), rows.clone(), call.lora, hidden, ranks);
-        (block.hidden, block.hidden_stride) = (hidden.as_ptr(), ranks);
-    }
-    if call.norm.is_some() {
-        block.before_norm = Some(SharedOut(scratch.sums.at_least::<f32>(rows.len() * outputs).as_mut_ptr()));
-    }
-    block.rows = rows;
-}
-
-/// The product and what follows it, but for the norm, for all of the block's rows and some panels.
-#[inline(always)]
-fn some_panels_body<I: Target, E: Element>(layer: &Layer<'_, E>, block: &Block, panels: Range<usize>) {
-    let outputs = layer.call.weight.outputs();
-    match &block.before_norm {
-        Some(sums) => product::<I, E, f32>(layer, block, panels, (sums.0, outputs)),
-        None => {
-            // SAFETY: the block's rows are within the result.
-            let first = unsafe { layer.out.0.add(block.rows.start * outputs) };
-            product::<I, E, E>(layer, block, panels, (first, outputs));
-        }
-    }
-}
-
-/// `out`: the block's first row, and values from row to row.
-#[inline(always)]
-fn product<I: Target, E: Element, O: Element>(
-    layer: &Layer<'_, E>,
-    block: &Block,
-    panels: Range<usize>,
-    out: (*mut O, usize),
-) {
-    let Layer { call, kernel, .. } = layer;
-    let (mut sums, mut effect) = (SumsTile::default(), Effect::none());
-    let count = block.rows.len();
-    let _tiles = kernel.begin();
-    for index in panels {
-        let panel = Panel::new(call, index);
-        let mut adapter: Option<&LoraSegment<'_>> = None;
-        let weights = call.weight.panel(index).as_ptr();
-        let mut at = 0;
-        while at < count {
-            let rows = kernel.rows_of(count, at);
-            let operand = &block.operand;
-            let tile = TileCall {
-                a: operand.row(at),
-                stride: operand.stride,
-                panel: weights,
-                panel_stride: STEP_BYTES,
-                steps: operand.steps,
-                out: sums.0.as_mut_ptr(),
-            };
-            // SAFETY: the kernel was chosen for an instruction set that the machine has; the operand has the rows that
-            // it reads and the matrix the panel, both of `steps` steps; a tile has room for the most rows of any kernel.
-            unsafe { kernel.function(rows)(&tile) };
-            let first = block.rows.start + at;
-            let whole = first..first + rows;
-            let mut done = first;
-            for (part, segment) in segments_in(call.lora, whole.clone()) {
-                if !adapter.is_some_and(|before| std::ptr::eq(before, segment)) {
-                    panel.effect_of(segment, &mut effect);
-                    adapter = Some(segment);
-                }
-                let base = block.part(done..part.start, first, &sums, out);
-                let own = block.part(part.clone(), first, &sums, out);
-                // SAFETY: the parts are of this tile; see `Block::part`.
-                unsafe {
-                    panel.finish::<I, O>(&base, None);
-                    effect.expand::<I>(&layer.expand, own.hidden, own.count);
-                    panel.finish::<I, O>(&own, Some(&effect));
-                }
-                done = part.end;
-            }
-            // SAFETY: as above.
-            unsafe { panel.finish::<I, O>(&block.part(done..whole.end, first, &sums, out), None) };
-            at += rows;
-        }
-    }
-}
-
-/// The norm of the block's rows `rows`, counted from its first.
-#[inline(always)]
-fn normalize_rows_body<I: Target, E: Element>(layer: &Layer<'_, E>, block: &Block, rows: Range<usize>) {
-    let (Some(norm), Some(sums)) = (layer.call.norm, &block.before_norm) else {
-        return;
-    };
-    let outputs = layer.call.weight.outputs();
-    for r in rows {
-        let row = block.rows.start + r;
-        // SAFETY: the block's sums have its rows, the result has all rows, and no other task writes these.
-        unsafe { layer_norm::<I, E>(sums.0.add(r * outputs), norm, layer.out.0.add(row * outputs)) };
-    }
-}
-
-impl Block {
-    /// The rows `part` of the tile that begins at row `first`.
-    #[inline(always)]
-    fn part<O>(
-        &self,
-        part: Range<usize>,
-        first: usize,
-        sums: &SumsTile,
-        (out, stride): (*mut O, usize),
-    ) -> Rows<O> {
-        let (in_tile, in_block) = (part.start - first, part.start - self.rows.start);
-        Rows {
-            sums: sums.0[in_tile * PANEL..].as_ptr(),
-            count: part.len(),
-            first: part.start,
-            scales: self.operand.scales.wrapping_add(in_block),
-            hidden: (self.hidden.wrapping_add(in_block * self.hidden_stride), self.hidden_stride),
-            out: (out.wrapping_add(in_block * stride), stride),
-        }
-    }
 }

@@ -1,11 +1,14 @@
 //! LoRA inside a linear layer: `y = g (W x) + B (A x)` for the rows of one adapter (arXiv 2106.09685, 2402.09353).
 //!
-//! The shrink `h = A x` runs before the product, over a few rows and ranks at a time; the expand `B h` runs in the
-//! product's epilogue, while the sums are in registers.
+//! The shrink `h = A x` runs before the product, over a few rows and ranks at a time; the expand `B h` is added to the
+//! product's sums while they are hot. Beside a base in f32 both read the adapter's values where they lie (here, and in
+//! `linear/panel.rs`); beside one in bf16 or int8 they are products like the base's, of a
+//! [`PackedLora`](crate::PackedLora) (`linear/shrink.rs`).
 
 use std::ops::Range;
 
 use crate::element::{Element, load_part};
+use crate::packed_lora::PackedLora;
 use crate::target::{LANES, Target};
 
 /// What an adapter brings to some columns of a fused linear layer.
@@ -42,8 +45,10 @@ impl LoraSpan<'_> {
 pub struct LoraSegment<'a> {
     /// The rows.
     pub rows: Range<usize>,
-    /// What the adapter brings, by columns, not overlapping.
+    /// What the adapter brings, by columns, in order and not overlapping.
     pub spans: Vec<LoraSpan<'a>>,
+    /// The same spans packed for the base's format. Used where all segments of a call with a low-rank part have it.
+    pub packed: Option<&'a PackedLora>,
 }
 
 impl LoraSegment<'_> {

@@ -163,7 +163,8 @@ impl PackedMatrix {
     }
 }
 
-fn steps(inputs: usize, format: WeightFormat) -> usize {
+/// Steps over so many inputs, a multiple of 16.
+pub(crate) fn steps(inputs: usize, format: WeightFormat) -> usize {
     inputs.div_ceil(format.group()).next_multiple_of(STEPS_ALIGN)
 }
 
@@ -174,7 +175,7 @@ fn value_at(steps: usize, format: WeightFormat, row: usize, input: usize) -> usi
 }
 
 /// The scale of a row of int8: the largest magnitude becomes 127; a row of zeros or without finite values has scale 1.
-fn int8_scale(row: &[f32]) -> f32 {
+pub(crate) fn int8_scale(row: &[f32]) -> f32 {
     let largest = row.iter().fold(0f32, |m, w| m.max(w.abs()));
     if largest > 0.0 && largest.is_finite() { largest / 127.0 } else { 1.0 }
 }

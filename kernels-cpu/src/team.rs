@@ -3,14 +3,21 @@
 //! A job is a number of tasks that whoever is free takes one by one, so a thread that a busy neighbour holds up costs its
 //! share and no more: a helper that has not started yet is not waited for. Inside a task the team counts one thread, so an
 //! op that is called there computes alone: work is split where it is called first, by texts before rows.
+//!
+//! All threads share one team, unless a thread has one of its own: then several that compute at once, each with weights of
+//! its own, do not take each other's helpers away.
 
-use std::any::Any;
-use std::cell::{Cell, UnsafeCell};
+mod job;
+
+use std::cell::{Cell, RefCell, UnsafeCell};
 use std::num::NonZeroUsize;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError, TryLockError};
-use std::thread::{self, Thread};
+use std::sync::{Arc, Mutex, OnceLock, TryLockError};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+
+use job::Job;
 
 /// How long a helper spins for the next job before it parks: longer than the gap between two ops of a forward pass.
 const SPIN: Duration = Duration::from_micros(100);
@@ -42,12 +49,20 @@ pub fn set_threads(threads: NonZeroUsize) -> Result<(), TeamStarted> {
 
 /// How many threads a job may count on here: 1 within a task, and where [`with_threads`] says less than there are.
 pub fn threads() -> usize {
-    if IN_TASK.get() { 1 } else { LIMIT.get().min(team().size()) }
+    if IN_TASK.get() { 1 } else { LIMIT.get().min(with_team(Team::size)) }
 }
 
 /// Runs `f` with at most `threads` threads for the jobs that it starts.
 pub fn with_threads<T>(threads: NonZeroUsize, f: impl FnOnce() -> T) -> T {
     let _restore = Restore(LIMIT.replace(threads.get()));
+    f()
+}
+
+/// Runs `f` with a team of `threads` threads, the caller's included, that jobs of this thread go to instead of the common
+/// one. Its helpers end before this returns.
+pub fn with_own_team<T>(threads: NonZeroUsize, f: impl FnOnce() -> T) -> T {
+    let team = Rc::new(Team::start(threads.get()));
+    let _restore = RestoreTeam(OWN.replace(Some(team)));
     f()
 }
 
@@ -62,7 +77,8 @@ pub fn for_each(tasks: usize, task: impl Fn(usize) + Sync) {
         return;
     }
     // More helpers than tasks would be woken for nothing.
-    team().run(Job::new(tasks, (threads() - 1).min(tasks - 1), &task));
+    let helpers = (threads() - 1).min(tasks - 1);
+    with_team(|team| team.run(Job::new(tasks, helpers, &task)));
 }
 
 static TEAM: OnceLock<Team> = OnceLock::new();
@@ -70,10 +86,26 @@ static TEAM: OnceLock<Team> = OnceLock::new();
 thread_local! {
     static IN_TASK: Cell<bool> = const { Cell::new(false) };
     static LIMIT: Cell<usize> = const { Cell::new(usize::MAX) };
+    static OWN: RefCell<Option<Rc<Team>>> = const { RefCell::new(None) };
 }
 
-fn team() -> &'static Team {
-    TEAM.get_or_init(|| Team::start(thread::available_parallelism().map_or(1, NonZeroUsize::get)))
+/// Gives `f` the team of this thread: its own, or the common one.
+fn with_team<T>(f: impl FnOnce(&Team) -> T) -> T {
+    match OWN.with_borrow(Option::clone) {
+        Some(own) => f(&own),
+        None => {
+            f(TEAM.get_or_init(|| Team::start(thread::available_parallelism().map_or(1, NonZeroUsize::get))))
+        }
+    }
+}
+
+struct RestoreTeam(Option<Rc<Team>>);
+
+impl Drop for RestoreTeam {
+    fn drop(&mut self) {
+        // Outside the cell, as it waits for helpers.
+        drop(OWN.replace(self.0.take()));
+    }
 }
 
 struct Restore(usize);
@@ -84,75 +116,22 @@ impl Drop for Restore {
     }
 }
 
-/// Tasks that are handed out one by one.
-struct Job<'a> {
-    task: &'a (dyn Fn(usize) + Sync),
-    tasks: usize,
-    next: AtomicUsize,
-    /// Helpers that may still join.
-    places: AtomicUsize,
-    /// What the first task that panicked said.
-    panic: Mutex<Option<Box<dyn Any + Send>>>,
-}
-
-impl<'a> Job<'a> {
-    fn new(tasks: usize, helpers: usize, task: &'a (dyn Fn(usize) + Sync)) -> Self {
-        Self { task, tasks, next: 0.into(), places: helpers.into(), panic: Mutex::new(None) }
-    }
-
-    /// Takes tasks until none is left.
-    fn work(&self) {
-        IN_TASK.set(true);
-        loop {
-            let index = self.next.fetch_add(1, Ordering::Relaxed);
-            if index >= self.tasks {
-                break;
-            }
-            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| (self.task)(index)));
-            if let Err(said) = done {
-                self.keep(said);
-            }
-        }
-        IN_TASK.set(false);
-    }
-
-    /// Keeps the first panic. Others are forgotten, not dropped: what they carry might panic too, and this must not unwind
-    /// while others are in the job.
-    fn keep(&self, said: Box<dyn Any + Send>) {
-        let mut kept = self.panic.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.is_none() {
-            *kept = Some(said);
-        } else {
-            std::mem::forget(said);
-        }
-    }
-
-    /// Goes on with what a task's panic began, when all have left the job.
-    fn end(self) {
-        if let Some(said) = self.panic.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            std::panic::resume_unwind(said);
-        }
-    }
-
-    fn take_place(&self) -> bool {
-        self.places.try_update(Ordering::Relaxed, Ordering::Relaxed, |p| p.checked_sub(1)).is_ok()
-    }
-}
-
 /// State of the team in one word: how many helpers are in the job, whether it is open to more, and its number.
 const OPEN: usize = 1 << 16;
 const HELPERS: usize = OPEN - 1;
 const NUMBER: usize = OPEN << 1;
 
 struct Team {
-    shared: &'static Shared,
-    helpers: Vec<Thread>,
+    shared: Arc<Shared>,
+    helpers: Vec<JoinHandle<()>>,
     /// Who has the team.
     lead: Mutex<()>,
 }
 
 struct Shared {
     state: AtomicUsize,
+    /// The team is no more.
+    over: AtomicBool,
     job: UnsafeCell<Option<&'static Job<'static>>>,
     parked: Vec<AtomicBool>,
 }
@@ -164,16 +143,18 @@ unsafe impl Sync for Shared {}
 impl Team {
     fn start(threads: usize) -> Self {
         let count = threads.clamp(1, HELPERS) - 1;
-        let shared: &'static Shared = Box::leak(Box::new(Shared {
+        let shared = Arc::new(Shared {
             state: AtomicUsize::new(0),
+            over: AtomicBool::new(false),
             job: UnsafeCell::new(None),
             parked: (0..count).map(|_| AtomicBool::new(false)).collect(),
-        }));
+        });
         let helpers = (0..count)
             .map_while(|i| {
                 let named = thread::Builder::new().name(format!("compute-{}", i + 1));
+                let shared = Arc::clone(&shared);
                 // A system that gives no more threads gets fewer helpers; those there are keep their numbers.
-                named.spawn(move || help(shared, i)).ok().map(|handle| handle.thread().clone())
+                named.spawn(move || help(&shared, i)).ok()
             })
             .collect();
         Self { shared, helpers, lead: Mutex::new(()) }
@@ -193,7 +174,7 @@ impl Team {
                 return;
             }
         };
-        let helpers = job.places.load(Ordering::Relaxed);
+        let helpers = job.places();
         // SAFETY: only the lifetime is changed. Helpers enter while the state is open, and this function closes it and waits
         // until all have left before the job's lifetime ends; nothing in between unwinds.
         let shared_job: &'static Job<'static> =
@@ -204,7 +185,7 @@ impl Team {
         self.shared.state.store(number.wrapping_add(NUMBER) | OPEN, Ordering::SeqCst);
         for (helper, parked) in self.helpers.iter().zip(&self.shared.parked).take(helpers) {
             if parked.load(Ordering::SeqCst) {
-                helper.unpark();
+                helper.thread().unpark();
             }
         }
         job.work();
@@ -226,11 +207,21 @@ impl Team {
     }
 }
 
+impl Drop for Team {
+    fn drop(&mut self) {
+        self.shared.over.store(true, Ordering::SeqCst);
+        for helper in self.helpers.drain(..) {
+            helper.thread().unpark();
+            // A helper catches what its tasks panic with.
+            let _ = helper.join();
+        }
+    }
+}
+
 /// A helper's life.
-fn help(shared: &'static Shared, index: usize) {
+fn help(shared: &Shared, index: usize) {
     let mut seen = 0;
-    loop {
-        let state = wait_for_job(shared, index, seen);
+    while let Some(state) = wait_for_job(shared, index, seen) {
         seen = state & !(NUMBER - 1);
         let entered =
             shared.state.compare_exchange(state, state + 1, Ordering::AcqRel, Ordering::Relaxed).is_ok();
@@ -249,26 +240,30 @@ fn help(shared: &'static Shared, index: usize) {
     }
 }
 
-/// The state as soon as it is open under another number than `seen`.
-fn wait_for_job(shared: &Shared, index: usize, seen: usize) -> usize {
+/// The state as soon as it is open under another number than `seen`; `None` when the team is no more.
+fn wait_for_job(shared: &Shared, index: usize, seen: usize) -> Option<usize> {
     let mut looks = 0u32;
     let mut since = Instant::now();
     let is_new = |state: usize| state & OPEN > 0 && state & !(NUMBER - 1) != seen;
     loop {
         let state = shared.state.load(Ordering::Acquire);
         if is_new(state) {
-            return state;
+            return Some(state);
         }
         looks += 1;
         if !looks.is_multiple_of(SPINS_A_LOOK) {
             std::hint::spin_loop();
             continue;
         }
+        if shared.over.load(Ordering::SeqCst) {
+            return None;
+        }
         if since.elapsed() < SPIN {
             continue;
         }
         shared.parked[index].store(true, Ordering::SeqCst);
         // Whoever opened the state before it could see this helper parked is seen here.
+        // An end that comes after the look above has left a token: the helper does not stay parked.
         if !is_new(shared.state.load(Ordering::SeqCst)) {
             thread::park();
         }
@@ -312,6 +307,54 @@ mod tests {
                 });
             }
         });
+    }
+
+    /// Counts up, and waits for others who do until there are `all` of them or a minute has gone.
+    fn meet(met: &AtomicUsize, all: usize) -> bool {
+        met.fetch_add(1, Ordering::SeqCst);
+        let began = Instant::now();
+        while met.load(Ordering::SeqCst) < all && began.elapsed() < Duration::from_secs(60) {
+            thread::yield_now();
+        }
+        met.load(Ordering::SeqCst) >= all
+    }
+
+    #[test]
+    fn leaders_with_teams_of_their_own_do_not_take_each_others_helpers() {
+        let (met, alone) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let common = threads();
+        thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    with_own_team(NonZeroUsize::new(2).expect("two"), || {
+                        assert_eq!(threads(), 2);
+                        // Six tasks that wait for each other: no thread has two of them.
+                        for_each(2, |_| {
+                            alone.fetch_add(usize::from(!meet(&met, 6)), Ordering::SeqCst);
+                        });
+                    });
+                    assert_eq!(threads(), common);
+                });
+            }
+        });
+        assert_eq!((met.into_inner(), alone.into_inner()), (6, 0));
+    }
+
+    #[test]
+    fn a_team_of_ones_own_ends_with_its_helpers_whatever_happens_within() {
+        for round in 0..20 {
+            let shared = std::panic::catch_unwind(|| {
+                with_own_team(NonZeroUsize::new(3).expect("three"), || {
+                    for_each(round % 5, |_| {});
+                    let shared = OWN.with_borrow(|own| Arc::downgrade(&own.as_ref().expect("own").shared));
+                    assert!(round % 2 == 0, "every other round fails");
+                    shared
+                })
+            });
+            // Whoever still helped would hold what the team shares.
+            assert!(shared.is_ok_and(|shared| shared.upgrade().is_none()) == (round % 2 == 0));
+            assert!(OWN.with_borrow(Option::is_none));
+        }
     }
 
     #[test]

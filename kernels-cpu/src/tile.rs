@@ -19,19 +19,26 @@ pub(crate) use amx::has_tiles;
 pub(crate) const MAX_ROWS: usize = 32;
 
 /// One product: rows `a`, `stride` bytes apart, by a panel of `steps` steps, written to `[rows, PANEL]` 32-bit values.
-pub(crate) struct TileCall {
+pub(crate) struct TileCall<'n> {
     /// The operand's first row.
     pub a: *const u8,
     /// Bytes from row to row.
     pub stride: usize,
     /// The panel's first step: four bytes for each of its columns.
     pub panel: *const u8,
-    /// Bytes from step to step: [`STEP_BYTES`](crate::packed_matrix::STEP_BYTES) in a packed matrix. Tiles take no other.
+    /// Bytes from step to step: [`STEP_BYTES`](crate::packed_matrix::STEP_BYTES) in a packed matrix, half of it where
+    /// the panel is half as wide. Tiles take no other.
     pub panel_stride: usize,
     /// Steps, one at least.
     pub steps: usize,
-    /// Sums: f32, or i32 for int8.
+    /// Whether only the first half of the columns is there; the other half of the sums is left as it is.
+    pub half: bool,
+    /// Whether what lies in `out` is added to. Floats only, and not in tiles.
+    pub accumulate: bool,
+    /// Sums, `[rows, PANEL]`: f32, or i32 for int8.
     pub out: *mut u32,
+    /// What is added to the same sums before they are written: only rows, panel and steps of it count. Not in tiles.
+    pub next: Option<&'n TileCall<'n>>,
 }
 
 /// Sums of the most rows by a panel, on cache lines.
@@ -48,7 +55,7 @@ impl Default for SumsTile {
 ///
 /// # Safety
 /// The machine has the form's instructions; rows and panel lie where the call says, and there is room for the sums.
-pub(crate) type TileFn = unsafe fn(&TileCall);
+pub(crate) type TileFn = unsafe fn(&TileCall<'_>);
 
 /// How the rows must lie for a form to read them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,7 +139,7 @@ impl TileKernel {
     /// Cuts `rows` rows: how many the tile that begins at row `at` takes. Registers share rows evenly, tiles fill up.
     pub fn rows_of(&self, rows: usize, at: usize) -> usize {
         let most = self.max_rows();
-        if self.tiles {
+        if self.tiles || rows - at <= most {
             return most.min(rows - at);
         }
         let tiles = (rows - at).div_ceil(most);

@@ -3,7 +3,10 @@
 //! The idea of one memory for adapters of different ranks is S-LoRA's (arXiv 2311.03285); here an extent is
 //! contiguous, so no page width has to be chosen and no maximum rank declared.
 
+use std::sync::OnceLock;
+
 use bytemuck::{Pod, Zeroable};
+use polylora_kernels_cpu::PackedLora;
 
 /// Number of a projection that LoRA may change in a base model; given out by a site catalogue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -108,13 +111,29 @@ impl ExtentLayout {
 pub struct HostExtent {
     layout: ExtentLayout,
     lines: Vec<Line>,
+    /// By slot, what the CPU's kernels made of the fused layer whose first site that is.
+    packed: Vec<OnceLock<Option<PackedLora>>>,
 }
 
 impl HostExtent {
     /// A zeroed extent for `layout`.
     pub fn zeroed(layout: ExtentLayout) -> Self {
         let lines = vec![Line::zeroed(); layout.len / EXTENT_ALIGN];
-        Self { layout, lines }
+        let packed = layout.slots.iter().map(|_| OnceLock::new()).collect();
+        Self { layout, lines, packed }
+    }
+
+    /// The form of one fused layer that the CPU's kernels compute with, made the first time; `first` is the first site of the
+    /// layer that the adapter has an effect on. `None` where they read the values as they are.
+    ///
+    /// An extent serves one base model in one number format: the form is not asked for another way later.
+    pub(crate) fn packed(
+        &self,
+        first: SiteId,
+        pack: impl FnOnce() -> Option<PackedLora>,
+    ) -> Option<&PackedLora> {
+        let slot = self.layout.slots.binary_search_by_key(&first, |s| s.shape.site).ok()?;
+        self.packed[slot].get_or_init(pack).as_ref()
     }
 
     /// The layout.

@@ -7,15 +7,16 @@ use std::sync::Arc;
 
 use polylora_adapters::{AdapterDirectory, AdapterName, AdapterStore, BaseModel, OpenError, StoreOptions};
 use polylora_engine::{
-    EmbeddingService, EncoderRunner, Engine, EngineConfig, EngineParts, ModelInfo, Runner, StartError,
+    EmbeddingService, EncoderRunner, Engine, EngineConfig, EngineParts, ModelInfo, RunError, Runner,
+    RunnerFactory, StartError,
 };
 use polylora_hub::{Catalogue, HubConfig, ModelDir, Puller};
 use polylora_kernels::device::{DTypeSpec, DeviceSpec, OpenDevice, built_in, is_cpu, open};
-use polylora_kernels::{kernel_cache, team};
+use polylora_kernels::{Pooling, kernel_cache, team};
 use polylora_models::EmbeddingModel;
 use tokio::runtime::Handle;
 
-use crate::settings::{DeviceChoice, DtypeChoice, Settings};
+use crate::settings::{DeviceChoice, DtypeChoice, ModeChoice, Settings};
 
 /// Tokens in one forward pass on the CPU: more no longer make it faster, but their activations leave the caches, and
 /// whoever comes next waits longer.
@@ -24,6 +25,9 @@ const CPU_BATCH_TOKENS: usize = 1024;
 const CPU_BATCH_TOKENS_A_THREAD: usize = 128;
 /// More threads than any machine has cores for them are a slip of the pen.
 const MOST_THREADS: usize = 1024;
+
+/// Each instance of a pool holds the whole model: more are a slip of the pen.
+const MOST_INSTANCES: usize = 64;
 
 /// Folder of compiled kernels in polylora's own cache.
 const KERNELS: &str = "kernels";
@@ -87,7 +91,8 @@ pub fn start_engine(settings: &Settings, extra: &[NamedAdapter]) -> Result<Assem
     let directory = find_adapters(settings, extra, &model)?;
     let refused_adapters = directory.refused().into_iter().map(|refused| refused.name).collect();
     let info = describe(&model_dir, &model, &device);
-    let engine = start(settings, info, model, directory)?;
+    let runners = runners(settings, &model, &device)?;
+    let engine = start(settings, info, model, directory, runners)?;
     Ok(Assembly { service: Arc::new(engine), aliases, refused_adapters })
 }
 
@@ -260,7 +265,53 @@ fn describe(dir: &ModelDir, model: &EmbeddingModel, device: &OpenDevice) -> Mode
         dtype: device.dtype_name().to_owned(),
         device: device.name.clone(),
         prompts: model.settings().prompts.keys().cloned().collect(),
+        pooling: pooling_name(model.settings().pooling).to_owned(),
     }
+}
+
+/// A way of pooling as text-embeddings-inference names it.
+fn pooling_name(pooling: Pooling) -> &'static str {
+    match pooling {
+        Pooling::Mean => "mean",
+        Pooling::Cls => "cls",
+        Pooling::Max => "max",
+        Pooling::LastToken => "last_token",
+    }
+}
+
+/// What builds the runner of each instance: the first has the model that is there, the others load their own.
+fn runners(
+    settings: &Settings,
+    model: &Arc<EmbeddingModel>,
+    device: &OpenDevice,
+) -> Result<Vec<RunnerFactory>, AssembleError> {
+    let instances = match settings.mode {
+        ModeChoice::Pooled => settings.pool_size.get(),
+        ModeChoice::Serial | ModeChoice::Batched => 1,
+    };
+    if instances > MOST_INSTANCES {
+        let reason = format!("--pool-size is {instances}, it must be from 1 to {MOST_INSTANCES}");
+        return Err(AssembleError::at("starting the instances")(reason));
+    }
+    let mode = settings.mode.with(settings.batching);
+    tracing::info!("serving {mode}, {}", count(instances, "instance"));
+    let lora_bytes = settings.lora_memory.bytes();
+    let factory = |index| {
+        let mut own = (index == 0).then(|| Arc::clone(model));
+        let (dir, device) = (model.dir().to_owned(), device.clone());
+        let build = move || {
+            let model = match &own {
+                Some(model) => Arc::clone(model),
+                None => {
+                    let loaded = EmbeddingModel::load(&dir, &device).map(Arc::new);
+                    Arc::clone(own.insert(loaded.map_err(|e| RunError::Start { reason: e.to_string() })?))
+                }
+            };
+            Ok(Box::new(EncoderRunner::new(model, lora_bytes)?) as Box<dyn Runner>)
+        };
+        Box::new(build) as RunnerFactory
+    };
+    Ok((0..instances).map(factory).collect())
 }
 
 /// Starts the engine's threads and waits for the probe.
@@ -269,10 +320,10 @@ fn start(
     info: ModelInfo,
     model: Arc<EmbeddingModel>,
     directory: AdapterDirectory,
+    runners: Vec<RunnerFactory>,
 ) -> Result<Engine, AssembleError> {
     let options = StoreOptions::new(settings.host_cache_bytes.0);
     let store = AdapterStore::new(directory, model.clone(), options);
-    let lora_bytes = settings.lora_memory.bytes();
     let config = engine_config(settings, is_cpu(model.device()));
     let parts = EngineParts {
         model: info,
@@ -280,9 +331,8 @@ fn start(
         prompts: model.settings().prompts.clone(),
         default_prompt: model.settings().default_prompt.clone(),
         adapters: Arc::new(store),
-        runner: Box::new(move || {
-            Ok(Box::new(EncoderRunner::new(model.clone(), lora_bytes)?) as Box<dyn Runner>)
-        }),
+        runners,
+        head: format!("{:?}, normalised: {}", model.settings().pooling, model.settings().normalize),
     };
     let engine =
         Engine::start(config, parts).map_err(by_flag).map_err(AssembleError::at("starting the engine"))?;
@@ -300,6 +350,9 @@ fn engine_config(settings: &Settings, on_cpu: bool) -> EngineConfig {
         max_client_batch_size: settings.max_client_batch_size.get(),
         max_input_chars: settings.max_input_chars.get(),
         max_batch_tokens: settings.max_batch_tokens.map_or(most_tokens, NonZeroUsize::get),
+        mode: settings.mode.with(settings.batching),
+        tick: settings.tick_ms.duration(),
+        embedding_cache_bytes: settings.embedding_cache_bytes.0,
         warm_up: !settings.skip_warmup,
         ..default
     }

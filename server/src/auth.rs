@@ -7,12 +7,10 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
 
-use crate::routes::{HEALTH, METRICS};
+use crate::api_doc::page;
+use crate::routes::{HEALTH, METRICS, READY};
 use crate::state::AppState;
 use crate::wire::error::ApiError;
-
-/// Path of the check whether requests would be served, which is public as [`HEALTH`] is.
-const READY: &str = "/ready";
 
 /// Lets a request through that bears a key, where keys are set.
 ///
@@ -36,8 +34,11 @@ pub async fn require_key(
     Ok(next.run(request).await)
 }
 
+/// What says nothing of the models or of other clients: probes, the document and its page; metrics where that is set.
 fn is_public(path: &str, metrics_are_public: bool) -> bool {
-    path == HEALTH || path == READY || (path == METRICS && metrics_are_public)
+    [HEALTH, READY, page::DOCUMENT, page::PAGE].contains(&path)
+        || path.starts_with("/docs/")
+        || (path == METRICS && metrics_are_public)
 }
 
 fn bearer_token(headers: &HeaderMap) -> Option<&[u8]> {

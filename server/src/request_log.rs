@@ -13,7 +13,7 @@ use polylora_engine::{EmbedReply, Timings};
 use tracing::{Instrument, Span};
 
 use crate::request_trace::{milliseconds, record_stages, record_status, request_span};
-use crate::routes::{HEALTH, METRICS};
+use crate::routes::{HEALTH, METRICS, READY};
 use crate::state::AppState;
 use crate::wire::error::ErrorCode;
 
@@ -36,16 +36,19 @@ pub struct Served {
     pub inputs: usize,
     /// Tokens computed.
     pub tokens: usize,
-    /// Where the time went.
-    pub timings: Timings,
-    /// When the engine had replied.
-    pub replied: Instant,
+    /// Where the time went, and when the engine had replied, where it was measured.
+    pub stages: Option<(Timings, Instant)>,
 }
 
 impl Served {
     /// What a reply of the engine's served; to be called when it has come.
-    pub fn new(model: String, inputs: usize, reply: &EmbedReply) -> Self {
-        Self { model, inputs, tokens: reply.tokens, timings: reply.timings, replied: Instant::now() }
+    pub fn reply(model: String, inputs: usize, reply: &EmbedReply) -> Self {
+        Self { model, inputs, tokens: reply.tokens, stages: Some((reply.timings, Instant::now())) }
+    }
+
+    /// What was served without the device.
+    pub fn unmeasured(model: String, inputs: usize, tokens: usize) -> Self {
+        Self { model, inputs, tokens, stages: None }
     }
 }
 
@@ -97,10 +100,12 @@ impl Line {
             self.span.record("model", served.model.as_str());
             self.span.record("inputs", served.inputs);
             self.span.record("tokens", served.tokens);
-            record_stages(&self.span, &served.timings, served.replied);
+            if let Some((timings, replied)) = &served.stages {
+                record_stages(&self.span, timings, *replied);
+            }
         }
         let latency_ms = milliseconds(latency);
-        let timings = served.map(|served| served.timings);
+        let timings = served.and_then(|served| served.stages.as_ref()).map(|(timings, _)| timings);
         macro_rules! line {
             ($level:ident) => {
                 tracing::$level!(
@@ -122,7 +127,7 @@ impl Line {
         }
         match status {
             // Probes and scrapers come every few seconds.
-            _ if status.is_success() && [HEALTH, METRICS].contains(&route) => line!(debug),
+            _ if status.is_success() && [HEALTH, READY, METRICS].contains(&route) => line!(debug),
             _ if status.is_server_error() => line!(warn),
             _ => line!(info),
         }

@@ -4,6 +4,7 @@ mod choices;
 mod layers;
 mod lists;
 mod security;
+mod serving;
 mod timeout;
 mod traces;
 mod value;
@@ -11,11 +12,13 @@ mod value;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use polylora_engine::Batching;
 use serde::Deserialize;
 
 pub use choices::{ByteSize, DeviceChoice, DtypeChoice, LogFilter, LogFormat};
 pub use layers::{CONFIG_VARIABLE, ENVIRONMENT_PREFIX, Environment, SettingsError, load};
 pub use security::{ApiKey, Origin, Origins};
+pub use serving::{BatchingChoice, CacheBytes, Milliseconds, ModeChoice};
 pub use timeout::Timeout;
 pub use traces::TracesEndpoint;
 pub use value::{Setting, ValueError, parse_setting};
@@ -64,6 +67,21 @@ pub struct Settings {
     /// Tokens in one forward pass; `None` is what suits the device.
     #[serde(deserialize_with = "optional")]
     pub max_batch_tokens: Option<NonZeroUsize>,
+    /// How requests become batches.
+    #[serde(deserialize_with = "scalar")]
+    pub mode: ModeChoice,
+    /// Instances of the pooled mode, each with its weights.
+    #[serde(deserialize_with = "scalar")]
+    pub pool_size: NonZeroUsize,
+    /// Whose texts share a batch in the batched mode.
+    #[serde(deserialize_with = "scalar")]
+    pub batching: BatchingChoice,
+    /// How often the next batch is made ready while one runs.
+    #[serde(deserialize_with = "scalar")]
+    pub tick_ms: Milliseconds,
+    /// Bytes of embeddings that are kept for texts that come again.
+    #[serde(deserialize_with = "scalar")]
+    pub embedding_cache_bytes: CacheBytes,
     /// Where compiled kernels are kept between starts; `None` is `kernels` in polylora's own cache.
     #[serde(deserialize_with = "optional")]
     pub kernel_cache_dir: Option<PathBuf>,
@@ -150,6 +168,11 @@ impl Default for Settings {
             max_client_batch_size: count(2048),
             max_concurrent_requests: count(512),
             max_batch_tokens: None,
+            mode: ModeChoice::Batched,
+            pool_size: count(4),
+            batching: BatchingChoice(Batching::Mixed),
+            tick_ms: Milliseconds(10),
+            embedding_cache_bytes: CacheBytes(0),
             kernel_cache_dir: None,
             skip_warmup: false,
             auto_truncate: true,

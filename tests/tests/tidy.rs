@@ -107,7 +107,12 @@ fn unsafe_code_is_in_the_cpu_kernels_only() {
 
 #[test]
 fn a_scheduler_has_no_clock_no_tensor_and_no_async() {
-    for file in ["engine/src/scheduler.rs", "engine/src/batch_policy.rs"] {
+    for file in [
+        "engine/src/scheduler.rs",
+        "engine/src/batch_policy.rs",
+        "engine/src/bisection.rs",
+        "engine/src/recent.rs",
+    ] {
         let text = fs::read_to_string(repository().join(file)).expect("a scheduler");
         let code = text.split("#[cfg(test)]").next().expect("code");
         for word in ["Instant::now", "SystemTime", "async ", "await", "tokio", "burn", "thread::"] {

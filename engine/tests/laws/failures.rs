@@ -183,3 +183,49 @@ async fn bounds_that_make_no_sense_are_refused_with_the_field_and_the_numbers() 
         assert_eq!(refused, Some(StartError::Config { field, found, min: 1, max }));
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_fails_its_batch_or_makes_it_panic_fails_alone() {
+    for (guilty, builds) in [(FAIL, 1), (PANIC, 6), (LOSE, 6)] {
+        let (engine, control) = start(config()).await;
+        let held = hold_device(&engine, &control);
+        let mates: Vec<_> = (0..15u32)
+            .map(|i| (i, client(&engine, ids(Some(&format!("a{}", 1 + i % 3)), &[&[i]]))))
+            .collect();
+        let bad = client(&engine, ids(Some("a1"), &[&[guilty]]));
+        until("all rows wait", || metric(&engine, "polylora_queue_rows") == 16.0).await;
+        control.device_gate.open();
+        held.await.unwrap();
+        assert!(is_internal(&bad.await.unwrap()), "{guilty}");
+        for (i, client) in mates {
+            let embeddings = client.await.unwrap().unwrap().embeddings;
+            assert_eq!(embeddings, [embedding_of(Some(1 + (i % 3) as u8), &[i])], "{guilty}");
+        }
+        // Sixteen rows are halved four times; each failure of the device itself costs a runner.
+        assert_eq!(control.builds.load(Ordering::SeqCst), builds, "{guilty}");
+        assert_eq!(metric(&engine, "polylora_batch_retries_total"), 8.0);
+        assert_eq!(metric(&engine, "polylora_rows_total"), 17.0);
+        until("the engine is ready again", || engine.health() == Health::Ready).await;
+        control.check();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_fails_every_batch_is_not_tried_once_for_every_row() {
+    let (engine, control) = start(config()).await;
+    let rows = vec![[FAIL]; 500];
+    let rows: Vec<&[u32]> = rows.iter().map(|row| &row[..]).collect();
+    // Rows of one request: the first that fails answers for all. Rows of many are told one by one.
+    assert!(is_internal(&engine.embed(ids(None, &rows)).await));
+    let held = hold_device(&engine, &control);
+    let clients: Vec<_> = (0..500).map(|_| client(&engine, ids(None, &[&[FAIL]]))).collect();
+    until("all rows wait", || metric(&engine, "polylora_queue_rows") == 500.0).await;
+    let before = control.batches.lock().len();
+    control.device_gate.open();
+    held.await.unwrap();
+    for client in clients {
+        assert!(is_internal(&client.await.unwrap()));
+    }
+    assert!(control.batches.lock().len() - before <= 64);
+    engine.embed(texts(None, &["later"])).await.unwrap();
+}

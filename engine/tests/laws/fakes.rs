@@ -68,6 +68,8 @@ pub type SeenRow = (Option<u8>, Vec<u32>);
 pub struct Control {
     pub device_gate: Gate,
     pub adapter_gate: Gate,
+    /// Thread of every batch, and the compute threads that it had.
+    pub runs: Mutex<Vec<(String, usize)>>,
     /// Every row of every batch.
     pub batches: Mutex<Vec<Vec<SeenRow>>>,
     /// Adapters that the device has room for.
@@ -109,6 +111,8 @@ impl Runner for FakeRunner {
             batch.rows.iter().map(|row| row.adapter.as_ref().map(|a| a.digest.0[0])).collect();
         let log = batch.rows.iter().zip(&numbers).map(|(row, &number)| (number, row.ids.to_vec())).collect();
         control.batches.lock().push(log);
+        let thread = std::thread::current().name().unwrap_or_default().to_owned();
+        control.runs.lock().push((thread, polylora_kernels::team::threads()));
         let mut segments = numbers.clone();
         segments.dedup();
         let distinct: std::collections::BTreeSet<_> = segments.iter().collect();
@@ -143,7 +147,11 @@ impl Runner for FakeRunner {
                     placed.push(number);
                 }
             }
-            let mut embedding = embedding_of(number, &row.ids);
+            let mut embedding = match row.output {
+                // The vector of a token is that of a row that has it alone.
+                RowOutput::Tokens => row.ids.iter().flat_map(|&id| embedding_of(number, &[id])).collect(),
+                _ => embedding_of(number, &row.ids),
+            };
             if row.ids.contains(&NAN) {
                 embedding[3] = f32::NAN;
             }
@@ -196,6 +204,34 @@ impl Tokenize for FakeTokenizer {
             ids.push(2);
         }
         Ok(ids)
+    }
+
+    fn encode_tail(&self, text: &str, limit: usize) -> Result<Vec<u32>, String> {
+        self.0.tokenized.fetch_add(1, Ordering::SeqCst);
+        let mut ids = ids_of(text);
+        let surplus = ids.len().saturating_sub(limit);
+        ids.drain(1..1 + surplus);
+        Ok(ids)
+    }
+
+    fn tokens(&self, text: &str, special_tokens: bool) -> Result<Vec<TextToken>, String> {
+        let added = |id| TextToken { id, text: format!("<{id}>"), span: None };
+        let letter = |(at, byte): (usize, u8)| TextToken {
+            id: byte.into(),
+            text: char::from(byte).into(),
+            span: Some((at, at + 1)),
+        };
+        let mut tokens: Vec<_> = text.bytes().enumerate().map(letter).collect();
+        if special_tokens {
+            tokens.insert(0, added(1));
+            tokens.push(added(2));
+        }
+        Ok(tokens)
+    }
+
+    fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String, String> {
+        let kept = ids.iter().filter(|&&id| !skip_special_tokens || id > 2);
+        kept.map(|&id| char::from_u32(id).ok_or_else(|| format!("{id} is no letter"))).collect()
     }
 
     fn vocab_size(&self) -> usize {
@@ -251,6 +287,7 @@ pub fn control() -> Arc<Control> {
     Arc::new(Control {
         device_gate: Gate::default(),
         adapter_gate: Gate::default(),
+        runs: Mutex::default(),
         batches: Mutex::default(),
         pool_room: AtomicUsize::new(usize::MAX),
         builds: AtomicUsize::new(0),

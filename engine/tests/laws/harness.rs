@@ -15,6 +15,15 @@ pub fn start_with(
     config: EngineConfig,
     factory: RunnerFactory,
 ) -> Result<Arc<Engine>, StartError> {
+    start_instances(control, config, vec![factory])
+}
+
+/// The same with several instances.
+pub fn start_instances(
+    control: &Arc<Control>,
+    config: EngineConfig,
+    runners: Vec<RunnerFactory>,
+) -> Result<Arc<Engine>, StartError> {
     let model = ModelInfo {
         name: "fake".to_owned(),
         root: "fake".to_owned(),
@@ -25,6 +34,7 @@ pub fn start_with(
         dtype: "f32".to_owned(),
         device: "fake".to_owned(),
         prompts: vec![],
+        pooling: "mean".to_owned(),
     };
     let prompts = BTreeMap::from([("query".to_owned(), "q:".to_owned())]);
     let parts = EngineParts {
@@ -33,7 +43,8 @@ pub fn start_with(
         prompts,
         default_prompt: None,
         adapters: Arc::new(FakeAdapters(Arc::clone(control))),
-        runner: factory,
+        runners,
+        head: "mean".to_owned(),
     };
     Engine::start(config, parts).map(Arc::new)
 }
@@ -62,13 +73,7 @@ pub fn texts(adapter: Option<&str>, texts: &[&str]) -> EmbedRequest {
 }
 
 fn request(adapter: Option<&str>, inputs: Vec<EmbedInput>) -> EmbedRequest {
-    EmbedRequest {
-        inputs,
-        adapter: adapter.map(str::to_owned),
-        prompt_name: None,
-        dimensions: None,
-        truncate: false,
-    }
+    EmbedRequest { inputs, adapter: adapter.map(str::to_owned), ..EmbedRequest::default() }
 }
 
 /// A client: a request that runs on its own and goes away when aborted.

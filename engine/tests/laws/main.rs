@@ -2,8 +2,13 @@
 
 mod answers;
 mod clients;
+mod closed_loop;
 mod failures;
 mod fakes;
 mod harness;
+mod memo;
+mod modes;
+mod outputs;
 mod scheduling;
+mod traffic;
 mod warming_up;

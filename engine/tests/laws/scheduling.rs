@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use polylora_adapters::Digest;
-use polylora_engine::{BatchLimits, Commit, Domain, PickedBatch, Row, Scheduler};
+use polylora_engine::{BatchLimits, Batching, Commit, Domain, PickedBatch, Row, Scheduler};
 use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
@@ -46,6 +46,8 @@ enum Event {
     Run {
         room: usize,
     },
+    /// Pick a batch and put it back, as when others came before the device took it.
+    PutBack,
 }
 
 fn events() -> impl Strategy<Value = Vec<Event>> {
@@ -54,6 +56,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         1 => any::<usize>().prop_map(|which| Event::Cancel { which }),
         1 => Just(Event::Purge),
         2 => (1usize..7).prop_map(|room| Event::Run { room }),
+        1 => Just(Event::PutBack),
     ];
     proptest::collection::vec(event, 0..150)
 }
@@ -71,6 +74,7 @@ fn limits(tokens: usize, rows: usize, waiting: usize) -> BatchLimits {
         max_batch_tokens: bound(tokens),
         max_batch_rows: bound(rows),
         max_waiting_rows: bound(waiting),
+        batching: Batching::Mixed,
     }
 }
 
@@ -149,9 +153,10 @@ impl Model {
 proptest! {
     #[test]
     fn no_row_is_lost_doubled_or_overtaken_in_its_domain_and_no_bound_is_broken(
-        events in events(), tokens in 1usize..80, rows in 1usize..12,
+        events in events(), tokens in 1usize..80, rows in 1usize..12, per_domain: bool,
     ) {
-        let mut model = Model::new(limits(tokens, rows, 1000));
+        let batching = if per_domain { Batching::PerDomain } else { Batching::Mixed };
+        let mut model = Model::new(BatchLimits { batching, ..limits(tokens, rows, 1000) });
         let mut cancelled = 0;
         for event in events {
             match event {
@@ -169,6 +174,11 @@ proptest! {
                 Event::Run { room } => {
                     model.run(room);
                 }
+                Event::PutBack => {
+                    if let Some(batch) = model.scheduler.next_batch(model.now) {
+                        model.scheduler.put_back(batch);
+                    }
+                }
             }
         }
         // Every batch does at least its oldest row, so as many batches as rows always suffice.
@@ -185,20 +195,86 @@ proptest! {
     }
 
     #[test]
-    fn domains_that_wait_get_equal_shares_of_a_batch(counts in proptest::collection::vec(0usize..30, 1..6), rows in 1usize..20) {
-        let mut model = Model::new(limits(1000, rows, 1000));
-        for (number, count) in counts.iter().enumerate() {
-            (0..*count).for_each(|_| model.arrive(number as u8, 1));
+    fn no_domain_gets_more_than_its_part_while_another_lacks_its_own(
+        counts in proptest::collection::vec((0usize..40, 1usize..9), 1..6), tokens in 9usize..120, rows in 1usize..30,
+    ) {
+        let mut model = Model::new(limits(tokens, rows, 1000));
+        for (number, (count, length)) in counts.iter().enumerate() {
+            (0..*count).for_each(|_| model.arrive(number as u8, *length));
         }
+        let demand: Vec<usize> = counts.iter().map(|(count, length)| count * length).collect();
+        let hungry_domains = demand.iter().filter(|tokens| **tokens > 0).count();
         if let Some(batch) = model.scheduler.next_batch(model.now) {
-            let share = |number: usize| batch.rows.iter().filter(|p| p.row.domain == domain(number as u8)).count();
-            for hungry in (0..counts.len()).filter(|&number| share(number) < counts[number]) {
+            let share = |number: usize| -> usize {
+                let own = batch.rows.iter().filter(|p| p.row.domain == domain(number as u8));
+                own.map(|p| p.row.tokens).sum()
+            };
+            let all: usize = demand.iter().sum();
+            let part = all.div_ceil(all.div_ceil(tokens)) / hungry_domains;
+            let lacks = |number: usize| share(number) + counts[number].1 <= demand[number].min(part);
+            let would_fit = |number: usize| batch.tokens + counts[number].1 <= tokens;
+            for hungry in (0..counts.len()).filter(|&number| lacks(number) && would_fit(number)) {
                 for other in 0..counts.len() {
-                    prop_assert!(share(other) <= share(hungry) + 1, "{:?}", counts);
+                    // Parts are filled row by row in turn, so nobody is more than a row ahead of who lacks his part.
+                    let rows_of = |number: usize| share(number) / counts[number].1;
+                    prop_assert!(share(other) <= part.max(counts[other].1), "{:?}", counts);
+                    prop_assert!(rows_of(other) <= rows_of(hungry) + 1, "{:?}", counts);
                 }
             }
         }
     }
+
+    #[test]
+    fn what_waits_is_cut_into_the_fewest_batches_and_those_are_of_one_size(
+        rows in 1usize..400, most in 1usize..70,
+    ) {
+        let mut model = Model::new(limits(most, 1000, 1000));
+        (0..rows).for_each(|row| model.arrive((row % 5) as u8, 1));
+        let mut sizes = vec![];
+        while let Some(batch) = model.scheduler.next_batch(model.now) {
+            sizes.push(batch.tokens);
+        }
+        prop_assert_eq!(sizes.len(), rows.div_ceil(most));
+        let (least, greatest) = (sizes.iter().min().unwrap(), sizes.iter().max().unwrap());
+        prop_assert!(greatest - least <= 1, "{:?}", sizes);
+    }
+
+    #[test]
+    fn domain_by_domain_every_batch_is_of_one_domain(events in events()) {
+        let mut model = Model::new(BatchLimits { batching: Batching::PerDomain, ..limits(60, 9, 1000) });
+        for event in events {
+            if let Event::Arrive { domain, tokens } = event {
+                model.arrive(domain, tokens);
+            }
+        }
+        while let Some(batch) = model.scheduler.next_batch(model.now) {
+            prop_assert!(batch.rows.windows(2).all(|pair| pair[0].row.domain == pair[1].row.domain));
+        }
+    }
+}
+
+#[test]
+fn a_hot_domain_does_not_fill_the_batch_alone_and_what_others_leave_is_its_own() {
+    let mut model = Model::new(limits(100, 100, 10_000));
+    (0..3000).for_each(|_| model.arrive(1, 1));
+    (0..2).for_each(|_| model.arrive(2, 5));
+    model.arrive(3, 60);
+    let batch = model.scheduler.next_batch(model.now).unwrap();
+    let share = |number| batch.rows.iter().filter(|p| p.row.domain == domain(number)).count();
+    // A part is 33 tokens; one row of 60 counts for a part.
+    assert_eq!((share(3), share(2), share(1)), (1, 2, 30));
+}
+
+#[test]
+fn what_parts_leave_goes_to_the_oldest_rows() {
+    let mut model = Model::new(limits(12, 100, 1000));
+    (0..8).for_each(|_| model.arrive(1, 1));
+    (0..8).for_each(|_| model.arrive(2, 1));
+    model.arrive(3, 1);
+    let batch = model.scheduler.next_batch(model.now).unwrap();
+    let ids: Vec<usize> = batch.rows.iter().map(|picked| picked.row.id).collect();
+    // Seventeen wait, two batches of nine: three of each domain first, then the two oldest.
+    assert_eq!(ids, [0, 1, 2, 3, 4, 8, 9, 10, 16]);
 }
 
 #[test]

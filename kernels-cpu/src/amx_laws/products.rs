@@ -3,7 +3,7 @@
 use super::on_tiles;
 use crate::aligned::AlignedBuffer;
 use crate::isa::Isa;
-use crate::packed_matrix::{PANEL, STEP_BYTES, WeightFormat};
+use crate::packed_matrix::{PANEL, WeightFormat};
 use crate::tile::{OperandForm, TileCall, TileKernel};
 use crate::tile_emulator::{Numbers, bf16_dot};
 
@@ -38,10 +38,25 @@ impl Factors {
 
     /// What the form of an instruction set makes of them, rows `gap` bytes apart.
     fn product(&self, isa: Isa, format: WeightFormat, gap: usize) -> Vec<u32> {
+        let whole = self.product_of(isa, format, gap, PANEL);
+        // Half a panel has the same sums, and leaves the rest alone.
+        let half = self.product_of(isa, format, gap, PANEL / 2);
+        for (half, whole) in half.chunks(PANEL).zip(whole.chunks(PANEL)) {
+            assert_eq!(half[..PANEL / 2], whole[..PANEL / 2], "half a panel, {isa:?} {format:?}");
+            assert_eq!(half[PANEL / 2..], [0; PANEL / 2], "beyond half a panel, {isa:?} {format:?}");
+        }
+        whole
+    }
+
+    /// The same with the first columns only.
+    fn product_of(&self, isa: Isa, format: WeightFormat, gap: usize, columns: usize) -> Vec<u32> {
         let kernel = TileKernel::choose(isa, format);
         assert!(self.steps.is_multiple_of(kernel.steps_multiple()));
-        let mut panel = AlignedBuffer::zeroed(self.steps * STEP_BYTES);
-        panel.values_mut::<u32>().copy_from_slice(&self.right);
+        let half = columns < PANEL;
+        let mut panel = AlignedBuffer::zeroed(self.steps * columns * size_of::<u32>());
+        for (to, from) in panel.values_mut::<u32>().chunks_mut(columns).zip(self.right.chunks(PANEL)) {
+            to.copy_from_slice(&from[..columns]);
+        }
         let _tiles = kernel.begin();
         let mut sums = vec![];
         while sums.len() < self.rows * PANEL {
@@ -54,9 +69,12 @@ impl Factors {
                 a: operand.values::<u8>().as_ptr(),
                 stride,
                 panel: panel.values::<u8>().as_ptr(),
-                panel_stride: STEP_BYTES,
+                panel_stride: columns * size_of::<u32>(),
                 steps: self.steps,
+                half,
+                accumulate: false,
                 out: out.values_mut::<u32>().as_mut_ptr(),
+                next: None,
             };
             // SAFETY: the instruction set is available here; rows in whole tiles, the panel and room for the sums were
             // made just above.

@@ -1,10 +1,12 @@
 //! What follows a panel's product while it is hot: gain, expand, bias, activation, residual.
 
 use super::LinearCall;
+use super::shrink::Hidden;
+use super::sums::{Rows, sums_of};
 use crate::element::{Element, load_part, store_part};
 use crate::epilogue::activate;
 use crate::lora::{LoraSegment, LoraSpan};
-use crate::packed_matrix::PANEL;
+use crate::packed_matrix::{PANEL, STEP_BYTES};
 use crate::target::{LANES, Target};
 use crate::tile::{SumsTile, TileCall, TileKernel};
 
@@ -28,39 +30,23 @@ pub(super) struct Effect {
     expands: Vec<Expand>,
     /// Copies of pieces of `B` that do not fill the panel, zeros around them.
     pieces: Vec<f32>,
-    /// `B h` of the rows at hand, `[rows, PANEL]` f32, and place for a second span's.
-    sums: SumsTile,
-    spare: SumsTile,
+    /// `B h` of the rows at hand, `[rows, PANEL]` f32, where it cannot be added to the product's sums: these are integers,
+    /// or get a gain first.
+    apart: SumsTile,
 }
 
 /// `B`'s columns of a panel.
 struct Expand {
-    /// The span's place in a row of `A x`.
-    hidden: usize,
-    rank: usize,
-    /// In `B`, with its row length; or in `pieces`.
+    /// Where they begin in a row of `A x`, and how many there are, in steps of the product.
+    first: usize,
+    steps: usize,
+    /// In `B`, with its bytes from step to step; or in `pieces`.
     b: Source,
 }
 
 enum Source {
-    Span(*const f32, usize),
+    Steps(*const u8, usize),
     Piece(usize),
-}
-
-/// The sums of some rows and where their results go.
-pub(super) struct Rows<O> {
-    /// `[rows, PANEL]`: f32, or i32 for int8.
-    pub sums: *const u32,
-    /// How many.
-    pub count: usize,
-    /// The first, counted from the call's first row.
-    pub first: usize,
-    /// For int8, by row: scale and scale times the byte of zero.
-    pub scales: *const [f32; 2],
-    /// `A x` of these rows, and values from row to row.
-    pub hidden: (*const f32, usize),
-    /// Where the first row's first column of the layer lies, and values from row to row.
-    pub out: (*mut O, usize),
 }
 
 impl<'a, 'c, E: Element> Panel<'a, 'c, E> {
@@ -75,20 +61,44 @@ impl<'a, 'c, E: Element> Panel<'a, 'c, E> {
         Self { call, first, width, bias, scales: int8.then(|| call.weight.panel_scales(index)) }
     }
 
+    /// [`Self::effect_of`], unless `effect` is that of this segment, the one `before`.
+    #[inline(always)]
+    pub fn effect_of_next<'s>(
+        &self,
+        segment: &'s LoraSegment<'s>,
+        packed: bool,
+        before: &mut Option<&'s LoraSegment<'s>>,
+        effect: &mut Effect,
+    ) {
+        if !before.is_some_and(|before| std::ptr::eq(before, segment)) {
+            self.effect_of(segment, packed, effect);
+            *before = Some(segment);
+        }
+    }
+
     /// What the rows' adapter changes here, written over `effect`.
-    pub fn effect_of(&self, segment: &LoraSegment<'_>, effect: &mut Effect) {
+    pub fn effect_of(&self, segment: &LoraSegment<'_>, packed: bool, effect: &mut Effect) {
         effect.gain = None;
         effect.bias = self.bias;
         effect.expands.clear();
         effect.pieces.clear();
-        let mut hidden = 0;
+        let packed = segment.packed.filter(|_| packed);
+        let mut first = 0;
         for span in &segment.spans {
-            self.add_span(span, hidden, effect);
-            hidden += span.rank;
+            self.add_span(span, (first, packed.is_none()), effect);
+            first += span.rank;
+        }
+        if let Some(packed) = packed {
+            let (panel, b) = packed.expand(self.first / PANEL);
+            if panel.steps > 0 {
+                let b = Source::Steps(b, STEP_BYTES);
+                effect.expands.push(Expand { first: panel.first, steps: panel.steps, b });
+            }
         }
     }
 
-    fn add_span(&self, span: &LoraSpan<'_>, hidden: usize, effect: &mut Effect) {
+    /// `first`: the span's place in a row of `A x`, and whether its own values are to be used.
+    fn add_span(&self, span: &LoraSpan<'_>, (first, own): (usize, bool), effect: &mut Effect) {
         let columns = span.columns.start.max(self.first)..span.columns.end.min(self.first + self.width);
         if columns.is_empty() {
             return;
@@ -102,12 +112,12 @@ impl<'a, 'c, E: Element> Panel<'a, 'c, E> {
         if let Some(bias) = span.bias {
             effect.bias[here.clone()].copy_from_slice(&bias[there.clone()]);
         }
-        if span.rank == 0 {
+        if span.rank == 0 || !own {
             return;
         }
         let stride = span.columns.len();
         let b = if here.len() == PANEL {
-            Source::Span(span.b[there.start..].as_ptr(), stride)
+            Source::Steps(span.b[there.start..].as_ptr().cast(), stride * size_of::<f32>())
         } else {
             let at = effect.pieces.len();
             effect.pieces.resize(at + span.rank * PANEL, 0.0);
@@ -116,7 +126,7 @@ impl<'a, 'c, E: Element> Panel<'a, 'c, E> {
             }
             Source::Piece(at)
         };
-        effect.expands.push(Expand { hidden, rank: span.rank, b });
+        effect.expands.push(Expand { first, steps: span.rank, b });
     }
 
     /// Finishes some rows of the panel.
@@ -127,22 +137,17 @@ impl<'a, 'c, E: Element> Panel<'a, 'c, E> {
     pub unsafe fn finish<I: Target, O: Element>(&self, rows: &Rows<O>, effect: Option<&Effect>) {
         let bias = effect.map_or(&self.bias, |e| &e.bias);
         let gain = effect.and_then(|e| e.gain.as_ref());
+        let apart = effect.filter(|e| self.expands_apart(e)).map(|e| e.apart.0.as_ptr().cast::<f32>());
         // Results that are rounded to 8 bits, here or when they are quantised, need no finer activation.
         let coarse = E::COARSE || self.scales.is_some();
         let outputs = self.call.weight.outputs();
         // SAFETY: as the caller promises; columns are below the panel's width, or in arrays of a whole panel.
         unsafe {
             for r in 0..rows.count {
-                let mut v = self.sums::<I, O>(rows, r);
-                if let Some(gain) = gain {
+                let mut v = sums_of::<I, O>(rows, r, self.scales, gain);
+                if let Some(apart) = apart {
                     for (c, v) in v.iter_mut().enumerate() {
-                        *v = I::mul(*v, I::load(gain.as_ptr().add(c * LANES)));
-                    }
-                }
-                if let Some(effect) = effect.filter(|effect| !effect.expands.is_empty()) {
-                    let sums = effect.sums.0[r * PANEL..].as_ptr().cast::<f32>();
-                    for (c, v) in v.iter_mut().enumerate() {
-                        *v = I::add(*v, I::load(sums.add(c * LANES)));
+                        *v = I::add(*v, I::load(apart.add(r * PANEL + c * LANES)));
                     }
                 }
                 for (c, v) in v.iter_mut().enumerate() {
@@ -175,78 +180,69 @@ impl<'a, 'c, E: Element> Panel<'a, 'c, E> {
         }
     }
 
-    /// The sums of row `r` as f32.
+    /// Adds `B h` to the sums of some rows, or keeps it apart for [`Self::finish`].
+    ///
+    /// # Safety
+    /// Sums and `A x` lie where `rows` says; the effect is of the rows' segment; the kernel is one of the machine's, in
+    /// registers, and reads `A x` as it lies.
     #[inline(always)]
-    unsafe fn sums<I: Target, O>(&self, rows: &Rows<O>, r: usize) -> [I::Lanes; 2] {
-        // SAFETY: as the caller of `finish` promises.
-        unsafe {
-            let sums = rows.sums.add(r * PANEL);
-            let Some((scales, totals)) = self.scales else {
-                return [I::load(sums.cast()), I::load(sums.add(LANES).cast())];
-            };
-            let [scale, zero] = *rows.scales.add(r);
-            let (scale, zero) = (I::splat(scale), I::splat(-zero));
-            let mut v = [I::splat(0.0); 2];
-            for (c, v) in v.iter_mut().enumerate() {
-                let sum = I::load_i32(sums.add(c * LANES).cast());
-                let weights = I::mul(scale, I::load(scales.as_ptr().add(c * LANES)));
-                let offset = I::mul(zero, I::load(totals.as_ptr().add(c * LANES)));
-                *v = I::fma(sum, weights, offset);
+    pub unsafe fn expand<O>(&self, kernel: &TileKernel, rows: &Rows<O>, effect: &mut Effect) {
+        let apart = self.expands_apart(effect);
+        for (i, expand) in effect.expands.iter().enumerate() {
+            let mut at = 0;
+            while at < rows.count {
+                let count = kernel.rows_of(rows.count, at);
+                let mut call = effect.call(expand, kernel, &rows.hidden.at_row(at));
+                call.accumulate = !apart || i > 0;
+                call.out = if apart {
+                    effect.apart.0[at * PANEL..].as_mut_ptr()
+                } else {
+                    rows.sums.wrapping_add(at * PANEL)
+                };
+                // SAFETY: as the caller promises; `B` has as many steps with a panel's columns from here on.
+                unsafe { kernel.function(count)(&call) };
+                at += count;
             }
-            v
         }
+    }
+
+    /// Whether `B h` is summed by itself.
+    fn expands_apart(&self, effect: &Effect) -> bool {
+        (self.scales.is_some() || effect.gain.is_some()) && !effect.expands.is_empty()
     }
 }
 
 impl Effect {
     pub fn none() -> Self {
-        let (sums, spare) = (SumsTile::default(), SumsTile::default());
-        Self { gain: None, bias: [0.0; PANEL], expands: vec![], pieces: vec![], sums, spare }
+        Self { gain: None, bias: [0.0; PANEL], expands: vec![], pieces: vec![], apart: SumsTile::default() }
     }
 
-    /// Computes `B h` for `count` rows of `A x`, `stride` values apart.
-    ///
-    /// # Safety
-    /// The rows lie there, at most [`MAX_ROWS`](crate::tile::MAX_ROWS), with the ranks of the segment that the effect is
-    /// of; the kernel is one of the machine's for f32.
+    /// The expand of rows whose `A x` begins with `hidden`, when it is one product and nothing must come before it: then it
+    /// can follow the layer's own in the same registers.
     #[inline(always)]
-    pub unsafe fn expand<I: Target>(
-        &mut self,
-        kernel: &TileKernel,
-        (hidden, stride): (*const f32, usize),
-        count: usize,
-    ) {
-        for (i, expand) in self.expands.iter().enumerate() {
-            let (b, b_stride) = match expand.b {
-                Source::Span(b, stride) => (b, stride),
-                Source::Piece(at) => (self.pieces[at..].as_ptr(), PANEL),
-            };
-            let sums = if i == 0 { &mut self.sums } else { &mut self.spare };
-            let mut at = 0;
-            while at < count {
-                let rows = kernel.rows_of(count, at);
-                let call = TileCall {
-                    a: hidden.wrapping_add(at * stride + expand.hidden).cast(),
-                    stride: stride * size_of::<f32>(),
-                    panel: b.cast(),
-                    panel_stride: b_stride * size_of::<f32>(),
-                    steps: expand.rank,
-                    out: sums.0[at * PANEL..].as_mut_ptr(),
-                };
-                // SAFETY: as the caller promises; `B` has `rank` rows with a panel's columns from here on.
-                unsafe { kernel.function(rows)(&call) };
-                at += rows;
-            }
-            if i > 0 {
-                for c in (0..count * PANEL).step_by(LANES) {
-                    // SAFETY: both tiles have place for `count` rows.
-                    unsafe {
-                        let to = self.sums.0[c..].as_mut_ptr().cast::<f32>();
-                        let more = self.spare.0[c..].as_ptr().cast::<f32>();
-                        I::store(I::add(I::load(to), I::load(more)), to);
-                    }
-                }
-            }
+    pub fn follow_on(&self, kernel: &TileKernel, hidden: &Hidden) -> Option<TileCall<'static>> {
+        match (&self.gain, &self.expands[..]) {
+            (None, [expand]) => Some(self.call(expand, kernel, hidden)),
+            _ => None,
+        }
+    }
+
+    #[inline(always)]
+    fn call(&self, expand: &Expand, kernel: &TileKernel, hidden: &Hidden) -> TileCall<'static> {
+        let (panel, panel_stride) = match expand.b {
+            Source::Steps(b, stride) => (b, stride),
+            Source::Piece(at) => (self.pieces[at..].as_ptr().cast(), STEP_BYTES),
+        };
+        TileCall {
+            a: hidden.row(0).wrapping_add(expand.first * kernel.operand.step_bytes()),
+            stride: hidden.stride,
+            panel,
+            panel_stride,
+            steps: expand.steps,
+            half: false,
+            accumulate: true,
+            out: std::ptr::null_mut(),
+            next: None,
         }
     }
 }

@@ -65,9 +65,13 @@ impl Config {
 /// Up to 32 rows: two tiles of rows by two of weights, sixteen steps an iteration. SAFETY: the caller of a `TileFn` promises
 /// configured tiles, whole tiles of rows and steps, and room for 32 rows of sums.
 macro_rules! rows_32 {
-    ($name:ident, $dot:literal) => {
-        unsafe fn $name(call: &TileCall) {
-            debug_assert!(call.steps.is_multiple_of(16) && call.steps > 0 && call.panel_stride == STEP_BYTES);
+    ($name:ident, $half:ident, $dot:literal) => {
+        unsafe fn $name(call: &TileCall<'_>) {
+            check(call);
+            if call.half {
+                // SAFETY: see above.
+                return unsafe { $half(call) };
+            }
             // SAFETY: see above.
             unsafe {
                 asm!(
@@ -102,14 +106,18 @@ macro_rules! rows_32 {
         }
     };
 }
-rows_32!(bf16_32, "tdpbf16ps");
-rows_32!(int8_32, "tdpbusd");
+rows_32!(bf16_32, bf16_32_half, "tdpbf16ps");
+rows_32!(int8_32, int8_32_half, "tdpbusd");
 
 /// Up to 16 rows: one tile of rows by two of weights. SAFETY: as above, with room for 16 rows of sums.
 macro_rules! rows_16 {
-    ($name:ident, $dot:literal) => {
-        unsafe fn $name(call: &TileCall) {
-            debug_assert!(call.steps.is_multiple_of(16) && call.steps > 0 && call.panel_stride == STEP_BYTES);
+    ($name:ident, $half:ident, $dot:literal) => {
+        unsafe fn $name(call: &TileCall<'_>) {
+            check(call);
+            if call.half {
+                // SAFETY: see above.
+                return unsafe { $half(call) };
+            }
             // SAFETY: see above.
             unsafe {
                 asm!(
@@ -137,8 +145,62 @@ macro_rules! rows_16 {
         }
     };
 }
-rows_16!(bf16_16, "tdpbf16ps");
-rows_16!(int8_16, "tdpbusd");
+rows_16!(bf16_16, bf16_16_half, "tdpbf16ps");
+rows_16!(int8_16, int8_16_half, "tdpbusd");
+
+/// Half a panel: one tile of weights, for one or two tiles of rows. SAFETY: as above.
+macro_rules! half_panel {
+    ($name:ident, $dot:literal, [$($zero:literal)*], [$($second:tt)*], [$($store:tt)*], $a2:expr) => {
+        unsafe fn $name(call: &TileCall<'_>) {
+            // SAFETY: see above.
+            unsafe {
+                asm!(
+                    $($zero,)*
+                    "2:",
+                    "tileloadd tmm4, [{b} + {step}]",
+                    "tileloadd tmm6, [{a} + {stride}]",
+                    concat!($dot, " tmm0, tmm6, tmm4"),
+                    $($second)*
+                    "add {a}, 64", "add {a2}, 64", "add {b}, 1024",
+                    "dec {k}", "jnz 2b",
+                    "tilestored [{out} + {step}*2], tmm0",
+                    $($store)*
+                    a = inout(reg) call.a => _,
+                    a2 = inout(reg) call.a.wrapping_add($a2 * call.stride) => _,
+                    b = inout(reg) call.panel => _,
+                    k = inout(reg) call.steps / 16 => _,
+                    step = in(reg) 64usize,
+                    stride = in(reg) call.stride,
+                    out = in(reg) call.out,
+                    out("tmm0") _, out("tmm2") _, out("tmm4") _, out("tmm6") _, out("tmm7") _,
+                    options(nostack),
+                );
+            }
+        }
+    };
+}
+macro_rules! half_panels {
+    ($rows_16:ident, $rows_32:ident, $dot:literal) => {
+        half_panel!($rows_16, $dot, ["tilezero tmm0"], [], [], 0);
+        half_panel!(
+            $rows_32,
+            $dot,
+            ["tilezero tmm0" "tilezero tmm2"],
+            ["tileloadd tmm7, [{a2} + {stride}]", concat!($dot, " tmm2, tmm7, tmm4"),],
+            ["tilestored [{out} + {step}*2 + 2048], tmm2",],
+            16
+        );
+    };
+}
+half_panels!(bf16_16_half, bf16_32_half, "tdpbf16ps");
+half_panels!(int8_16_half, int8_32_half, "tdpbusd");
+
+/// What tiles can be asked for.
+fn check(call: &TileCall<'_>) {
+    let panel_stride = if call.half { STEP_BYTES / 2 } else { STEP_BYTES };
+    debug_assert!(call.steps.is_multiple_of(16) && call.steps > 0 && call.panel_stride == panel_stride);
+    debug_assert!(!call.accumulate && call.next.is_none());
+}
 
 /// CPUID leaf 7: tiles, their bf16 and int8 products; and whether the system saves their state (XCR0 bits 17 and 18).
 fn cpu_has_tiles() -> bool {

@@ -24,69 +24,104 @@ fn multiply_add(a: f32, b: f32, c: f32) -> f32 {
 // SAFETY of the blocks below: the caller of a `TileFn` promises that rows and panel lie where the call says and that there
 // is room for the sums; all reads are within `steps` steps of each.
 
-unsafe fn f32_rows<const R: usize>(call: &TileCall) {
-    for from in (0..PANEL).step_by(COLUMNS) {
-        let mut acc = [[0f32; COLUMNS]; R];
-        for step in 0..call.steps {
-            // SAFETY: see above.
-            let weights = unsafe { at(call, step, from).cast::<[f32; COLUMNS]>().read_unaligned() };
-            for (r, acc) in acc.iter_mut().enumerate() {
-                // SAFETY: see above.
-                let x = unsafe { call.a.add(r * call.stride).cast::<f32>().add(step).read_unaligned() };
-                for (acc, w) in acc.iter_mut().zip(weights) {
-                    *acc = multiply_add(x, w, *acc);
-                }
-            }
-        }
+unsafe fn f32_rows<const R: usize>(call: &TileCall<'_>) {
+    for from in (0..width(call)).step_by(COLUMNS) {
         // SAFETY: see above.
-        unsafe { write_sums(call.out, from, &acc.map(|row| row.map(f32::to_bits))) };
-    }
-}
-
-unsafe fn widened_rows<const R: usize>(call: &TileCall) {
-    for from in (0..PANEL).step_by(COLUMNS) {
-        let mut acc = [[0f32; COLUMNS]; R];
-        for step in 0..call.steps {
-            // SAFETY: see above.
-            let pairs = unsafe { at(call, step, from).cast::<[u32; COLUMNS]>().read_unaligned() };
-            for (r, acc) in acc.iter_mut().enumerate() {
+        let mut acc = unsafe { first_sums::<R>(call, from) };
+        let mut part = Some(call);
+        while let Some(call) = part {
+            for step in 0..call.steps {
                 // SAFETY: see above.
-                let x = unsafe { call.a.add(r * call.stride).cast::<[f32; 2]>().add(step).read_unaligned() };
-                for (acc, pair) in acc.iter_mut().zip(pairs) {
-                    *acc = multiply_add(x[0], f32::from_bits(pair << 16), *acc);
-                    *acc = multiply_add(x[1], f32::from_bits(pair & 0xffff_0000), *acc);
-                }
-            }
-        }
-        // SAFETY: see above.
-        unsafe { write_sums(call.out, from, &acc.map(|row| row.map(f32::to_bits))) };
-    }
-}
-
-unsafe fn int8_rows<const R: usize>(call: &TileCall) {
-    for from in (0..PANEL).step_by(COLUMNS) {
-        let mut acc = [[0i32; COLUMNS]; R];
-        for step in 0..call.steps {
-            // SAFETY: see above.
-            let quads = unsafe { at(call, step, from).cast::<[[i8; 4]; COLUMNS]>().read_unaligned() };
-            for (r, acc) in acc.iter_mut().enumerate() {
-                // SAFETY: see above.
-                let x = unsafe { call.a.add(r * call.stride).cast::<[u8; 4]>().add(step).read() };
-                for (acc, quad) in acc.iter_mut().zip(quads) {
-                    for (x, w) in x.into_iter().zip(quad) {
-                        *acc += x as i32 * w as i32;
+                let weights = unsafe { at(call, step, from).cast::<[f32; COLUMNS]>().read_unaligned() };
+                for (r, acc) in acc.iter_mut().enumerate() {
+                    // SAFETY: see above.
+                    let x = unsafe { call.a.add(r * call.stride).cast::<f32>().add(step).read_unaligned() };
+                    for (acc, w) in acc.iter_mut().zip(weights) {
+                        *acc = multiply_add(x, w, *acc);
                     }
                 }
             }
+            part = call.next;
+        }
+        // SAFETY: see above.
+        unsafe { write_sums(call.out, from, &acc.map(|row| row.map(f32::to_bits))) };
+    }
+}
+
+unsafe fn widened_rows<const R: usize>(call: &TileCall<'_>) {
+    for from in (0..width(call)).step_by(COLUMNS) {
+        // SAFETY: see above.
+        let mut acc = unsafe { first_sums::<R>(call, from) };
+        let mut part = Some(call);
+        while let Some(call) = part {
+            for step in 0..call.steps {
+                // SAFETY: see above.
+                let pairs = unsafe { at(call, step, from).cast::<[u32; COLUMNS]>().read_unaligned() };
+                for (r, acc) in acc.iter_mut().enumerate() {
+                    // SAFETY: see above.
+                    let x =
+                        unsafe { call.a.add(r * call.stride).cast::<[f32; 2]>().add(step).read_unaligned() };
+                    for (acc, pair) in acc.iter_mut().zip(pairs) {
+                        *acc = multiply_add(x[0], f32::from_bits(pair << 16), *acc);
+                        *acc = multiply_add(x[1], f32::from_bits(pair & 0xffff_0000), *acc);
+                    }
+                }
+            }
+            part = call.next;
+        }
+        // SAFETY: see above.
+        unsafe { write_sums(call.out, from, &acc.map(|row| row.map(f32::to_bits))) };
+    }
+}
+
+unsafe fn int8_rows<const R: usize>(call: &TileCall<'_>) {
+    for from in (0..width(call)).step_by(COLUMNS) {
+        let mut acc = [[0i32; COLUMNS]; R];
+        let mut part = Some(call);
+        while let Some(call) = part {
+            for step in 0..call.steps {
+                // SAFETY: see above.
+                let quads = unsafe { at(call, step, from).cast::<[[i8; 4]; COLUMNS]>().read_unaligned() };
+                for (r, acc) in acc.iter_mut().enumerate() {
+                    // SAFETY: see above.
+                    let x = unsafe { call.a.add(r * call.stride).cast::<[u8; 4]>().add(step).read() };
+                    for (acc, quad) in acc.iter_mut().zip(quads) {
+                        for (x, w) in x.into_iter().zip(quad) {
+                            *acc += x as i32 * w as i32;
+                        }
+                    }
+                }
+            }
+            part = call.next;
         }
         // SAFETY: see above.
         unsafe { write_sums(call.out, from, &acc.map(|row| row.map(|v| v as u32))) };
     }
 }
 
+/// Columns that are there.
+fn width(call: &TileCall<'_>) -> usize {
+    if call.half { PANEL / 2 } else { PANEL }
+}
+
+/// What the sums begin with.
+///
+/// # Safety
+/// There are `R` rows of a panel where the sums go.
+unsafe fn first_sums<const R: usize>(call: &TileCall<'_>, from: usize) -> [[f32; COLUMNS]; R] {
+    let mut sums = [[0f32; COLUMNS]; R];
+    if call.accumulate {
+        for (r, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: the caller promises the rows.
+            *sums = unsafe { call.out.add(r * PANEL + from).cast::<[f32; COLUMNS]>().read() };
+        }
+    }
+    sums
+}
+
 /// Where a step's columns from `from` on lie.
 #[inline(always)]
-unsafe fn at(call: &TileCall, step: usize, from: usize) -> *const u8 {
+unsafe fn at(call: &TileCall<'_>, step: usize, from: usize) -> *const u8 {
     // SAFETY: the caller stays within the panel.
     unsafe { call.panel.add(step * call.panel_stride + from * size_of::<u32>()) }
 }

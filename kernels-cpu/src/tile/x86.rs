@@ -1,4 +1,5 @@
-//! The products in AVX registers: AVX2 (6 rows by 16 columns at a time) and AVX-512 (14 or 12 rows by the whole panel).
+//! The products in AVX registers: AVX2 (6 rows by 16 columns at a time) and AVX-512 (14 or 12 rows by the whole panel, or
+//! half of one).
 
 use std::arch::x86_64::*;
 
@@ -43,30 +44,60 @@ pub(super) fn functions(isa: Isa, format: WeightFormat) -> Option<Form> {
 // SAFETY of the functions below: the caller of a `TileFn` promises the instructions, that rows and panel lie where the call
 // says and that there is room for the sums; all reads are within `steps` steps of each.
 
-/// A form with 512-bit registers: the whole panel's width, one step an iteration.
+/// A form with 512-bit registers: the whole panel's width or half of it, one step an iteration.
 macro_rules! wide {
-    ($name:ident, $features:literal, $zero:expr, |$acc:ident, $x:ident, $b:ident| $dot:expr, $store:expr) => {
+    ($name:ident, $features:literal, $zero:expr, |$acc:ident, $x:ident, $b:ident| $dot:expr, $load:expr, $store:expr) => {
         #[target_feature(enable = $features)]
-        unsafe fn $name<const R: usize>(call: &TileCall) {
-            // SAFETY: see above.
-            unsafe {
-                let mut acc = [[$zero; 2]; R];
-                let (mut a, mut panel) = (call.a, call.panel);
-                for _ in 0..call.steps {
-                    let b = [_mm512_loadu_si512(panel.cast()), _mm512_loadu_si512(panel.add(64).cast())];
-                    for (r, acc) in acc.iter_mut().enumerate() {
-                        let $x = _mm512_set1_epi32(a.add(r * call.stride).cast::<i32>().read_unaligned());
-                        for (acc, $b) in acc.iter_mut().zip(b) {
-                            let $acc = *acc;
-                            *acc = $dot;
+        unsafe fn $name<const R: usize>(call: &TileCall<'_>) {
+            #[inline]
+            #[target_feature(enable = $features)]
+            unsafe fn columns<const R: usize, const C: usize, const ADD: bool>(call: &TileCall<'_>) {
+                // SAFETY: see above.
+                unsafe {
+                    let mut acc = [[$zero; C]; R];
+                    if ADD {
+                        for (r, acc) in acc.iter_mut().enumerate() {
+                            for (c, acc) in acc.iter_mut().enumerate() {
+                                *acc = $load(call.out.add(r * PANEL + c * 16).cast());
+                            }
                         }
                     }
-                    a = a.add(4);
-                    panel = panel.add(call.panel_stride);
+                    let mut part = Some(call);
+                    while let Some(call) = part {
+                        let (mut a, mut panel) = (call.a, call.panel);
+                        for _ in 0..call.steps {
+                            let mut b = [_mm512_setzero_si512(); C];
+                            for (c, b) in b.iter_mut().enumerate() {
+                                *b = _mm512_loadu_si512(panel.add(c * 64).cast());
+                            }
+                            for (r, acc) in acc.iter_mut().enumerate() {
+                                let $x =
+                                    _mm512_set1_epi32(a.add(r * call.stride).cast::<i32>().read_unaligned());
+                                for (acc, $b) in acc.iter_mut().zip(b) {
+                                    let $acc = *acc;
+                                    *acc = $dot;
+                                }
+                            }
+                            a = a.add(4);
+                            panel = panel.add(call.panel_stride);
+                        }
+                        part = call.next;
+                    }
+                    // By reference: by value the sums would go through memory once more.
+                    for (r, acc) in acc.iter().enumerate() {
+                        for (c, acc) in acc.iter().enumerate() {
+                            $store(call.out.add(r * PANEL + c * 16), *acc);
+                        }
+                    }
                 }
-                for (r, acc) in acc.into_iter().enumerate() {
-                    $store(call.out.add(r * PANEL), acc[0]);
-                    $store(call.out.add(r * PANEL + 16), acc[1]);
+            }
+            // SAFETY: see above.
+            unsafe {
+                match (call.half, call.accumulate) {
+                    (false, false) => columns::<R, 2, false>(call),
+                    (false, true) => columns::<R, 2, true>(call),
+                    (true, false) => columns::<R, 1, false>(call),
+                    (true, true) => columns::<R, 1, true>(call),
                 }
             }
         }
@@ -78,6 +109,7 @@ wide!(
     "avx512f",
     _mm512_setzero_ps(),
     |acc, x, b| _mm512_fmadd_ps(_mm512_castsi512_ps(x), _mm512_castsi512_ps(b), acc),
+    _mm512_loadu_ps,
     store_f32
 );
 wide!(
@@ -85,6 +117,7 @@ wide!(
     "avx512f,avx512bf16",
     _mm512_setzero_ps(),
     |acc, x, b| _mm512_dpbf16_ps(acc, as_bf16(x), as_bf16(b)),
+    _mm512_loadu_ps,
     store_f32
 );
 wide!(
@@ -92,6 +125,7 @@ wide!(
     "avx512f,avx512vnni",
     _mm512_setzero_si512(),
     |acc, x, b| _mm512_dpbusd_epi32(acc, x, b),
+    _mm512_loadu_si512,
     store_i32
 );
 
@@ -118,30 +152,52 @@ unsafe fn as_bf16(bits: __m512i) -> __m512bh {
 
 /// bf16 without its dot product: a pair is two f32 with the low halves cut off.
 #[target_feature(enable = "avx512f")]
-unsafe fn widened_avx512<const R: usize>(call: &TileCall) {
+unsafe fn widened_avx512<const R: usize>(call: &TileCall<'_>) {
+    // SAFETY: see above.
+    unsafe { if call.half { widened_columns::<R, 1>(call) } else { widened_columns::<R, 2>(call) } }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn widened_columns<const R: usize, const C: usize>(call: &TileCall<'_>) {
     // SAFETY: see above.
     unsafe {
-        let mut acc = [[_mm512_setzero_ps(); 2]; R];
-        let high = _mm512_set1_epi32(0xffff_0000_u32 as i32);
-        let (mut a, mut panel) = (call.a, call.panel);
-        for _ in 0..call.steps {
-            let pairs = [_mm512_loadu_si512(panel.cast()), _mm512_loadu_si512(panel.add(64).cast())];
-            let even = pairs.map(|p| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(p)));
-            let odd = pairs.map(|p| _mm512_castsi512_ps(_mm512_and_si512(p, high)));
+        let mut acc = [[_mm512_setzero_ps(); C]; R];
+        if call.accumulate {
             for (r, acc) in acc.iter_mut().enumerate() {
-                let x = a.add(r * call.stride).cast::<f32>();
-                let (x0, x1) =
-                    (_mm512_set1_ps(x.read_unaligned()), _mm512_set1_ps(x.add(1).read_unaligned()));
-                for c in 0..2 {
-                    acc[c] = _mm512_fmadd_ps(x1, odd[c], _mm512_fmadd_ps(x0, even[c], acc[c]));
+                for (c, acc) in acc.iter_mut().enumerate() {
+                    *acc = _mm512_loadu_ps(call.out.add(r * PANEL + c * 16).cast());
                 }
             }
-            a = a.add(8);
-            panel = panel.add(call.panel_stride);
         }
-        for (r, acc) in acc.into_iter().enumerate() {
-            store_f32(call.out.add(r * PANEL), acc[0]);
-            store_f32(call.out.add(r * PANEL + 16), acc[1]);
+        let high = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+        let mut part = Some(call);
+        while let Some(call) = part {
+            let (mut a, mut panel) = (call.a, call.panel);
+            for _ in 0..call.steps {
+                let (mut even, mut odd) = ([_mm512_setzero_ps(); C], [_mm512_setzero_ps(); C]);
+                for c in 0..C {
+                    let pairs = _mm512_loadu_si512(panel.add(c * 64).cast());
+                    even[c] = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs));
+                    odd[c] = _mm512_castsi512_ps(_mm512_and_si512(pairs, high));
+                }
+                for (r, acc) in acc.iter_mut().enumerate() {
+                    let x = a.add(r * call.stride).cast::<f32>();
+                    let (x0, x1) =
+                        (_mm512_set1_ps(x.read_unaligned()), _mm512_set1_ps(x.add(1).read_unaligned()));
+                    for c in 0..C {
+                        acc[c] = _mm512_fmadd_ps(x1, odd[c], _mm512_fmadd_ps(x0, even[c], acc[c]));
+                    }
+                }
+                a = a.add(8);
+                panel = panel.add(call.panel_stride);
+            }
+            part = call.next;
+        }
+        for (r, acc) in acc.iter().enumerate() {
+            for (c, acc) in acc.iter().enumerate() {
+                store_f32(call.out.add(r * PANEL + c * 16), *acc);
+            }
         }
     }
 }
@@ -149,22 +205,33 @@ unsafe fn widened_avx512<const R: usize>(call: &TileCall) {
 /// A form with 256-bit registers: one half of the panel after the other.
 macro_rules! narrow {
     ($name:ident, $features:literal, $step:literal, $zero:expr,
-        |$x:ident, $b:ident, $acc:ident| $dot:block, $store:ident) => {
+        |$x:ident, $b:ident, $acc:ident| $dot:block, $load:ident, $store:ident) => {
         #[target_feature(enable = $features)]
-        unsafe fn $name<const R: usize>(call: &TileCall) {
+        unsafe fn $name<const R: usize>(call: &TileCall<'_>) {
             // SAFETY: see above.
             unsafe {
-                for half in 0..2 {
+                for half in 0..if call.half { 1 } else { 2 } {
                     let mut acc = [[$zero; 2]; R];
-                    let (mut a, mut panel) = (call.a, call.panel.add(half * 64));
-                    for _ in 0..call.steps {
-                        let $b = [_mm256_loadu_si256(panel.cast()), _mm256_loadu_si256(panel.add(32).cast())];
-                        for (r, $acc) in acc.iter_mut().enumerate() {
-                            let $x = a.add(r * call.stride);
-                            $dot
+                    if call.accumulate {
+                        for (r, acc) in acc.iter_mut().enumerate() {
+                            let from = call.out.add(r * PANEL + half * 16);
+                            *acc = [$load(from.cast()), $load(from.add(8).cast())];
                         }
-                        a = a.add($step);
-                        panel = panel.add(call.panel_stride);
+                    }
+                    let mut part = Some(call);
+                    while let Some(call) = part {
+                        let (mut a, mut panel) = (call.a, call.panel.add(half * 64));
+                        for _ in 0..call.steps {
+                            let $b =
+                                [_mm256_loadu_si256(panel.cast()), _mm256_loadu_si256(panel.add(32).cast())];
+                            for (r, $acc) in acc.iter_mut().enumerate() {
+                                let $x = a.add(r * call.stride);
+                                $dot
+                            }
+                            a = a.add($step);
+                            panel = panel.add(call.panel_stride);
+                        }
+                        part = call.next;
                     }
                     for (r, acc) in acc.into_iter().enumerate() {
                         let to = call.out.add(r * PANEL + half * 16);
@@ -188,6 +255,7 @@ narrow!(
             acc[c] = _mm256_fmadd_ps(x, _mm256_castsi256_ps(b[c]), acc[c]);
         }
     },
+    _mm256_loadu_ps,
     _mm256_storeu_ps
 );
 
@@ -205,6 +273,7 @@ narrow!(
             acc[c] = _mm256_fmadd_ps(x1, odd, _mm256_fmadd_ps(x0, even, acc[c]));
         }
     },
+    _mm256_loadu_ps,
     _mm256_storeu_ps
 );
 
@@ -219,6 +288,7 @@ narrow!(
             acc[c] = _mm256_dpbusd_avx_epi32(acc[c], x, b[c]);
         }
     },
+    _mm256_loadu_si256,
     _mm256_storeu_si256
 );
 
@@ -238,5 +308,6 @@ narrow!(
             acc[c] = _mm256_add_epi32(acc[c], sum);
         }
     },
+    _mm256_loadu_si256,
     _mm256_storeu_si256
 );

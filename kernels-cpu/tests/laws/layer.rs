@@ -17,6 +17,8 @@ pub struct LayerFixture {
     pub gamma: Vec<f32>,
     pub beta: Vec<f32>,
     pub segments: Vec<(std::ops::Range<usize>, Vec<SpanFixture>)>,
+    /// Whether adapters are packed for the base's format.
+    pub packed: bool,
 }
 
 pub struct SpanFixture {
@@ -62,27 +64,24 @@ impl LayerFixture {
             gamma: values(seed + 4, outputs),
             beta: values(seed + 7, outputs),
             segments,
+            packed: false,
         }
     }
 
-    pub fn segments(&self) -> Vec<LoraSegment<'_>> {
-        self.segments
-            .iter()
-            .map(|(rows, spans)| LoraSegment {
-                rows: rows.clone(),
-                spans: spans
-                    .iter()
-                    .map(|s| LoraSpan {
-                        columns: s.columns.clone(),
-                        rank: s.rank,
-                        a: &s.a,
-                        b: &s.b,
-                        gain: s.gain.as_deref(),
-                        bias: s.bias.as_deref(),
-                    })
-                    .collect(),
-            })
-            .collect()
+    fn spans(spans: &[SpanFixture]) -> Vec<LoraSpan<'_>> {
+        fn span(s: &SpanFixture) -> LoraSpan<'_> {
+            let (gain, bias) = (s.gain.as_deref(), s.bias.as_deref());
+            LoraSpan { columns: s.columns.clone(), rank: s.rank, a: &s.a, b: &s.b, gain, bias }
+        }
+        spans.iter().map(span).collect()
+    }
+
+    /// By segment, the packed form where there is one.
+    fn pack(&self, format: WeightFormat) -> Vec<Option<PackedLora>> {
+        let pack = |(_, spans): &(_, Vec<SpanFixture>)| {
+            PackedLora::pack(&Self::spans(spans), self.outputs, self.inputs, format).filter(|_| self.packed)
+        };
+        self.segments.iter().map(pack).collect()
     }
 
     /// The layer on rows of `E` in a format.
@@ -95,6 +94,14 @@ impl LayerFixture {
     ) -> Vec<f32> {
         let packed = PackedMatrix::pack(&self.weight, self.outputs, self.inputs, format);
         let (x, residual) = (rounded::<E>(&self.x), rounded::<E>(&self.residual));
+        let adapters = self.pack(format);
+        let segments: Vec<LoraSegment<'_>> = (self.segments.iter().zip(&adapters))
+            .map(|((rows, spans), packed)| LoraSegment {
+                rows: rows.clone(),
+                spans: Self::spans(spans),
+                packed: packed.as_ref(),
+            })
+            .collect();
         // Poisoned: everything must be written.
         let mut out = vec![E::from_f32(f32::NAN); self.rows * self.outputs];
         linear(
@@ -103,7 +110,7 @@ impl LayerFixture {
                 x: &x,
                 weight: &packed,
                 bias: Some(&self.bias),
-                lora: &self.segments(),
+                lora: &segments,
                 activation,
                 residual: norm.then_some(&residual),
                 norm: norm.then_some(NormParams { gamma: &self.gamma, beta: &self.beta, epsilon: 1e-5 }),

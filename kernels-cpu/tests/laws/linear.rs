@@ -89,11 +89,12 @@ proptest! {
     #[test]
     fn batch_mates_do_not_change_a_bit_of_a_row(
         seed in 0u64..1000, rows in 1usize..200, inputs in 1usize..700, outputs in 1usize..70,
-        ranks in proptest::collection::vec(1usize..20, 0..4), row in any::<prop::sample::Index>(),
+        ranks in proptest::collection::vec(1usize..20, 0..30), row in any::<prop::sample::Index>(),
+        packed in any::<bool>(),
     ) {
-        let layer = LayerFixture::new(seed, rows, inputs, outputs, &ranks);
+        let layer = LayerFixture { packed, ..LayerFixture::new(seed, rows, inputs, outputs, &ranks) };
         let row = row.index(rows);
-        let mut alone = LayerFixture::new(seed, 1, inputs, outputs, &[]);
+        let mut alone = LayerFixture { packed, ..LayerFixture::new(seed, 1, inputs, outputs, &[]) };
         alone.x = layer.x[row * inputs..][..inputs].to_vec();
         alone.residual = layer.residual[row * outputs..][..outputs].to_vec();
         let own = LayerFixture::new(seed, rows, inputs, outputs, &ranks).segments.into_iter();
@@ -117,9 +118,10 @@ proptest! {
 
 #[test]
 fn a_nan_row_stays_alone() {
-    for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8] {
+    let formats = [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8];
+    for (format, packed) in formats.into_iter().flat_map(|format| [(format, false), (format, true)]) {
         for isa in Isa::available() {
-            let mut layer = LayerFixture::new(7, 40, 48, 48, &[4, 8]);
+            let mut layer = LayerFixture { packed, ..LayerFixture::new(7, 40, 48, 48, &[4, 8]) };
             let clean = layer.run::<f32>(isa, format, Activation::Gelu, true);
             layer.x[13 * 48 + 5] = f32::NAN;
             let dirty = layer.run::<f32>(isa, format, Activation::Gelu, true);

@@ -4,6 +4,7 @@
 mod attention;
 mod layer;
 mod linear;
+mod packed_lora;
 mod pooling;
 mod wholes;
 

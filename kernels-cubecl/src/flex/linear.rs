@@ -81,7 +81,7 @@ fn run<E: Value>(
     let bias = args.bias.into_option();
     let bias = bias.as_ref().map(in_f32);
     let lora = match &args.lora {
-        LoraOperand::Host(table, group) => segments(table, group),
+        LoraOperand::Host(table, group) => segments(table, group, weight),
         _ => vec![],
     };
     let (residual, norm) = add_norm.map(|(residual, norm)| (contiguous(residual), norm)).unzip();
@@ -104,25 +104,36 @@ fn run<E: Value>(
     from_values(out, [rows, weight.outputs()].into())
 }
 
-/// The batch's segments with what their adapters bring to this layer, as slices of the host extents.
-fn segments<'a>(table: &'a LoraTable, group: &'a SiteGroup) -> Vec<cpu::LoraSegment<'a>> {
+/// The batch's segments with what their adapters bring to this layer: slices of the host extents, and beside a base in 16 or 8
+/// bits what was packed of them.
+fn segments<'a>(
+    table: &'a LoraTable,
+    group: &'a SiteGroup,
+    weight: &cpu::PackedMatrix,
+) -> Vec<cpu::LoraSegment<'a>> {
     table
         .effects(group)
         .map(|(segment, adapter, slots)| {
             let values = adapter.extent.values();
-            let spans = slots.into_iter().map(|(span, slot)| {
-                let shape = slot.shape;
-                let vector = |at: usize| &values[at..at + shape.out_width];
-                cpu::LoraSpan {
-                    columns: span.columns.clone(),
-                    rank: shape.rank,
-                    a: &values[slot.a..slot.a + shape.rank * shape.in_width],
-                    b: &values[slot.b..slot.b + shape.rank * shape.out_width],
-                    gain: slot.gain.map(vector),
-                    bias: slot.bias.map(vector),
-                }
-            });
-            cpu::LoraSegment { rows: segment.rows.clone(), spans: spans.collect() }
+            let first = slots[0].1.shape.site;
+            let spans: Vec<_> = slots
+                .into_iter()
+                .map(|(span, slot)| {
+                    let shape = slot.shape;
+                    let vector = |at: usize| &values[at..at + shape.out_width];
+                    cpu::LoraSpan {
+                        columns: span.columns.clone(),
+                        rank: shape.rank,
+                        a: &values[slot.a..slot.a + shape.rank * shape.in_width],
+                        b: &values[slot.b..slot.b + shape.rank * shape.out_width],
+                        gain: slot.gain.map(vector),
+                        bias: slot.bias.map(vector),
+                    }
+                })
+                .collect();
+            let pack = || cpu::PackedLora::pack(&spans, weight.outputs(), weight.inputs(), weight.format());
+            let packed = adapter.extent.packed(first, pack);
+            cpu::LoraSegment { rows: segment.rows.clone(), spans, packed }
         })
         .collect()
 }

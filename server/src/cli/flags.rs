@@ -10,7 +10,10 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, ValueEnum};
 
 use crate::bench_command::{BenchDtype, Seconds};
-use crate::settings::{ByteSize, DeviceChoice, DtypeChoice, LogFilter, LogFormat, Settings, parse_setting};
+use crate::settings::{
+    BatchingChoice, ByteSize, CacheBytes, DeviceChoice, DtypeChoice, LogFilter, LogFormat, Milliseconds,
+    ModeChoice, Settings, parse_setting,
+};
 
 pub use limits::LimitFlags;
 pub use security::SecurityFlags;
@@ -99,6 +102,24 @@ pub struct ServeFlags {
     /// Tracing of requests.
     #[command(flatten)]
     pub traces: TraceFlags,
+    /// How requests become batches: serial (one text at a time), pooled (the same on --pool-size instances, each with
+    /// its own weights) or batched [default: batched].
+    #[arg(long, value_name = "MODE", value_parser = parse_setting::<ModeChoice>)]
+    pub mode: Option<ModeChoice>,
+    /// Instances in mode pooled [default: 4].
+    #[arg(long, value_name = "N", value_parser = parse_setting::<NonZeroUsize>)]
+    pub pool_size: Option<NonZeroUsize>,
+    /// Whose texts share a batch in mode batched: mixed (everybody's) or per-domain (those of one adapter) [default:
+    /// mixed].
+    #[arg(long, value_name = "BATCHING", value_parser = parse_setting::<BatchingChoice>)]
+    pub batching: Option<BatchingChoice>,
+    /// How often the next batch is made ready while one runs, in milliseconds; an idle device never waits for it. 0 picks
+    /// each batch when the device comes for it [default: 10].
+    #[arg(long, value_name = "MS", value_parser = parse_setting::<Milliseconds>)]
+    pub tick_ms: Option<Milliseconds>,
+    /// Memory for embeddings of texts that come again, e.g. 256MiB; 0 keeps none [default: 0].
+    #[arg(long, value_name = "BYTES", value_parser = parse_setting::<CacheBytes>)]
+    pub embedding_cache_bytes: Option<CacheBytes>,
     /// Memory for adapters on the device, e.g. 512MiB [default: 512MiB].
     #[arg(long, value_name = "BYTES", value_parser = parse_setting::<ByteSize>)]
     pub lora_memory: Option<ByteSize>,
@@ -217,6 +238,11 @@ impl ServeFlags {
         self.security.lay_over(settings);
         self.limits.lay_over(settings);
         self.traces.lay_over(settings);
+        put(&mut settings.mode, self.mode);
+        put(&mut settings.pool_size, self.pool_size);
+        put(&mut settings.batching, self.batching);
+        put(&mut settings.tick_ms, self.tick_ms);
+        put(&mut settings.embedding_cache_bytes, self.embedding_cache_bytes);
         put(&mut settings.lora_memory, self.lora_memory);
         put(&mut settings.host_cache_bytes, self.host_cache_bytes);
         put(&mut settings.payload_limit, self.payload_limit);

@@ -258,6 +258,11 @@ mod tests {
             max_client_batch_size = 3
             max_concurrent_requests = 4
             max_batch_tokens = 5
+            mode = "pooled"
+            pool_size = 2
+            batching = "per-domain"
+            tick_ms = 0
+            embedding_cache_bytes = "1MiB"
             kernel_cache_dir = "kernels"
             skip_warmup = true
             auto_truncate = false

@@ -1,5 +1,6 @@
 //! The laws of the HTTP surface and of the commands, against an engine without a model.
 
+mod api_doc;
 mod auth;
 mod connections;
 mod cors;
@@ -15,4 +16,6 @@ mod overload;
 mod running;
 mod spans;
 mod stopping;
+mod tei;
+mod tei_errors;
 mod tls;

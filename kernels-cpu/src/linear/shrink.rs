@@ -1,0 +1,163 @@
+//! `h = A x` of packed adapters, by the layer's own products, and how it lies for the expand.
+
+use std::ops::Range;
+
+use half::bf16;
+
+use super::operand::Operand;
+use super::sums::from_integers;
+use crate::aligned::AlignedBuffer;
+use crate::element::Element;
+use crate::lora::{LoraSegment, segments_in};
+use crate::packed_lora::PackedLora;
+use crate::packed_matrix::{PANEL, STEP_BYTES};
+use crate::target::{LANES, Target};
+use crate::tile::{OperandForm, SumsTile, TileCall, TileKernel};
+
+/// `A x` of some rows as the expand's kernel reads it: bf16 where it has their dot product, else f32.
+#[derive(Clone, Copy)]
+pub(super) struct Hidden {
+    data: *mut u8,
+    /// Bytes from row to row.
+    pub stride: usize,
+    is_bf16: bool,
+}
+
+impl Hidden {
+    /// Of no rows.
+    pub fn nothing() -> Self {
+        Self { data: std::ptr::null_mut(), stride: 0, is_bf16: false }
+    }
+
+    /// Place for `rows` rows of `width` values.
+    pub fn new(expand: &TileKernel, width: usize, rows: usize, buffer: &mut AlignedBuffer) -> Self {
+        let is_bf16 = expand.operand == OperandForm::Bf16;
+        let stride = width * if is_bf16 { size_of::<bf16>() } else { size_of::<f32>() };
+        Self { data: buffer.at_least::<u8>(rows * stride).as_mut_ptr(), stride, is_bf16 }
+    }
+
+    /// Where row `row` lies.
+    pub fn row(&self, row: usize) -> *const u8 {
+        self.data.wrapping_add(row * self.stride)
+    }
+
+    /// The same from row `row` on.
+    pub fn at_row(&self, row: usize) -> Self {
+        Self { data: self.data.wrapping_add(row * self.stride), ..*self }
+    }
+
+    /// Where row `row` lies as f32, and values from row to row.
+    pub fn values_at(&self, row: usize) -> (*mut f32, usize) {
+        (self.data.wrapping_add(row * self.stride).cast(), self.stride / size_of::<f32>())
+    }
+
+    /// Writes sixteen values of row `row`, from column `column` on.
+    ///
+    /// # Safety
+    /// They are within the place made.
+    #[inline(always)]
+    unsafe fn store<I: Target>(&self, values: I::Lanes, row: usize, column: usize) {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let row = self.data.add(row * self.stride);
+            if self.is_bf16 {
+                bf16::store::<I>(values, row.cast::<bf16>().add(column));
+            } else {
+                I::store(values, row.cast::<f32>().add(column));
+            }
+        }
+    }
+}
+
+/// `h = A x` for the rows `part` of a block of rows `block`, counted from its first, with the block's operand, into the block's
+/// `hidden`, which has place for the widest adapter. All segments with a low-rank part are packed for the kernel's format; a
+/// part begins and ends with whole tiles or with the block.
+#[inline(always)]
+pub(super) fn shrink_packed<I: Target>(
+    (kernel, operand): (&TileKernel, &Operand),
+    (block, part): (Range<usize>, Range<usize>),
+    segments: &[LoraSegment<'_>],
+    hidden: &Hidden,
+) {
+    let rows = block.start + part.start..block.start + part.end;
+    let mut sums = SumsTile::default();
+    let _tiles = kernel.begin();
+    for (part, segment) in segments_in(segments, rows) {
+        let Some(packed) = segment.packed else { continue };
+        let part = part.start - block.start..part.end - block.start;
+        let mut at = part.start;
+        while at < part.end {
+            // Tiles begin where those of the layer's product do: only there is the operand whole.
+            let (first, count) = if kernel.tiles {
+                let first = at - at % kernel.max_rows();
+                (first, kernel.rows_of(block.len(), first))
+            } else {
+                (at, kernel.rows_of(part.len(), at - part.start))
+            };
+            let end = part.end.min(first + count);
+            for panel in packed.shrinks() {
+                let call = TileCall {
+                    a: operand.row(first),
+                    stride: operand.stride,
+                    panel: panel.data,
+                    panel_stride: if panel.half { STEP_BYTES / 2 } else { STEP_BYTES },
+                    steps: operand.steps,
+                    half: panel.half,
+                    accumulate: false,
+                    next: None,
+                    out: sums.0.as_mut_ptr(),
+                };
+                // SAFETY: the kernel was chosen for an instruction set that the machine has; the operand has the rows that it
+                // reads and the adapter, packed for as many inputs, the steps; a tile has room for the most rows of any kernel.
+                unsafe { kernel.function(count)(&call) };
+                let width = if panel.half { LANES } else { PANEL };
+                for column in (0..width).step_by(LANES) {
+                    // SAFETY: the rows are of this tile and of the block; `hidden` has place for the panels of each adapter.
+                    unsafe {
+                        write_columns::<I>(
+                            &sums,
+                            (first, at..end),
+                            (panel.first, column),
+                            operand,
+                            packed,
+                            hidden,
+                        )
+                    };
+                }
+            }
+            at = end;
+        }
+    }
+}
+
+/// Sixteen columns of the rows `rows` of a tile that begins at row `first`.
+///
+/// # Safety
+/// The rows are of the tile and have place in `hidden`, with scales in the operand where the format has some.
+#[inline(always)]
+unsafe fn write_columns<I: Target>(
+    sums: &SumsTile,
+    (first, rows): (usize, Range<usize>),
+    (panel, column): (usize, usize),
+    operand: &Operand,
+    packed: &PackedLora,
+    hidden: &Hidden,
+) {
+    let scales = packed.scales(panel + column);
+    for row in rows {
+        let from = sums.0[(row - first) * PANEL + column..].as_ptr();
+        // SAFETY: as the caller promises.
+        unsafe {
+            let values = match scales {
+                None => I::load(from.cast()),
+                Some((scales, totals)) => from_integers::<I>(
+                    from.cast(),
+                    *operand.scales.add(row),
+                    scales.as_ptr(),
+                    totals.as_ptr(),
+                ),
+            };
+            hidden.store::<I>(values, row, panel + column);
+        }
+    }
+}
