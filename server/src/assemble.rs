@@ -245,7 +245,8 @@ fn all_served(directory: AdapterDirectory) -> Result<AdapterDirectory, Box<dyn E
 
 /// A bound out of range under the name of its flag, where it has one.
 fn by_flag(error: StartError) -> Box<dyn Error + Send + Sync> {
-    const FLAGS: [&str; 3] = ["max_client_batch_size", "max_concurrent_requests", "max_batch_tokens"];
+    const FLAGS: [&str; 4] =
+        ["max_client_batch_size", "max_concurrent_requests", "max_batch_tokens", "max_input_chars"];
     match error {
         StartError::Config { field, found, min, max } if FLAGS.contains(&field) => {
             let flag = field.replace('_', "-");
@@ -349,6 +350,7 @@ fn engine_config(settings: &Settings, on_cpu: bool) -> EngineConfig {
     EngineConfig {
         max_concurrent_requests: settings.max_concurrent_requests.get(),
         max_client_batch_size: settings.max_client_batch_size.get(),
+        max_input_chars: settings.max_input_chars.get(),
         max_batch_tokens: settings.max_batch_tokens.map_or(most_tokens, NonZeroUsize::get),
         mode: settings.mode.with(settings.batching),
         tick: settings.tick_ms.duration(),

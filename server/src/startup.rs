@@ -8,6 +8,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use tower::ServiceExt;
 
+use crate::request_log::{REQUEST_ID, request_id};
 use crate::wire::body::discard;
 use crate::wire::error::ApiError;
 
@@ -44,9 +45,12 @@ async fn answer(State(surface): State<Surface>, request: Request) -> Response {
         let Ok(response) = routes.clone().oneshot(request).await;
         return response;
     }
+    let id = request_id(request.headers());
     // A client that sends all before it reads would else find its connection broken instead of the reason.
     if !request.headers().contains_key(header::EXPECT) {
         discard(request.into_body()).await;
     }
-    starting().into_response()
+    let mut response = starting().into_response();
+    response.headers_mut().insert(REQUEST_ID, id);
+    response
 }

@@ -28,41 +28,71 @@ impl<T: DeserializeOwned> FromRequest<Arc<AppState>> for JsonBody<T> {
 
     async fn from_request(request: Request, state: &Arc<AppState>) -> Result<Self, ApiError> {
         is_json(request.headers())?;
-        let bytes = read_body(request, state.payload_limit()).await?;
+        let (parts, body) = request.into_parts();
+        let bytes = read_body(&parts.headers, body, state.payload_limit()).await?;
         parse_object(&bytes).map(Self)
     }
 }
 
 /// The whole body, of at most `limit` bytes.
-async fn read_body(request: Request, limit: usize) -> Result<Vec<u8>, ApiError> {
+///
+/// # Errors
+/// 413 for a larger one, 400 for one that breaks off.
+pub(crate) async fn read_body(headers: &HeaderMap, mut body: Body, limit: usize) -> Result<Bytes, ApiError> {
     let too_large = || {
         let message =
             format!("the body is larger than {limit} bytes (--payload-limit): send fewer or shorter inputs");
         ApiError::invalid(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", message)
     };
     // Who waits for `100 Continue` sends nothing when it does not come.
-    let waits = request.headers().contains_key(header::EXPECT);
-    let announced = content_length(request.headers());
-    let mut body = request.into_body();
-    if announced.is_some_and(|length| length > limit as u64) {
+    let waits = headers.contains_key(header::EXPECT);
+    if content_length(headers).is_some_and(|length| length > limit as u64) {
         if !waits {
             discard(body).await;
         }
         return Err(too_large());
     }
-    let mut kept = Vec::new();
+    let mut read = Pieces::default();
     while let Some(data) = next_data(&mut body).await {
         let data = data.map_err(|_| {
             let message = "the body could not be read to its end";
             ApiError::invalid(StatusCode::BAD_REQUEST, "body_unreadable", message)
         })?;
-        if kept.len() + data.len() > limit {
+        if read.len() + data.len() > limit {
             discard(body).await;
             return Err(too_large());
         }
-        kept.extend_from_slice(&data);
+        read.add(data);
     }
-    Ok(kept)
+    Ok(read.whole())
+}
+
+/// What was read of a body; one that came in one piece is not copied.
+#[derive(Default)]
+struct Pieces {
+    first: Bytes,
+    all: Vec<u8>,
+}
+
+impl Pieces {
+    fn len(&self) -> usize {
+        self.first.len().max(self.all.len())
+    }
+
+    fn add(&mut self, data: Bytes) {
+        if self.len() == 0 {
+            self.first = data;
+            return;
+        }
+        if self.all.is_empty() {
+            self.all.extend_from_slice(&self.first);
+        }
+        self.all.extend_from_slice(&data);
+    }
+
+    fn whole(self) -> Bytes {
+        if self.all.is_empty() { self.first } else { self.all.into() }
+    }
 }
 
 /// Reads and throws away what is left of a refused body, within bounds: the connection of a client that sends all before
