@@ -8,10 +8,11 @@ use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use polylora_engine::EmbedError;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::Instrument;
 
 use crate::connections::Late;
+use crate::held_body::HeldBody;
 use crate::state::AppState;
 use crate::wire::body::{discard, read_body};
 use crate::wire::error::ApiError;
@@ -19,14 +20,14 @@ use crate::wire::error::ApiError;
 /// Places for requests that are being answered, given at once or not at all.
 #[derive(Debug)]
 pub struct Gate {
-    places: Semaphore,
+    places: Arc<Semaphore>,
     limit: usize,
 }
 
 impl Gate {
     /// So many places.
     pub fn new(limit: usize) -> Self {
-        Self { places: Semaphore::new(limit.min(Semaphore::MAX_PERMITS)), limit }
+        Self { places: Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS))), limit }
     }
 
     /// Whether there is a place; it may be gone a moment later.
@@ -38,8 +39,8 @@ impl Gate {
     ///
     /// # Errors
     /// [`EmbedError::Overloaded`] when all are taken.
-    fn enter(&self) -> Result<SemaphorePermit<'_>, EmbedError> {
-        self.places.try_acquire().map_err(|_| self.full())
+    fn enter(&self) -> Result<OwnedSemaphorePermit, EmbedError> {
+        Arc::clone(&self.places).try_acquire_owned().map_err(|_| self.full())
     }
 
     fn full(&self) -> EmbedError {
@@ -48,7 +49,7 @@ impl Gate {
 }
 
 /// Brings a POST in: without a free place it is refused at its head, unread; else its body is read whole, and then it
-/// takes a place until it is answered. Slow senders hold no place. Other methods bring no body and pass.
+/// takes a place until its reply is handed over. Slow senders hold no place, slow readers do. Other methods bring no body and pass.
 ///
 /// # Errors
 /// 429, 413, 408 for a body that does not come in time, 400 for one that breaks off.
@@ -78,8 +79,9 @@ pub async fn bring_in(
         return Ok(too_slow(&state));
     };
     let body = read?;
-    let _place = gate.enter()?;
-    Ok(next.run(Request::from_parts(parts, Body::from(body))).await)
+    let place = gate.enter()?;
+    let response = next.run(Request::from_parts(parts, Body::from(body))).await;
+    Ok(response.map(|reply| Body::new(HeldBody::new(reply, place))))
 }
 
 /// 408; the connection has half a body in it and ends.

@@ -13,6 +13,7 @@ pub mod connections;
 pub mod cors;
 pub mod dispatch;
 pub mod embed_command;
+pub mod held_body;
 pub mod http_metrics;
 pub mod intake;
 pub mod model_names;

@@ -9,8 +9,10 @@ use axum::response::{IntoResponse, Response};
 use tower::ServiceExt;
 
 use crate::request_log::{REQUEST_ID, request_id};
+use crate::routes::tei::speaks_tei;
 use crate::wire::body::discard;
 use crate::wire::error::ApiError;
+use crate::wire::tei_error::TeiError;
 
 /// The HTTP surface from the first connection on: a refusal until the routes are there, then the routes.
 #[derive(Clone, Debug, Default)]
@@ -46,11 +48,13 @@ async fn answer(State(surface): State<Surface>, request: Request) -> Response {
         return response;
     }
     let id = request_id(request.headers());
+    let in_teis_words = speaks_tei(request.uri().path());
     // A client that sends all before it reads would else find its connection broken instead of the reason.
     if !request.headers().contains_key(header::EXPECT) {
         discard(request.into_body()).await;
     }
-    let mut response = starting().into_response();
+    let mut response =
+        if in_teis_words { TeiError::from(starting()).into_response() } else { starting().into_response() };
     response.headers_mut().insert(REQUEST_ID, id);
     response
 }

@@ -56,6 +56,14 @@ pub(super) async fn in_teis_words(request: Request, next: Next) -> Response {
     }
 }
 
+/// Whether a request to this path, which no route has seen, is to be answered in this dialect's words.
+pub(crate) fn speaks_tei(path: &str) -> bool {
+    PATHS.iter().filter_map(|route| path.strip_suffix(route)).any(|before| match before.strip_prefix('/') {
+        Some(model) => !model.is_empty() && !model.contains('/'),
+        None => before.is_empty(),
+    })
+}
+
 /// The model that the path names; `None` where the path has no place for one.
 pub(crate) struct PathModel(Option<String>);
 
