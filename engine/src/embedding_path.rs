@@ -18,9 +18,10 @@ use crate::metrics::{Metrics, seconds};
 use crate::request_check::RequestCheck;
 use crate::row_gather::{EmbedJob, JobReply};
 use crate::status::Status;
+use crate::token_requests::MOST_TOKEN_VECTORS;
 use crate::tokenize::{TokenizeJob, TokenizePool};
 use crate::traffic::{SubmittedRequest, WaitingRows};
-use crate::{EmbedError, EmbedInput, EmbedReply, EmbedRequest, StartError, Timings};
+use crate::{EmbedError, EmbedInput, EmbedReply, EmbedRequest, RowOutput, StartError, Timings, TruncationSide};
 
 /// All that a request passes.
 pub(crate) struct EmbeddingPath {
@@ -71,12 +72,12 @@ impl EmbeddingPath {
 
     async fn probe_all(&self) -> Result<(), EmbedError> {
         let inputs = vec![EmbedInput::Text("probe".to_owned())];
-        let (rows, _) = self.tokenize(TokenizeJob { inputs, prompt: None, truncate: true }).await?;
+        let (rows, _) = self.tokenize(TokenizeJob { inputs, prompt: None, truncate: true, truncation_side: TruncationSide::Right }).await?;
         let instances = self.instances.lock().as_ref().map_or(0, Instances::len);
         for index in 0..instances {
             let way = self.instances.lock().as_ref().and_then(|instances| instances.at(index, rows.len()));
             let (rows, traffic) = (rows.clone(), self.metrics.traffic.domain(None));
-            self.run_at(way, RowsToRun { rows, adapter: None, traffic }).await?;
+            self.run_at(way, RowsToRun { rows, adapter: None, output: RowOutput::Embedding, traffic }).await?;
         }
         Ok(())
     }
@@ -88,19 +89,31 @@ impl EmbeddingPath {
         prompt: Option<Arc<str>>,
         found: Option<FoundAdapter>,
     ) -> Result<EmbedReply, EmbedError> {
-        let EmbedRequest { inputs, adapter: name, dimensions, truncate, .. } = request;
+        let EmbedRequest { inputs, adapter: name, dimensions, truncate, truncation_side, output, .. } =
+            request;
         let traffic = self.metrics.traffic.domain(name.as_deref());
-        let tokenize = self.tokenize(TokenizeJob { inputs, prompt, truncate });
+        let tokenize = self.tokenize(TokenizeJob { inputs, prompt, truncate, truncation_side });
         let load = self.load(name, found);
         let ((rows, tokenize), adapter) = tokio::try_join!(tokenize, load)?;
         let tokens = rows.iter().map(|row| row.len()).sum();
-        let job = RowsToRun { rows, adapter, traffic };
+        if output == RowOutput::Tokens && tokens > MOST_TOKEN_VECTORS {
+            return Err(EmbedError::TooManyTokens { found: tokens, max: MOST_TOKEN_VECTORS });
+        }
+        let job = RowsToRun { rows, adapter, output, traffic };
         let JobReply { mut embeddings, queue, compute } = match &self.memo {
-            Some(memo) => self.run_memoised(memo, job).await?,
-            None => self.run(job).await?,
+            // A vector for each token would push everything else out.
+            Some(memo) if output != RowOutput::Tokens => self.run_memoised(memo, job).await?,
+            Some(_) | None => self.run(job).await?,
         };
-        if let Some(dimensions) = dimensions {
-            embeddings.iter_mut().for_each(|embedding| cut_and_normalise(embedding, dimensions));
+        match (dimensions, output) {
+            (None, _) | (_, RowOutput::Tokens) => {}
+            (Some(width), RowOutput::Raw) => embeddings.iter_mut().for_each(|embedding| {
+                embedding.truncate(width);
+                embedding.shrink_to_fit();
+            }),
+            (Some(width), RowOutput::Embedding | RowOutput::Normalized) => {
+                embeddings.iter_mut().for_each(|embedding| cut_and_normalise(embedding, width));
+            }
         }
         Ok(EmbedReply { embeddings, tokens, timings: Timings { tokenize, queue, compute } })
     }
@@ -133,7 +146,7 @@ impl EmbeddingPath {
 
     async fn run_at(&self, way: Option<Way>, job: RowsToRun) -> Result<JobReply, EmbedError> {
         let (jobs, burden) = way.ok_or_else(|| self.worker_is_gone())?;
-        let RowsToRun { rows, adapter, traffic } = job;
+        let RowsToRun { rows, adapter, output, traffic } = job;
         let (reply, answer) = oneshot::channel();
         let submitted = Instant::now();
         let request = traffic.request_is_submitted();
@@ -144,6 +157,7 @@ impl EmbeddingPath {
         place.send(EmbedJob {
             rows,
             adapter,
+            output,
             waiting: WaitingRows::counted(&traffic, count),
             submitted,
             reply,

@@ -12,7 +12,7 @@ use polylora_models::EmbeddingModel;
 use crate::runner::{Batch, BatchOutput, PoolUsage, RowOutcome, RunError, Runner};
 use crate::warm_up_adapter::warm_up_adapter;
 use crate::warm_up_plan::{WarmUpBounds, WarmUpDepth, WarmUpShape, warm_up_plan};
-use crate::{BatchRow, EmbedError};
+use crate::{BatchRow, EmbedError, RowOutput};
 
 /// An embedding model on its device, with the device's adapters.
 pub struct EncoderRunner {
@@ -61,13 +61,13 @@ impl Runner for EncoderRunner {
             Seat::At(adapter) => Some((row, *adapter)),
             Seat::Not(_) => None,
         });
-        let (rows, segments): (Vec<&[u32]>, Vec<_>) =
-            present.map(|(row, adapter)| (&*row.ids, (row.ids.len(), adapter))).unzip();
+        let (rows, (outputs, segments)): (Vec<&[u32]>, (Vec<_>, Vec<_>)) =
+            present.map(|(row, adapter)| (&*row.ids, (row.output, (row.ids.len(), adapter)))).unzip();
         let lora = LoraBatch::new(segments_of(segments), placement.placed, self.memory.clone());
         let embeddings = if rows.is_empty() {
             vec![]
         } else {
-            let embedded = self.model.embed(&rows, &lora);
+            let embedded = self.model.compute(&rows, &outputs, &lora);
             embedded.map_err(|e| RunError::Batch { reason: e.to_string() })?
         };
         let mut embeddings = embeddings.into_iter();
@@ -101,7 +101,11 @@ impl Runner for EncoderRunner {
 
     fn warm_up(&mut self, shape: &WarmUpShape) -> Result<(), RunError> {
         let adapter = shape.rank.map(|rank| warm_up_adapter(self.model.catalog(), rank));
-        let row = |&tokens: &usize| BatchRow { ids: vec![0; tokens].into(), adapter: adapter.clone() };
+        let row = |&tokens: &usize| BatchRow {
+            ids: vec![0; tokens].into(),
+            adapter: adapter.clone(),
+            output: RowOutput::default(),
+        };
         let output = self.run(&Batch { rows: shape.rows.iter().map(row).collect() })?;
         if let Some(adapter) = &adapter {
             self.pool.evict(&adapter.digest);

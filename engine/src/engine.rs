@@ -28,8 +28,8 @@ use crate::tokenize::{TokenBounds, Tokenize, TokenizePool};
 use crate::warm_up_plan::WarmUpBounds;
 use crate::worker::{self, WorkerHandle, WorkerParts};
 use crate::{
-    AdapterInfo, BoxFuture, EmbedError, EmbedReply, EmbedRequest, EmbeddingService, EngineConfig, Health,
-    ModelInfo, StartError,
+    AdapterInfo, BoxFuture, DecodeRequest, EmbedError, EmbedReply, EmbedRequest, EmbeddingService,
+    EngineConfig, Health, Limits, ModelInfo, StartError, TextToken, TokenizeRequest,
 };
 
 /// What an engine is made of.
@@ -58,6 +58,7 @@ pub struct Engine {
     model: ModelInfo,
     mode: Mode,
     instances: usize,
+    limits: Limits,
     path: Arc<EmbeddingPath>,
     workers: Mutex<Vec<WorkerHandle>>,
 }
@@ -168,7 +169,13 @@ impl Engine {
         });
         let probed = Arc::clone(&path);
         runtime.spawn(async move { probed.probe().await });
-        Ok(Self { model, mode: config.mode, instances, path, workers: Mutex::new(workers) })
+        let limits = Limits {
+            concurrent_requests: config.max_concurrent_requests,
+            client_batch_size: config.max_client_batch_size,
+            batch_tokens: config.max_batch_tokens,
+            tokenize_threads: config.tokenize_threads,
+        };
+        Ok(Self { model, mode: config.mode, instances, limits, path, workers: Mutex::new(workers) })
     }
 
     /// Waits until the probe came back.
@@ -224,6 +231,18 @@ impl EmbeddingService for Engine {
             count.end(&answer);
             answer
         })
+    }
+
+    fn tokenize(&self, request: TokenizeRequest) -> BoxFuture<'_, Result<Vec<Vec<TextToken>>, EmbedError>> {
+        Box::pin(self.path.tokens_of(request))
+    }
+
+    fn decode(&self, request: DecodeRequest) -> BoxFuture<'_, Result<Vec<String>, EmbedError>> {
+        Box::pin(self.path.texts_of(request))
+    }
+
+    fn limits(&self) -> Limits {
+        self.limits
     }
 
     fn model(&self) -> &ModelInfo {

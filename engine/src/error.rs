@@ -32,6 +32,14 @@ pub enum EmbedError {
         /// Tokens allowed.
         max: usize,
     },
+    /// The reply would hold more tokens than one reply may.
+    #[error("the inputs have {found} tokens, a reply tells of at most {max}: split the request")]
+    TooManyTokens {
+        /// Tokens found.
+        found: usize,
+        /// Tokens allowed.
+        max: usize,
+    },
     /// A token id is not in the vocabulary.
     #[error("input {index} has token id {token}, the vocabulary has {vocab_size} ids from 0")]
     TokenOutOfVocabulary {
@@ -122,6 +130,7 @@ impl EmbedError {
             Self::EmptyInput { .. } => "empty_input",
             Self::TooManyInputs { .. } => "too_many_inputs",
             Self::TooLong { .. } => "too_long",
+            Self::TooManyTokens { .. } => "too_many_tokens",
             Self::TokenOutOfVocabulary { .. } => "token_out_of_vocabulary",
             Self::Tokenize { .. } => "tokenize",
             Self::DimensionsOutOfRange { .. } => "dimensions_out_of_range",

@@ -11,8 +11,10 @@ use parking_lot::Mutex;
 use polylora_adapters::{Digest, DigestBuilder};
 use tokio::sync::watch;
 
+use crate::RowOutput;
+
 /// First field of every key: another layout of fields gets another string.
-const KEY_DOMAIN: &str = "polylora embedding memo, layout 1";
+const KEY_DOMAIN: &str = "polylora embedding memo, layout 2";
 /// Bytes that the cache holds for an entry beside its values: key, counts, places in its lists.
 const ENTRY_BYTES: usize = 192;
 
@@ -75,11 +77,17 @@ impl Memo {
         (bytes > 0).then(|| Self { cache, pending: Arc::default(), prefix })
     }
 
-    /// The key of a row of `ids` through the adapter with that digest.
-    pub(crate) fn key(&self, adapter: Option<Digest>, ids: &[u32]) -> Digest {
+    /// The key of a row of `ids` that becomes `output` through the adapter with that digest.
+    pub(crate) fn key(&self, adapter: Option<Digest>, output: RowOutput, ids: &[u32]) -> Digest {
         let adapter = adapter.as_ref().map_or(&[][..], |digest| &digest.0);
         let ids: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
-        self.prefix.clone().field(adapter).field(&ids).finish()
+        let output = match output {
+            RowOutput::Embedding => 0,
+            RowOutput::Normalized => 1,
+            RowOutput::Raw => 2,
+            RowOutput::Tokens => 3,
+        };
+        self.prefix.clone().field(adapter).number(output).field(&ids).finish()
     }
 
     /// Looks `key` up, and claims it when nobody knows it.
@@ -126,6 +134,8 @@ impl Drop for Claim {
 mod tests {
     use super::*;
 
+    const EMBEDDING: RowOutput = RowOutput::Embedding;
+
     fn base() -> MemoBase<'static> {
         MemoBase { digest: "base", dtype: "f32", head: "mean", dimensions: 4 }
     }
@@ -145,7 +155,11 @@ mod tests {
     fn everything_that_an_embedding_depends_on_is_in_its_key() {
         let keys = |memo: &Memo| {
             let law = Some(Digest([1; 32]));
-            [memo.key(None, &[1, 2]), memo.key(law, &[1, 2]), memo.key(None, &[1]), memo.key(None, &[2, 1])]
+            let outputs = [RowOutput::Normalized, RowOutput::Raw, RowOutput::Tokens];
+            let mut keys = outputs.map(|output| memo.key(None, output, &[1, 2])).to_vec();
+            keys.push(memo.key(law, EMBEDDING, &[1, 2]));
+            keys.extend([&[1, 2][..], &[1], &[2, 1]].map(|ids| memo.key(None, EMBEDDING, ids)));
+            keys
         };
         let others = [
             MemoBase { digest: "other", ..base() },
@@ -153,17 +167,17 @@ mod tests {
             MemoBase { head: "cls", ..base() },
             MemoBase { dimensions: 5, ..base() },
         ];
-        let mut all: Vec<Digest> = keys(&memo(1)).into();
+        let mut all: Vec<Digest> = keys(&memo(1));
         all.extend(others.iter().flat_map(|other| keys(&Memo::new(1, *other).unwrap())));
         let distinct: std::collections::BTreeSet<_> = all.iter().collect();
-        assert_eq!(distinct.len(), 20);
+        assert_eq!(distinct.len(), 35);
         assert!(Memo::new(0, base()).is_none());
     }
 
     #[test]
     fn a_row_is_claimed_once_and_found_when_it_was_kept() {
         let memo = memo(1 << 20);
-        let key = memo.key(None, &[1]);
+        let key = memo.key(None, EMBEDDING, &[1]);
         let first = claim(&memo, key);
         let Known::Awaited(awaited) = memo.look_up(key) else { panic!("it was claimed") };
         first.keep(&[1.0, 2.0]);
@@ -175,7 +189,7 @@ mod tests {
     #[test]
     fn a_claim_that_is_given_up_can_be_claimed_again() {
         let memo = memo(1 << 20);
-        let key = memo.key(None, &[1]);
+        let key = memo.key(None, EMBEDDING, &[1]);
         let first = claim(&memo, key);
         let Known::Awaited(awaited) = memo.look_up(key) else { panic!("it was claimed") };
         drop(first);
@@ -188,7 +202,7 @@ mod tests {
     fn bytes_stay_within_the_bound() {
         let memo = memo(10 * 1024);
         for id in 0..1000 {
-            claim(&memo, memo.key(None, &[id])).keep(&[0.5; 100]);
+            claim(&memo, memo.key(None, EMBEDDING, &[id])).keep(&[0.5; 100]);
         }
         assert!(memo.bytes() <= 10 * 1024);
     }

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use polylora_adapters::LoadedAdapter;
 
-use crate::EmbedError;
 use crate::embedding_path::EmbeddingPath;
 use crate::memo::{Claim, Embedding, Known, Memo};
 use crate::row_gather::JobReply;
 use crate::traffic::DomainTraffic;
+use crate::{EmbedError, RowOutput};
 
 /// Rows on their way to a device, and what they share.
 pub(crate) struct RowsToRun {
@@ -17,6 +17,8 @@ pub(crate) struct RowsToRun {
     pub(crate) rows: Vec<Arc<[u32]>>,
     /// The adapter of all of them.
     pub(crate) adapter: Option<LoadedAdapter>,
+    /// What each of them becomes.
+    pub(crate) output: RowOutput,
     /// Where they are counted.
     pub(crate) traffic: Arc<DomainTraffic>,
 }
@@ -25,7 +27,7 @@ impl EmbeddingPath {
     /// One embedding per row: from the memo, from whoever computes the same row now, or from the device.
     pub(crate) async fn run_memoised(&self, memo: &Memo, job: RowsToRun) -> Result<JobReply, EmbedError> {
         let digest = job.adapter.as_ref().map(|adapter| adapter.digest);
-        let keys: Vec<_> = job.rows.iter().map(|ids| memo.key(digest, ids)).collect();
+        let keys: Vec<_> = job.rows.iter().map(|ids| memo.key(digest, job.output, ids)).collect();
         let mut found: Vec<Option<Embedding>> = vec![None; keys.len()];
         let (mut queue, mut compute) = (Duration::ZERO, Duration::ZERO);
         let mut open: Vec<usize> = (0..keys.len()).collect();
@@ -45,8 +47,8 @@ impl EmbeddingPath {
             // Own rows first: two requests that wait for each other's rows both get on.
             if !claims.is_empty() {
                 let rows = claims.iter().map(|(index, _)| Arc::clone(&job.rows[*index])).collect();
-                let (adapter, traffic) = (job.adapter.clone(), Arc::clone(&job.traffic));
-                let reply = self.run(RowsToRun { rows, adapter, traffic }).await?;
+                let (adapter, output, traffic) = (job.adapter.clone(), job.output, Arc::clone(&job.traffic));
+                let reply = self.run(RowsToRun { rows, adapter, output, traffic }).await?;
                 (queue, compute) = (queue + reply.queue, compute + reply.compute);
                 keep(claims, reply.embeddings, &mut found);
             }

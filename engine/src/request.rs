@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+pub use polylora_models::RowOutput;
+
 /// One text to embed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EmbedInput {
@@ -11,8 +13,18 @@ pub enum EmbedInput {
     Tokens(Vec<u32>),
 }
 
+/// The end of a text that is cut off when it is too long.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TruncationSide {
+    /// Its beginning.
+    Left,
+    /// Its end.
+    #[default]
+    Right,
+}
+
 /// A request for one embedding per input, all through the same adapter.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct EmbedRequest {
     /// The inputs, in the order of the reply.
     pub inputs: Vec<EmbedInput>,
@@ -20,16 +32,20 @@ pub struct EmbedRequest {
     pub adapter: Option<String>,
     /// Name of a prompt of the model that goes in front of each text.
     pub prompt_name: Option<String>,
-    /// Cut the embedding to so many values and normalise it again.
+    /// Cut the embedding to so many values and normalise it again, unless [`RowOutput::Raw`] is asked for.
     pub dimensions: Option<usize>,
     /// Cut inputs longer than the model's limit; otherwise they are refused.
     pub truncate: bool,
+    /// Where they are cut.
+    pub truncation_side: TruncationSide,
+    /// What each input becomes.
+    pub output: RowOutput,
 }
 
 /// The reply to an [`EmbedRequest`].
 #[derive(Clone, Debug)]
 pub struct EmbedReply {
-    /// One embedding per input.
+    /// One embedding per input; with [`RowOutput::Tokens`] those of its tokens, one after the other.
     pub embeddings: Vec<Vec<f32>>,
     /// Tokens computed, special tokens included.
     pub tokens: usize,

@@ -34,7 +34,12 @@ impl RequestCheck {
         if let Some(found) = request.dimensions.filter(|&found| found == 0 || found > self.dimensions) {
             return Err(EmbedError::DimensionsOutOfRange { found, max: self.dimensions });
         }
-        match request.prompt_name.as_deref() {
+        self.prompt_for(request.prompt_name.as_deref())
+    }
+
+    /// What goes in front of texts under that name, or under none.
+    pub(crate) fn prompt_for(&self, name: Option<&str>) -> Result<Option<Arc<str>>, EmbedError> {
+        match name {
             Some(name) => self.prompt(name).map(Some),
             None => Ok(self.default_prompt.clone()),
         }
@@ -70,10 +75,7 @@ mod tests {
     fn request(inputs: &[&str]) -> EmbedRequest {
         EmbedRequest {
             inputs: inputs.iter().map(|text| EmbedInput::Text((*text).to_owned())).collect(),
-            adapter: None,
-            prompt_name: None,
-            dimensions: None,
-            truncate: false,
+            ..EmbedRequest::default()
         }
     }
 

@@ -7,10 +7,10 @@ use parking_lot::Mutex;
 use polylora_adapters::LoadedAdapter;
 use tokio::sync::oneshot;
 
-use crate::EmbedError;
 use crate::runner::BatchRow;
 use crate::scheduler::{Domain, Row};
 use crate::traffic::{DomainTraffic, RunningRequest, WaitingRows};
+use crate::{EmbedError, RowOutput};
 
 /// The rows of one request, on their way to the worker.
 #[derive(Debug)]
@@ -19,6 +19,8 @@ pub(crate) struct EmbedJob {
     pub(crate) rows: Vec<Arc<[u32]>>,
     /// The adapter of all of them.
     pub(crate) adapter: Option<LoadedAdapter>,
+    /// What each of them becomes.
+    pub(crate) output: RowOutput,
     /// Counts them while they wait.
     pub(crate) waiting: WaitingRows,
     /// When the rows were ready for the device.
@@ -75,7 +77,7 @@ impl RowGather {
             running: None,
         }));
         let request_row = |((index, ids), waiting)| RequestRow {
-            row: BatchRow { ids, adapter: job.adapter.clone() },
+            row: BatchRow { ids, adapter: job.adapter.clone(), output: job.output },
             gather: Arc::clone(&gather),
             index,
             waiting: Some(waiting),
@@ -166,16 +168,9 @@ mod tests {
         let (reply, answer) = oneshot::channel();
         let waiting = WaitingRows::counted(&Traffic::new().domain(None), rows);
         let ids: Vec<Arc<[u32]>> = (0..rows).map(|i| Arc::from([i as u32])).collect();
-        (
-            RowGather::split(EmbedJob {
-                rows: ids,
-                adapter: None,
-                waiting,
-                submitted: Instant::now(),
-                reply,
-            }),
-            answer,
-        )
+        let (output, submitted) = (RowOutput::default(), Instant::now());
+        let job = EmbedJob { rows: ids, adapter: None, output, waiting, submitted, reply };
+        (RowGather::split(job), answer)
     }
 
     #[test]

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use polylora_adapters::LoadedAdapter;
 use polylora_kernels::device_memory::DeviceMemory;
 
-use crate::EmbedError;
 use crate::warm_up_plan::{WarmUpBounds, WarmUpShape};
+use crate::{EmbedError, RowOutput};
 
 /// One row of a batch.
 #[derive(Clone, Debug)]
@@ -15,6 +15,8 @@ pub struct BatchRow {
     pub ids: Arc<[u32]>,
     /// The adapter; `None` is the base model.
     pub adapter: Option<LoadedAdapter>,
+    /// What the row becomes.
+    pub output: RowOutput,
 }
 
 /// Rows to compute together; never empty. Rows with the same adapter digest are neighbours.
@@ -34,7 +36,7 @@ impl Batch {
 /// What became of one row.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RowOutcome {
-    /// The embedding, as wide as the model.
+    /// What the row asked for, [`RowOutput::values`] of them.
     Embedding(Vec<f32>),
     /// The row's adapter found no place beside those of the rows before it: the row comes again, ahead of younger
     /// ones. The first row of a batch is never deferred: everything else can be evicted for it.

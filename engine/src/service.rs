@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use crate::snapshot::Snapshot;
-use crate::{EmbedError, EmbedReply, EmbedRequest};
+use crate::{DecodeRequest, EmbedError, EmbedReply, EmbedRequest, TextToken, TokenizeRequest};
 
 /// A future that a trait object can return.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -31,6 +31,8 @@ pub struct ModelInfo {
     pub device: String,
     /// Names of the model's prompts, sorted.
     pub prompts: Vec<String>,
+    /// How tokens become one vector: `mean`, `cls`, `max` or `last_token`.
+    pub pooling: String,
 }
 
 /// A served adapter.
@@ -59,10 +61,29 @@ pub enum Health {
     Unavailable,
 }
 
+/// The bounds of an engine, as clients may know them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Requests in flight.
+    pub concurrent_requests: usize,
+    /// Inputs in one request.
+    pub client_batch_size: usize,
+    /// Tokens in one forward pass.
+    pub batch_tokens: usize,
+    /// Threads of the tokenizer.
+    pub tokenize_threads: usize,
+}
+
 /// What a server may ask of an embedding engine.
 pub trait EmbeddingService: Send + Sync + 'static {
     /// Embeds the inputs. Dropping the future frees the request's rows.
     fn embed(&self, request: EmbedRequest) -> BoxFuture<'_, Result<EmbedReply, EmbedError>>;
+    /// The tokens of each text, as the model sees them.
+    fn tokenize(&self, request: TokenizeRequest) -> BoxFuture<'_, Result<Vec<Vec<TextToken>>, EmbedError>>;
+    /// The text of each list of token ids.
+    fn decode(&self, request: DecodeRequest) -> BoxFuture<'_, Result<Vec<String>, EmbedError>>;
+    /// The bounds that requests are judged by.
+    fn limits(&self) -> Limits;
     /// The base model.
     fn model(&self) -> &ModelInfo;
     /// The adapters that are served, by name; refused ones are not among them.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 use tokio::sync::oneshot;
 
-use crate::{EmbedError, EmbedInput, StartError};
+use crate::{EmbedError, EmbedInput, StartError, TextToken, TruncationSide};
 
 /// A tokenizer.
 pub trait Tokenize: Send + Sync + 'static {
@@ -16,6 +16,24 @@ pub trait Tokenize: Send + Sync + 'static {
     /// # Errors
     /// The tokenizer's own words, without the text.
     fn encode(&self, text: &str, limit: Option<usize>) -> Result<Vec<u32>, String>;
+
+    /// As [`encode`](Self::encode) with a limit, but the beginning of the text is cut off instead of its end.
+    ///
+    /// # Errors
+    /// The tokenizer's own words, without the text.
+    fn encode_tail(&self, text: &str, limit: usize) -> Result<Vec<u32>, String>;
+
+    /// The tokens of a text of any length, with special ones where asked for.
+    ///
+    /// # Errors
+    /// The tokenizer's own words, without the text.
+    fn tokens(&self, text: &str, special_tokens: bool) -> Result<Vec<TextToken>, String>;
+
+    /// The text of token ids.
+    ///
+    /// # Errors
+    /// The tokenizer's own words.
+    fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String, String>;
 
     /// Number of token ids, added ones included.
     fn vocab_size(&self) -> usize;
@@ -30,6 +48,8 @@ pub(crate) struct TokenizeJob {
     pub(crate) prompt: Option<Arc<str>>,
     /// Cut what is too long; otherwise it is refused.
     pub(crate) truncate: bool,
+    /// Where it is cut.
+    pub(crate) truncation_side: TruncationSide,
 }
 
 /// What the ids must keep to.
@@ -76,6 +96,27 @@ impl TokenizePool {
         });
         rows.await.unwrap_or_else(|_| Err(panicked()))
     }
+
+    /// Does `work` on one of the threads, unless its caller has gone before it begins.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&dyn Tokenize) -> Result<T, EmbedError> + Send + 'static,
+    ) -> Result<T, EmbedError> {
+        let (reply, answer) = oneshot::channel();
+        let encoder = Arc::clone(&self.encoder);
+        self.threads.spawn(move || {
+            if !reply.is_closed() {
+                let work = || work(encoder.tokenizer.as_ref());
+                let _ = reply.send(catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(panicked())));
+            }
+        });
+        answer.await.unwrap_or_else(|_| Err(panicked()))
+    }
+
+    /// What ids must keep to.
+    pub(crate) fn bounds(&self) -> TokenBounds {
+        self.encoder.bounds
+    }
 }
 
 fn panicked() -> EmbedError {
@@ -121,11 +162,17 @@ impl RowEncoder {
         let max = self.bounds.max_tokens;
         let limit = job.truncate.then_some(max);
         let ids: Arc<[u32]> = match input {
-            EmbedInput::Tokens(ids) => ids[..ids.len().min(limit.unwrap_or(usize::MAX))].into(),
+            EmbedInput::Tokens(ids) => {
+                let kept = ids.len().min(limit.unwrap_or(usize::MAX));
+                match job.truncation_side {
+                    TruncationSide::Right => ids[..kept].into(),
+                    TruncationSide::Left => ids[ids.len() - kept..].into(),
+                }
+            }
             EmbedInput::Text(text) => {
                 let encoded = match &job.prompt {
-                    Some(prompt) => self.tokenizer.encode(&format!("{prompt}{text}"), limit),
-                    None => self.tokenizer.encode(text, limit),
+                    Some(prompt) => self.encode_text(&format!("{prompt}{text}"), limit, job.truncation_side),
+                    None => self.encode_text(text, limit, job.truncation_side),
                 };
                 encoded.map_err(|reason| EmbedError::Tokenize { index, reason })?.into()
             }
@@ -141,6 +188,18 @@ impl RowEncoder {
         match ids.iter().find(|&&id| id as usize >= vocab_size) {
             Some(&token) => Err(EmbedError::TokenOutOfVocabulary { index, token, vocab_size }),
             None => Ok(ids),
+        }
+    }
+
+    fn encode_text(
+        &self,
+        text: &str,
+        limit: Option<usize>,
+        side: TruncationSide,
+    ) -> Result<Vec<u32>, String> {
+        match (limit, side) {
+            (Some(limit), TruncationSide::Left) => self.tokenizer.encode_tail(text, limit),
+            (limit, _) => self.tokenizer.encode(text, limit),
         }
     }
 }
@@ -174,6 +233,19 @@ mod tests {
             Ok(std::iter::once(1).chain(inner).chain([2]).collect())
         }
 
+        fn encode_tail(&self, text: &str, limit: usize) -> Result<Vec<u32>, String> {
+            let inner = &text.as_bytes()[text.len().saturating_sub(limit - 2)..];
+            Ok(std::iter::once(1).chain(inner.iter().map(|&byte| byte.into())).chain([2]).collect())
+        }
+
+        fn tokens(&self, _: &str, _: bool) -> Result<Vec<TextToken>, String> {
+            unreachable!("a job asks for ids")
+        }
+
+        fn decode(&self, _: &[u32], _: bool) -> Result<String, String> {
+            unreachable!("a job asks for ids")
+        }
+
         fn vocab_size(&self) -> usize {
             256
         }
@@ -195,7 +267,8 @@ mod tests {
     ) -> Result<Vec<Vec<u32>>, EmbedError> {
         let bounds = TokenBounds { max_tokens: 6, vocab_size: 120 };
         let pool = TokenizePool::start(tokenizer, bounds, 3).unwrap();
-        let job = TokenizeJob { inputs, prompt: prompt.map(Arc::from), truncate };
+        let truncation_side = TruncationSide::Right;
+        let job = TokenizeJob { inputs, prompt: prompt.map(Arc::from), truncate, truncation_side };
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(pool.encode(job)).map(|rows| rows.iter().map(|row| row.to_vec()).collect())
     }
@@ -258,6 +331,18 @@ mod tests {
             fn encode(&self, _: &str, _: Option<usize>) -> Result<Vec<u32>, String> {
                 self.0.lock().unwrap().insert(thread::current().id());
                 Ok(vec![1])
+            }
+
+            fn encode_tail(&self, text: &str, limit: usize) -> Result<Vec<u32>, String> {
+                self.encode(text, Some(limit))
+            }
+
+            fn tokens(&self, _: &str, _: bool) -> Result<Vec<TextToken>, String> {
+                unreachable!("a job asks for ids")
+            }
+
+            fn decode(&self, _: &[u32], _: bool) -> Result<String, String> {
+                unreachable!("a job asks for ids")
             }
 
             fn vocab_size(&self) -> usize {

@@ -13,7 +13,7 @@ use crate::bisection::{Bisection, Verdict};
 use crate::desk::Desk;
 use crate::metrics::{BatchSize, Metrics, seconds};
 use crate::row_gather::RequestRow;
-use crate::runner::{Batch, BatchOutput, PoolUsage, RowOutcome, RunError, Runner, RunnerFactory};
+use crate::runner::{Batch, BatchOutput, BatchRow, PoolUsage, RowOutcome, RunError, Runner, RunnerFactory};
 use crate::runner_builder::{RunnerBuilder, panic_message};
 use crate::scheduler::{Commit, Picked, PickedBatch, Row};
 use crate::status::Status;
@@ -207,7 +207,7 @@ impl Worker {
             }
             let row = picked.row;
             row.count_batch(self.batches, took);
-            match self.judge(outcome) {
+            match self.judge(&row.row, outcome) {
                 Ok(embedding) => row.bring(embedding),
                 Err(error) => {
                     tracing::warn!(adapter = ?row.row.adapter.as_ref().map(|a| a.digest), %error, "a row failed");
@@ -239,10 +239,11 @@ impl Worker {
         domains.into_iter().flatten().count()
     }
 
-    fn judge(&self, outcome: RowOutcome) -> Result<Vec<f32>, EmbedError> {
+    fn judge(&self, row: &BatchRow, outcome: RowOutcome) -> Result<Vec<f32>, EmbedError> {
+        let expected = row.output.values(row.ids.len(), self.dimensions);
         let reason = match outcome {
-            RowOutcome::Embedding(values) if values.len() != self.dimensions => {
-                format!("the embedding has {} values instead of {}", values.len(), self.dimensions)
+            RowOutcome::Embedding(values) if values.len() != expected => {
+                format!("the embedding has {} values instead of {expected}", values.len())
             }
             RowOutcome::Embedding(values) => match values.iter().position(|value| !value.is_finite()) {
                 Some(at) => format!("value {at} of the embedding is {}, not a finite number", values[at]),

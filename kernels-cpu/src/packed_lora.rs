@@ -55,9 +55,11 @@ impl PackedLora {
     /// the spans as they are: beside a base in f32, or where there is no low-rank part.
     ///
     /// # Panics
-    /// When a span does not fit the layer.
+    /// When a span does not fit the layer, or the spans are out of order.
     pub fn pack(spans: &[LoraSpan<'_>], outputs: usize, inputs: usize, format: WeightFormat) -> Option<Self> {
         spans.iter().for_each(|span| span.check(inputs, outputs));
+        let ordered = spans.windows(2).all(|s| s[0].columns.end <= s[1].columns.start);
+        assert!(ordered, "the spans of a layer overlap or are out of order");
         let columns: usize = spans.iter().map(|span| padded(span.rank)).sum();
         if format == WeightFormat::F32 || columns == 0 {
             return None;

@@ -7,9 +7,10 @@ use burn::tensor::{DType, Device};
 use polylora_adapters::{BaseModel, Digest, LowRank, SiteCatalog};
 use polylora_kernels::device::{OpenDevice, is_cpu};
 use polylora_kernels::extent::SiteId;
-use polylora_kernels::{LoraBatch, pool, team};
+use polylora_kernels::{LoraBatch, team};
 
 use crate::bert::Bert;
+use crate::row_output::{PoolingRule, RowOutput, read_out};
 use crate::text_shares::text_shares;
 use crate::{
     BatchError, BertConfig, Encoder, ModelError, PackedBatch, SentenceTransformersConfig, TextTokenizer, dora,
@@ -59,19 +60,36 @@ impl EmbeddingModel {
     /// Embeds packed rows, each through its adapter: one vector a row, `[width]` f32, pooled and normalised as the
     /// model's files say.
     ///
+    /// # Errors
+    /// When a row does not fit the model.
+    pub fn embed(&self, rows: &[&[u32]], lora: &LoraBatch) -> Result<Vec<Vec<f32>>, BatchError> {
+        self.compute(rows, &vec![RowOutput::Embedding; rows.len()], lora)
+    }
+
+    /// What each of the packed rows asks for, each through its adapter: [`RowOutput::values`] f32 a row.
+    ///
     /// On a CPU the rows are shared out among the threads first; what a row becomes does not depend on it.
     ///
     /// # Errors
     /// When a row does not fit the model.
-    pub fn embed(&self, rows: &[&[u32]], lora: &LoraBatch) -> Result<Vec<Vec<f32>>, BatchError> {
+    ///
+    /// # Panics
+    /// When there are not as many outputs as rows.
+    pub fn compute(
+        &self,
+        rows: &[&[u32]],
+        outputs: &[RowOutput],
+        lora: &LoraBatch,
+    ) -> Result<Vec<Vec<f32>>, BatchError> {
+        assert_eq!(rows.len(), outputs.len(), "every row has an output");
         PackedBatch::check(rows, self.max_tokens(), self.vocab_size)?;
         if !is_cpu(&self.device) {
-            return Ok(self.embed_at_once(rows, lora));
+            return Ok(self.compute_at_once(rows, outputs, lora));
         }
         let lengths: Vec<usize> = rows.iter().map(|row| row.len()).collect();
         let shares = text_shares(&lengths, team::threads());
         if shares.len() <= 1 {
-            return Ok(self.embed_at_once(rows, lora));
+            return Ok(self.compute_at_once(rows, outputs, lora));
         }
         // The tokens before each share, and all.
         let mut bounds = vec![0];
@@ -84,21 +102,22 @@ impl EmbeddingModel {
         order.sort_by_key(|i| std::cmp::Reverse(bounds[i + 1] - bounds[*i]));
         team::for_each(shares.len(), |task| {
             let i = order[task];
+            let share = shares[i].clone();
             let lora = lora.part(bounds[i]..bounds[i + 1]);
-            let first = parts[i].set(self.embed_at_once(&rows[shares[i].clone()], &lora)).is_ok();
-            assert!(first, "a share is computed once");
+            let part = self.compute_at_once(&rows[share.clone()], &outputs[share], &lora);
+            assert!(parts[i].set(part).is_ok(), "a share is computed once");
         });
-        let embedded = parts.into_iter().flat_map(|part| part.into_inner().expect("every share is computed"));
-        Ok(embedded.collect())
+        let computed = parts.into_iter().flat_map(|part| part.into_inner().expect("every share is computed"));
+        Ok(computed.collect())
     }
 
-    /// [`Self::embed`] for rows that have been checked, on the calling thread's device as one batch.
-    fn embed_at_once(&self, rows: &[&[u32]], lora: &LoraBatch) -> Vec<Vec<f32>> {
+    /// [`Self::compute`] for rows that have been checked, on the calling thread's device as one batch.
+    fn compute_at_once(&self, rows: &[&[u32]], outputs: &[RowOutput], lora: &LoraBatch) -> Vec<Vec<f32>> {
         let batch = PackedBatch::pack(rows, &self.device);
         let hidden = self.encoder.forward(&batch, lora);
-        let pooled = pool(hidden, &batch.sequences, self.settings.pooling, self.settings.normalize);
-        let values: Vec<f32> = pooled.into_data().iter::<f32>().collect();
-        values.chunks_exact(self.width).map(<[f32]>::to_vec).collect()
+        let asked: Vec<_> = rows.iter().zip(outputs).map(|(row, output)| (row.len(), *output)).collect();
+        let rule = PoolingRule { pooling: self.settings.pooling, normalize: self.settings.normalize };
+        read_out(hidden, &batch.sequences, &asked, rule)
     }
 
     /// The tokenizer.

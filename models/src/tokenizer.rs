@@ -1,5 +1,7 @@
 //! Text to token ids with the model's own `tokenizer.json`.
 
+mod token_text;
+
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -7,6 +9,8 @@ use tokenizers::{Tokenizer, TruncationParams};
 
 use crate::word_piece::WordPiece;
 use crate::{ModelError, json_file};
+
+pub use token_text::TextToken;
 
 /// A tokenizer. Truncation and padding that `tokenizer.json` asks for are off: the limit is the model's, and packed rows
 /// are not padded.

@@ -107,6 +107,24 @@ impl WordPiece {
         Ok(ids)
     }
 
+    /// As [`encode`](Self::encode) with a limit, but of too many ids the last stay.
+    ///
+    /// # Errors
+    /// The library's words.
+    pub(crate) fn encode_tail(
+        &self,
+        text: &str,
+        limit: usize,
+        tokenizer: &Tokenizer,
+    ) -> Result<Vec<u32>, String> {
+        let mut ids = self.encode(text, None, tokenizer)?;
+        let surplus = ids.len().saturating_sub(limit);
+        let first = self.before.len();
+        let own = ids.len() - first - self.after.len();
+        ids.drain(first..first + surplus.min(own));
+        Ok(ids)
+    }
+
     fn stretch(&self, stretch: &[u8], word: &mut Vec<u8>, ids: &mut Vec<u32>) {
         for byte in stretch {
             match self.bytes[usize::from(*byte)] {
@@ -256,10 +274,22 @@ mod tests {
         tokenizer.encode_fast(text, true).expect("ids").get_ids().to_vec()
     }
 
+    fn library_tail(tokenizer: &Tokenizer, text: &str, max_length: usize) -> Vec<u32> {
+        let mut tokenizer = tokenizer.clone();
+        let direction = tokenizers::TruncationDirection::Left;
+        let truncation = TruncationParams { max_length, direction, ..TruncationParams::default() };
+        tokenizer.with_truncation(Some(truncation)).expect("a limit");
+        tokenizer.encode_fast(text, true).expect("ids").get_ids().to_vec()
+    }
+
     fn assert_same(tokenizer: &Tokenizer, text: &str, limit: Option<usize>) {
         let fast = WordPiece::of(tokenizer).expect("BERT's");
         let ids = fast.encode(text, limit, tokenizer).expect("ids");
         assert_eq!(ids, library(tokenizer, text, limit), "{text:?}, {limit:?}");
+        if let Some(limit) = limit {
+            let ids = fast.encode_tail(text, limit, tokenizer).expect("ids");
+            assert_eq!(ids, library_tail(tokenizer, text, limit), "{text:?}, the last {limit}");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use polylora_engine::{
 };
 use polylora_hub::{Catalogue, HubConfig, ModelDir, Puller};
 use polylora_kernels::device::{DTypeSpec, DeviceSpec, OpenDevice, built_in, is_cpu, open};
-use polylora_kernels::{kernel_cache, team};
+use polylora_kernels::{Pooling, kernel_cache, team};
 use polylora_models::EmbeddingModel;
 use tokio::runtime::Handle;
 
@@ -264,6 +264,17 @@ fn describe(dir: &ModelDir, model: &EmbeddingModel, device: &OpenDevice) -> Mode
         dtype: device.dtype_name().to_owned(),
         device: device.name.clone(),
         prompts: model.settings().prompts.keys().cloned().collect(),
+        pooling: pooling_name(model.settings().pooling).to_owned(),
+    }
+}
+
+/// A way of pooling as text-embeddings-inference names it.
+fn pooling_name(pooling: Pooling) -> &'static str {
+    match pooling {
+        Pooling::Mean => "mean",
+        Pooling::Cls => "cls",
+        Pooling::Max => "max",
+        Pooling::LastToken => "last_token",
     }
 }
 

@@ -1,4 +1,4 @@
-//! The API key: without it nothing but `/health` is answered.
+//! The API key: without it nothing is answered but probes and the documentation.
 
 use std::sync::Arc;
 
@@ -7,7 +7,8 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
 
-use crate::routes::HEALTH;
+use crate::api_doc::page;
+use crate::routes::{HEALTH, READY};
 use crate::state::AppState;
 use crate::wire::error::ApiError;
 
@@ -20,7 +21,7 @@ pub async fn require_key(
     request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    if let Some(key) = state.api_key().filter(|_| request.uri().path() != HEALTH) {
+    if let Some(key) = state.api_key().filter(|_| !is_public(request.uri().path())) {
         let presented = bearer_token(request.headers());
         if !presented.is_some_and(|token| key.matches(token)) {
             let message = match presented {
@@ -31,6 +32,11 @@ pub async fn require_key(
         }
     }
     Ok(next.run(request).await)
+}
+
+/// What says nothing of the models or of other clients: probes, the document and its page.
+fn is_public(path: &str) -> bool {
+    [HEALTH, READY, page::DOCUMENT, page::PAGE].contains(&path) || path.starts_with("/docs/")
 }
 
 fn bearer_token(headers: &HeaderMap) -> Option<&[u8]> {

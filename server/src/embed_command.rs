@@ -109,8 +109,7 @@ pub async fn embed(mut settings: Settings, job: EmbedJob) -> Result<(), EmbedCom
     let texts_a_request = settings.max_client_batch_size.get().min(MOST_TEXTS_A_REQUEST);
     let starting = tokio::task::spawn_blocking(move || start_engine(&settings, extra.as_slice()));
     let Assembly { service, .. } = starting.await.map_err(AssembleError::at("starting the engine"))??;
-    let request =
-        EmbedRequest { inputs: Vec::new(), adapter: name, prompt_name: None, dimensions: None, truncate };
+    let request = EmbedRequest { adapter: name, truncate, ..EmbedRequest::default() };
     let printing = Printing { template: request, texts_a_request, format: job.format };
     let mut out = io::stdout().lock();
     let printed = if job.texts.is_empty() {

@@ -3,6 +3,7 @@
 //! This crate alone knows JSON and status codes. Everything behind the routes goes through
 //! [`polylora_engine::EmbeddingService`], so that the whole HTTP surface runs without a model in tests.
 
+pub(crate) mod api_doc;
 pub mod assemble;
 pub mod auth;
 pub mod bench_command;

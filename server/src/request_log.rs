@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
 
-use crate::routes::{HEALTH, METRICS};
+use crate::routes::{HEALTH, METRICS, READY};
 use crate::state::AppState;
 use crate::wire::error::ErrorCode;
 
@@ -92,7 +92,7 @@ impl Line {
         }
         match status {
             // Probes and scrapers come every few seconds.
-            _ if status.is_success() && [HEALTH, METRICS].contains(&route) => line!(debug),
+            _ if status.is_success() && [HEALTH, READY, METRICS].contains(&route) => line!(debug),
             _ if status.is_server_error() => line!(warn),
             _ => line!(info),
         }

@@ -1,5 +1,7 @@
 //! Which path answers what.
 
+pub mod tei;
+
 use std::any::Any;
 use std::sync::Arc;
 
@@ -7,7 +9,7 @@ use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{Method, StatusCode, Uri, header};
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -15,6 +17,7 @@ use polylora_engine::{EmbedError, Health};
 use serde_json::json;
 use tower_http::catch_panic::CatchPanicLayer;
 
+use crate::api_doc::{OPENAI, OPERATIONS, page};
 use crate::auth::require_key;
 use crate::request_log::{Served, record};
 use crate::shutdown::{CutOff, until_cut_off};
@@ -22,14 +25,21 @@ use crate::startup::starting;
 use crate::state::AppState;
 use crate::wire::body::JsonBody;
 use crate::wire::error::ApiError;
+use crate::wire::models::{ModelList, ModelObject};
 use crate::wire::openai::{EmbeddingsRequest, EmbeddingsResponse, ReadRequest};
+use crate::wire::tei_timing::Timer;
 
 /// Path of the health check.
 pub const HEALTH: &str = "/health";
 /// Path of the metrics.
 pub const METRICS: &str = "/metrics";
 
+/// Path of the check whether requests would be served.
+pub const READY: &str = "/ready";
+
 const EMBEDDINGS: &str = "/v1/embeddings";
+/// The same without a version, as text-embeddings-inference has it.
+const EMBEDDINGS_UNVERSIONED: &str = "/embeddings";
 const MODELS: &str = "/v1/models";
 const MODEL: &str = "/v1/models/{*id}";
 
@@ -38,25 +48,37 @@ pub fn router(state: Arc<AppState>, cut_off: CutOff) -> Router {
     Router::new()
         .route("/", get(about))
         .route(HEALTH, get(health))
+        .route(READY, get(ready))
         .route(METRICS, get(metrics))
         .route(EMBEDDINGS, post(embeddings))
+        .route(EMBEDDINGS_UNVERSIONED, post(embeddings))
         .route(MODELS, get(models))
         .route(MODEL, get(model))
+        .merge(tei::routes())
+        .route(page::DOCUMENT, get(page::document))
+        .route(page::PAGE, get(page::to_page))
+        .route("/docs/", get(page::page))
+        .route(page::PAGE_FILES, get(page::page_file))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(state.clone(), require_key))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn_with_state(cut_off, until_cut_off))
+        .layer(from_fn(tei::in_teis_words))
         .layer(from_fn_with_state(state.clone(), record))
         .with_state(state)
 }
 
-async fn embeddings(
+/// Embeds inputs.
+#[utoipa::path(post, path = "/v1/embeddings", tag = OPENAI, request_body = EmbeddingsRequest,
+    responses((status = 200, description = "One embedding an input", body = EmbeddingsResponse)))]
+pub(crate) async fn embeddings(
     State(state): State<Arc<AppState>>,
     JsonBody(body): JsonBody<EmbeddingsRequest>,
 ) -> Result<Response, ApiError> {
     let ReadRequest { engine, encoding, model, named_by } = body.read(state.reading_rules())?;
     let inputs = engine.inputs.len();
+    let timer = Timer::start(&engine.inputs);
     let reply = state.service().embed(engine).await.map_err(|error| {
         let about_adapter = matches!(
             error,
@@ -72,15 +94,23 @@ async fn embeddings(
         return Err(ApiError::internal(format!("{found} embeddings came back for {inputs} inputs")));
     }
     let mut response = EmbeddingsResponse::new(&reply, &model, encoding)?.into_response();
+    timer.tell(&mut response, &reply, state.service().model());
     response.extensions_mut().insert(Served { model, inputs, tokens: reply.tokens });
     Ok(response)
 }
 
-async fn models(State(state): State<Arc<AppState>>) -> impl IntoResponse {
+/// The base model under each of its names, and the adapters.
+#[utoipa::path(get, path = "/v1/models", tag = OPENAI,
+    responses((status = 200, description = "All models", body = ModelList)))]
+pub(crate) async fn models(State(state): State<Arc<AppState>>) -> impl IntoResponse {
     Json(state.models().list())
 }
 
-async fn model(
+/// One model or adapter.
+#[utoipa::path(get, path = "/v1/models/{id}", tag = OPENAI,
+    params(("id" = inline(String), Path, description = "Its name; a slash within it may stand as it is.")),
+    responses((status = 200, description = "The model", body = ModelObject)))]
+pub(crate) async fn model(
     State(state): State<Arc<AppState>>,
     name: Result<Path<String>, PathRejection>,
 ) -> Result<impl IntoResponse, ApiError> {
@@ -90,16 +120,33 @@ async fn model(
     state.models().find(&name).map(Json).ok_or_else(|| ApiError::model_not_found(&name))
 }
 
-async fn health(State(state): State<Arc<AppState>>) -> Result<impl IntoResponse, ApiError> {
+/// Whether the server works.
+#[utoipa::path(get, path = "/health", tag = OPERATIONS,
+    responses((status = 200, description = "It does", body = Object, example = json!({"status": "ok"}))))]
+pub(crate) async fn health(State(state): State<Arc<AppState>>) -> Result<impl IntoResponse, ApiError> {
+    check_health(&state).map(|()| Json(json!({"status": "ok"})))
+}
+
+/// Whether requests would be served.
+#[utoipa::path(get, path = "/ready", tag = OPERATIONS,
+    responses((status = 200, description = "They would", body = Object, example = json!({"status": "ready"}))))]
+pub(crate) async fn ready(State(state): State<Arc<AppState>>) -> Result<impl IntoResponse, ApiError> {
+    check_health(&state).map(|()| Json(json!({"status": "ready"})))
+}
+
+fn check_health(state: &AppState) -> Result<(), ApiError> {
     let unavailable = |code, message| Err(ApiError::server(StatusCode::SERVICE_UNAVAILABLE, code, message));
     match state.service().health() {
-        Health::Ready => Ok(Json(json!({"status": "ok"}))),
+        Health::Ready => Ok(()),
         Health::Starting => Err(starting()),
         Health::Unavailable => unavailable("unavailable", "the worker is down or the server is stopping"),
     }
 }
 
-async fn metrics(State(state): State<Arc<AppState>>) -> impl IntoResponse {
+/// Counters and histograms in Prometheus' text format.
+#[utoipa::path(get, path = "/metrics", tag = OPERATIONS,
+    responses((status = 200, description = "All metrics", body = String, content_type = "text/plain")))]
+pub(crate) async fn metrics(State(state): State<Arc<AppState>>) -> impl IntoResponse {
     let mut text = state.service().render_metrics();
     if !text.is_empty() && !text.ends_with('\n') {
         text.push('\n');
@@ -108,11 +155,17 @@ async fn metrics(State(state): State<Arc<AppState>>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)
 }
 
-async fn about() -> impl IntoResponse {
+/// What this is, and its endpoints.
+#[utoipa::path(get, path = "/", tag = OPERATIONS,
+    responses((status = 200, description = "Name, version, endpoints", body = Object)))]
+pub(crate) async fn about() -> impl IntoResponse {
+    let mut endpoints = vec![EMBEDDINGS, MODELS, "/v1/models/{id}", HEALTH, READY, METRICS];
+    endpoints.extend(tei::PATHS);
+    endpoints.extend([page::DOCUMENT, page::PAGE]);
     Json(json!({
         "name": "polylora",
         "version": env!("CARGO_PKG_VERSION"),
-        "endpoints": [EMBEDDINGS, MODELS, "/v1/models/{id}", HEALTH, METRICS],
+        "endpoints": endpoints,
     }))
 }
 

@@ -20,6 +20,16 @@ pub enum ModelRef<'a> {
     Adapter(&'a str),
 }
 
+impl<'a> ModelRef<'a> {
+    /// The adapter's name; `None` for the base.
+    pub fn adapter(self) -> Option<&'a str> {
+        match self {
+            Self::Base => None,
+            Self::Adapter(name) => Some(name),
+        }
+    }
+}
+
 /// The names of the base model, the leading one first, none twice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelNames {

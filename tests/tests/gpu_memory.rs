@@ -55,6 +55,7 @@ fn batch(random: &mut Random, adapters: &[LoadedAdapter], max_tokens: usize) -> 
     let row = |(adapter, tokens): (usize, usize)| BatchRow {
         ids: (0..tokens).map(|_| random.below(500) as u32).collect(),
         adapter: adapters.get(adapter).cloned(),
+        output: Default::default(),
     };
     Batch { rows: rows.into_iter().map(row).collect() }
 }

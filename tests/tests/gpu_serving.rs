@@ -190,3 +190,31 @@ fn a_device_that_is_not_there_is_refused_by_name() {
     let log = Server::try_start(&arguments).err().expect("no such device").join("\n");
     assert!(log.contains("wgpu:99") || log.contains("--features wgpu"), "{log}");
 }
+
+#[test]
+fn token_states_and_raw_embeddings_of_a_gpu_are_the_cpus_from_one_batch() {
+    if wgpu_or_not_run("token states on a GPU").is_none() {
+        return;
+    }
+    let folder = adapters();
+    let adapters_dir = ["--adapters-dir", folder.path().to_str().expect("Unicode")];
+    let servers = ["wgpu", "cpu"].map(|device| start(&[&["--device", device], &adapters_dir[..]].concat()));
+    let sentences = sentences();
+    let ways = [("/embed", true), ("/embed", false), ("/embed_all", true)];
+    let jobs: Vec<_> = sentences.iter().flat_map(|text| ways.map(|way| (text, way))).collect();
+    for path in ["", "/r8"] {
+        let [gpu, cpu] = servers.each_ref().map(|server| {
+            at_once(CLIENTS, &jobs, |(text, (endpoint, normalize))| {
+                let body = json!({ "inputs": text, "normalize": normalize });
+                let reply = server.post(&format!("{path}{endpoint}"), &body);
+                assert_eq!(reply.status, 200, "{}", reply.text);
+                let rows = if *endpoint == "/embed" { reply.body } else { reply.body[0].clone() };
+                serde_json::from_value::<Vec<Vec<f32>>>(rows).expect("vectors")
+            })
+        });
+        for ((gpu, cpu), (text, way)) in gpu.iter().zip(&cpu).zip(&jobs) {
+            let error = largest_difference(gpu, cpu);
+            assert!(error <= 10.0 * TOLERANCE, "{path} {way:?} {text}: {error}");
+        }
+    }
+}

@@ -147,7 +147,11 @@ impl Runner for FakeRunner {
                     placed.push(number);
                 }
             }
-            let mut embedding = embedding_of(number, &row.ids);
+            let mut embedding = match row.output {
+                // The vector of a token is that of a row that has it alone.
+                RowOutput::Tokens => row.ids.iter().flat_map(|&id| embedding_of(number, &[id])).collect(),
+                _ => embedding_of(number, &row.ids),
+            };
             if row.ids.contains(&NAN) {
                 embedding[3] = f32::NAN;
             }
@@ -200,6 +204,34 @@ impl Tokenize for FakeTokenizer {
             ids.push(2);
         }
         Ok(ids)
+    }
+
+    fn encode_tail(&self, text: &str, limit: usize) -> Result<Vec<u32>, String> {
+        self.0.tokenized.fetch_add(1, Ordering::SeqCst);
+        let mut ids = ids_of(text);
+        let surplus = ids.len().saturating_sub(limit);
+        ids.drain(1..1 + surplus);
+        Ok(ids)
+    }
+
+    fn tokens(&self, text: &str, special_tokens: bool) -> Result<Vec<TextToken>, String> {
+        let added = |id| TextToken { id, text: format!("<{id}>"), span: None };
+        let letter = |(at, byte): (usize, u8)| TextToken {
+            id: byte.into(),
+            text: char::from(byte).into(),
+            span: Some((at, at + 1)),
+        };
+        let mut tokens: Vec<_> = text.bytes().enumerate().map(letter).collect();
+        if special_tokens {
+            tokens.insert(0, added(1));
+            tokens.push(added(2));
+        }
+        Ok(tokens)
+    }
+
+    fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String, String> {
+        let kept = ids.iter().filter(|&&id| !skip_special_tokens || id > 2);
+        kept.map(|&id| char::from_u32(id).ok_or_else(|| format!("{id} is no letter"))).collect()
     }
 
     fn vocab_size(&self) -> usize {

@@ -34,6 +34,7 @@ pub fn start_instances(
         dtype: "f32".to_owned(),
         device: "fake".to_owned(),
         prompts: vec![],
+        pooling: "mean".to_owned(),
     };
     let prompts = BTreeMap::from([("query".to_owned(), "q:".to_owned())]);
     let parts = EngineParts {
@@ -72,13 +73,7 @@ pub fn texts(adapter: Option<&str>, texts: &[&str]) -> EmbedRequest {
 }
 
 fn request(adapter: Option<&str>, inputs: Vec<EmbedInput>) -> EmbedRequest {
-    EmbedRequest {
-        inputs,
-        adapter: adapter.map(str::to_owned),
-        prompt_name: None,
-        dimensions: None,
-        truncate: false,
-    }
+    EmbedRequest { inputs, adapter: adapter.map(str::to_owned), ..EmbedRequest::default() }
 }
 
 /// A client: a request that runs on its own and goes away when aborted.

@@ -8,6 +8,7 @@ mod fakes;
 mod harness;
 mod memo;
 mod modes;
+mod outputs;
 mod scheduling;
 mod traffic;
 mod warming_up;

@@ -1,5 +1,7 @@
 //! A layer's input in the form in which the product reads it.
 
+use std::ops::Range;
+
 use half::bf16;
 
 use crate::aligned::AlignedBuffer;
@@ -24,13 +26,15 @@ pub(super) struct Operand {
     pub steps: usize,
     /// For bytes, by row: scale, and scale times the byte that means zero.
     pub scales: *const [f32; 2],
+    /// Where rows and scales are still to be written.
+    to: Option<(*mut u8, *mut [f32; 2])>,
 }
 
 impl Operand {
     /// No rows.
     pub fn nothing() -> Self {
         let (data, scales) = (std::ptr::null(), std::ptr::null());
-        Self { data, stride: 0, tail: None, steps: 0, scales }
+        Self { data, stride: 0, tail: None, steps: 0, scales, to: None }
     }
 
     /// Where row `row` lies.
@@ -49,51 +53,72 @@ pub(super) struct OperandBuffer {
     scales: AlignedBuffer,
 }
 
-/// The operand for `x`, `[rows, inputs]`: `x` itself where it already lies right.
-#[inline(always)]
-pub(super) fn prepare<I: Target, E: Element>(
-    kernel: &TileKernel,
-    weight: &PackedMatrix,
-    x: &[E],
-    buffer: &mut OperandBuffer,
-) -> Operand {
-    let inputs = weight.inputs();
-    let rows = x.len() / inputs.max(1);
-    let steps = kernel.steps(weight.format(), inputs);
-    let as_it_is = match kernel.operand {
-        OperandForm::F32 => E::FORMAT == WeightFormat::F32,
-        OperandForm::Bf16 => E::FORMAT == WeightFormat::Bf16,
-        OperandForm::Widened | OperandForm::Bytes => false,
-    };
-    let scales = std::ptr::null();
-    if as_it_is && steps * weight.format().group() == inputs {
-        let (data, stride) = (x.as_ptr().cast::<u8>(), inputs * size_of::<E>());
-        let whole = rows - rows % kernel.max_rows();
-        if rows.is_multiple_of(kernel.rows_multiple()) || whole == rows {
-            return Operand { data, stride, tail: None, steps, scales };
+impl Operand {
+    /// The operand for `x`, `[rows, inputs]`: `x` itself where it already lies right, else a place for [`Self::fill`].
+    pub fn place<E: Element>(
+        kernel: &TileKernel,
+        weight: &PackedMatrix,
+        x: &[E],
+        buffer: &mut OperandBuffer,
+    ) -> Self {
+        let inputs = weight.inputs();
+        let rows = x.len() / inputs.max(1);
+        let steps = kernel.steps(weight.format(), inputs);
+        let as_it_is = match kernel.operand {
+            OperandForm::F32 => E::FORMAT == WeightFormat::F32,
+            OperandForm::Bf16 => E::FORMAT == WeightFormat::Bf16,
+            OperandForm::Widened | OperandForm::Bytes => false,
+        };
+        if as_it_is && steps * weight.format().group() == inputs {
+            let (data, stride) = (x.as_ptr().cast::<u8>(), inputs * size_of::<E>());
+            let in_place = Self { data, stride, steps, ..Self::nothing() };
+            let whole = rows - rows % kernel.max_rows();
+            if rows.is_multiple_of(kernel.rows_multiple()) || whole == rows {
+                return in_place;
+            }
+            let rest = rows - whole;
+            let padded = rest.next_multiple_of(kernel.rows_multiple()) * stride;
+            let tail = buffer.rows.at_least::<u8>(padded);
+            tail[rest * stride..].fill(0);
+            // SAFETY: `rest` rows lie at the end of x, and the buffer has room for them.
+            unsafe {
+                std::ptr::copy_nonoverlapping(data.add(whole * stride), tail.as_mut_ptr(), rest * stride)
+            };
+            return Self { tail: Some((whole, tail.as_ptr())), ..in_place };
         }
-        let rest = rows - whole;
-        let padded = rest.next_multiple_of(kernel.rows_multiple()) * stride;
-        let tail = buffer.rows.at_least::<u8>(padded);
-        tail[rest * stride..].fill(0);
-        // SAFETY: `rest` rows lie at the end of x, and the buffer has room for them.
-        unsafe { std::ptr::copy_nonoverlapping(data.add(whole * stride), tail.as_mut_ptr(), rest * stride) };
-        return Operand { data, stride, tail: Some((whole, tail.as_ptr())), steps, scales };
+        let stride = steps * kernel.operand.step_bytes() + ROW_GAP;
+        let padded = rows.next_multiple_of(kernel.rows_multiple());
+        let out = buffer.rows.at_least::<u8>(padded * stride);
+        out[rows * stride..].fill(0);
+        let scales = buffer.scales.at_least::<[f32; 2]>(rows).as_mut_ptr();
+        let to = Some((out.as_mut_ptr(), scales));
+        Self { data: out.as_ptr(), stride, tail: None, steps, scales, to }
     }
-    let stride = steps * kernel.operand.step_bytes() + ROW_GAP;
-    let padded = rows.next_multiple_of(kernel.rows_multiple());
-    let out = buffer.rows.at_least::<u8>(padded * stride);
-    out[rows * stride..].fill(0);
-    let factors = buffer.scales.at_least::<[f32; 2]>(rows);
-    for (r, row) in out.chunks_exact_mut(stride).take(rows).enumerate() {
-        let x = &x[r * inputs..][..inputs];
-        match kernel.operand {
-            OperandForm::F32 | OperandForm::Widened => convert::<I, E, f32>(x, row),
-            OperandForm::Bf16 => convert::<I, E, bf16>(x, row),
-            OperandForm::Bytes => factors[r] = quantize::<I, E>(x, row),
+
+    /// Writes the rows `rows` of `x`, of `inputs` values each, where they do not lie right already.
+    ///
+    /// # Safety
+    /// The operand was placed for this `x`, its buffer has not been used since, and nobody else writes or reads these rows.
+    #[inline(always)]
+    pub unsafe fn fill<I: Target, E: Element>(
+        &self,
+        form: OperandForm,
+        (x, inputs): (&[E], usize),
+        rows: Range<usize>,
+    ) {
+        let Some((data, scales)) = self.to else { return };
+        for r in rows {
+            let x = &x[r * inputs..][..inputs];
+            // SAFETY: the place has this row, `stride` bytes long, and its scales.
+            let row = unsafe { std::slice::from_raw_parts_mut(data.add(r * self.stride), self.stride) };
+            match form {
+                OperandForm::F32 | OperandForm::Widened => convert::<I, E, f32>(x, row),
+                OperandForm::Bf16 => convert::<I, E, bf16>(x, row),
+                // SAFETY: as above.
+                OperandForm::Bytes => unsafe { *scales.add(r) = quantize::<I, E>(x, row) },
+            }
         }
     }
-    Operand { data: out.as_ptr(), stride, tail: None, steps, scales: factors.as_ptr() }
 }
 
 /// `x` as `O`s at the start of `row`, zeros behind.

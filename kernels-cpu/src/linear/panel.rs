@@ -2,6 +2,7 @@
 
 use super::LinearCall;
 use super::shrink::Hidden;
+use super::sums::{Rows, sums_of};
 use crate::element::{Element, load_part, store_part};
 use crate::epilogue::activate;
 use crate::lora::{LoraSegment, LoraSpan};
@@ -46,22 +47,6 @@ struct Expand {
 enum Source {
     Steps(*const u8, usize),
     Piece(usize),
-}
-
-/// The sums of some rows and where their results go.
-pub(super) struct Rows<O> {
-    /// `[rows, PANEL]`: f32, or i32 for int8.
-    pub sums: *mut u32,
-    /// How many.
-    pub count: usize,
-    /// The first, counted from the call's first row.
-    pub first: usize,
-    /// For int8, by row: scale and scale times the byte of zero.
-    pub scales: *const [f32; 2],
-    /// `A x` of these rows.
-    pub hidden: Hidden,
-    /// Where the first row's first column of the layer lies, and values from row to row.
-    pub out: (*mut O, usize),
 }
 
 impl<'a, 'c, E: Element> Panel<'a, 'c, E> {
@@ -207,7 +192,7 @@ impl<'a, 'c, E: Element> Panel<'a, 'c, E> {
             let mut at = 0;
             while at < rows.count {
                 let count = kernel.rows_of(rows.count, at);
-                let mut call = effect.call(expand, kernel, &rows.hidden.from_row(at));
+                let mut call = effect.call(expand, kernel, &rows.hidden.at_row(at));
                 call.accumulate = !apart || i > 0;
                 call.out = if apart {
                     effect.apart.0[at * PANEL..].as_mut_ptr()
@@ -224,59 +209,6 @@ impl<'a, 'c, E: Element> Panel<'a, 'c, E> {
     /// Whether `B h` is summed by itself.
     fn expands_apart(&self, effect: &Effect) -> bool {
         (self.scales.is_some() || effect.gain.is_some()) && !effect.expands.is_empty()
-    }
-}
-
-/// The sums of row `r` as f32, times the gain; with `scales` they are integers.
-///
-/// # Safety
-/// Sums and scales lie where `rows` says.
-#[inline(always)]
-unsafe fn sums_of<I: Target, O>(
-    rows: &Rows<O>,
-    r: usize,
-    scales: Option<(&[f32], &[f32])>,
-    gain: Option<&[f32; PANEL]>,
-) -> [I::Lanes; 2] {
-    // SAFETY: as the caller promises.
-    unsafe {
-        let sums = rows.sums.add(r * PANEL);
-        let mut v = [I::splat(0.0); 2];
-        for (c, v) in v.iter_mut().enumerate() {
-            let sums = sums.add(c * LANES);
-            *v = match scales {
-                None => I::load(sums.cast()),
-                Some((scales, totals)) => {
-                    let row = *rows.scales.add(r);
-                    let (scales, totals) = (scales.as_ptr().add(c * LANES), totals.as_ptr().add(c * LANES));
-                    from_integers::<I>(sums.cast(), row, scales, totals)
-                }
-            };
-            if let Some(gain) = gain {
-                *v = I::mul(*v, I::load(gain.as_ptr().add(c * LANES)));
-            }
-        }
-        v
-    }
-}
-
-/// Sixteen sums of products of a row's bytes with 8-bit weights as f32: `row` has the row's scale and its scale times the byte of
-/// zero, `scales` and `totals` the weights' scales and scales times sums.
-///
-/// # Safety
-/// Sixteen values lie at each.
-#[inline(always)]
-pub(super) unsafe fn from_integers<I: Target>(
-    sums: *const i32,
-    [scale, zero]: [f32; 2],
-    scales: *const f32,
-    totals: *const f32,
-) -> I::Lanes {
-    // SAFETY: as the caller promises.
-    unsafe {
-        let weights = I::mul(I::splat(scale), I::load(scales));
-        let offset = I::mul(I::splat(-zero), I::load(totals));
-        I::fma(I::load_i32(sums), weights, offset)
     }
 }
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 use half::bf16;
 
 use super::operand::Operand;
-use super::panel::from_integers;
+use super::sums::from_integers;
 use crate::aligned::AlignedBuffer;
 use crate::element::Element;
 use crate::lora::{LoraSegment, segments_in};
@@ -42,8 +42,13 @@ impl Hidden {
     }
 
     /// The same from row `row` on.
-    pub fn from_row(&self, row: usize) -> Self {
+    pub fn at_row(&self, row: usize) -> Self {
         Self { data: self.data.wrapping_add(row * self.stride), ..*self }
+    }
+
+    /// Where row `row` lies as f32, and values from row to row.
+    pub fn values_at(&self, row: usize) -> (*mut f32, usize) {
+        (self.data.wrapping_add(row * self.stride).cast(), self.stride / size_of::<f32>())
     }
 
     /// Writes sixteen values of row `row`, from column `column` on.
@@ -64,26 +69,28 @@ impl Hidden {
     }
 }
 
-/// `h = A x` for the rows `rows`, whose operand is at hand and whose first row is the first of `hidden`, with place for the
-/// widest adapter. All segments are packed for the kernel's format.
+/// `h = A x` for the rows `part` of a block of rows `block`, counted from its first, with the block's operand, into the block's
+/// `hidden`, which has place for the widest adapter. All segments with a low-rank part are packed for the kernel's format; a
+/// part begins and ends with whole tiles or with the block.
 #[inline(always)]
 pub(super) fn shrink_packed<I: Target>(
     (kernel, operand): (&TileKernel, &Operand),
-    rows: Range<usize>,
+    (block, part): (Range<usize>, Range<usize>),
     segments: &[LoraSegment<'_>],
     hidden: &Hidden,
 ) {
+    let rows = block.start + part.start..block.start + part.end;
     let mut sums = SumsTile::default();
     let _tiles = kernel.begin();
-    for (part, segment) in segments_in(segments, rows.clone()) {
+    for (part, segment) in segments_in(segments, rows) {
         let Some(packed) = segment.packed else { continue };
-        let part = part.start - rows.start..part.end - rows.start;
+        let part = part.start - block.start..part.end - block.start;
         let mut at = part.start;
         while at < part.end {
             // Tiles begin where those of the layer's product do: only there is the operand whole.
             let (first, count) = if kernel.tiles {
                 let first = at - at % kernel.max_rows();
-                (first, kernel.rows_of(rows.len(), first))
+                (first, kernel.rows_of(block.len(), first))
             } else {
                 (at, kernel.rows_of(part.len(), at - part.start))
             };

@@ -83,10 +83,10 @@ macro_rules! wide {
                         }
                         part = call.next;
                     }
-                    // Indexed: by value the sums would go through memory once more.
-                    for r in 0..R {
-                        for c in 0..C {
-                            $store(call.out.add(r * PANEL + c * 16), acc[r][c]);
+                    // By reference: by value the sums would go through memory once more.
+                    for (r, acc) in acc.iter().enumerate() {
+                        for (c, acc) in acc.iter().enumerate() {
+                            $store(call.out.add(r * PANEL + c * 16), *acc);
                         }
                     }
                 }
@@ -194,9 +194,9 @@ unsafe fn widened_columns<const R: usize, const C: usize>(call: &TileCall<'_>) {
             }
             part = call.next;
         }
-        for r in 0..R {
-            for c in 0..C {
-                store_f32(call.out.add(r * PANEL + c * 16), acc[r][c]);
+        for (r, acc) in acc.iter().enumerate() {
+            for (c, acc) in acc.iter().enumerate() {
+                store_f32(call.out.add(r * PANEL + c * 16), *acc);
             }
         }
     }

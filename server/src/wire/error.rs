@@ -5,9 +5,10 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use polylora_engine::EmbedError;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// Bytes that a message may have; what a client sent may be quoted in it and is as long as a client likes.
-const MAX_MESSAGE_BYTES: usize = 1000;
+pub(super) const MAX_MESSAGE_BYTES: usize = 1000;
 
 const INVALID_REQUEST: &str = "invalid_request_error";
 const RATE_LIMIT: &str = "rate_limit_error";
@@ -66,6 +67,16 @@ impl ApiError {
         self.status
     }
 
+    /// A short name of what went wrong.
+    pub fn code(&self) -> &'static str {
+        self.code
+    }
+
+    /// What went wrong, in words for the client's author.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     fn new(status: StatusCode, kind: &'static str, code: &'static str, message: impl Into<String>) -> Self {
         Self { status, kind, code, param: None, message: shortened(message.into(), MAX_MESSAGE_BYTES) }
     }
@@ -81,6 +92,9 @@ impl From<EmbedError> for ApiError {
             }
             EmbedError::TooLong { index, .. } => {
                 (400, INVALID_REQUEST, "context_length_exceeded", Some(input(index)))
+            }
+            EmbedError::TooManyTokens { .. } => {
+                (400, INVALID_REQUEST, "too_many_tokens", Some("input".to_owned()))
             }
             EmbedError::TokenOutOfVocabulary { index, .. } => {
                 (400, INVALID_REQUEST, "token_out_of_vocabulary", Some(input(index)))
@@ -116,7 +130,7 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let code = ErrorCode(self.code);
         let body = ErrorObject {
-            error: ErrorBody {
+            error: ErrorFields {
                 message: &self.message,
                 kind: self.kind,
                 param: self.param.as_deref(),
@@ -136,21 +150,30 @@ impl IntoResponse for ApiError {
             _ => {}
         }
         response.extensions_mut().insert(code);
+        // For the routes that speak another dialect.
+        response.extensions_mut().insert(self);
         response
     }
 }
 
-#[derive(Serialize)]
-struct ErrorObject<'a> {
-    error: ErrorBody<'a>,
+/// The body of an error.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ErrorObject<'a> {
+    error: ErrorFields<'a>,
 }
 
-#[derive(Serialize)]
-struct ErrorBody<'a> {
+/// What is known of an error.
+#[derive(Serialize, ToSchema)]
+struct ErrorFields<'a> {
+    /// What went wrong and what to do about it.
     message: &'a str,
+    /// Whose the error is.
     #[serde(rename = "type")]
     kind: &'a str,
+    /// The field of the request that it is about.
+    #[schema(required)]
     param: Option<&'a str>,
+    /// A short name of what went wrong.
     code: &'a str,
 }
 
@@ -158,7 +181,7 @@ fn input(index: &usize) -> String {
     format!("input[{index}]")
 }
 
-fn shortened(mut text: String, max: usize) -> String {
+pub(super) fn shortened(mut text: String, max: usize) -> String {
     if text.len() > max {
         text.truncate(text.floor_char_boundary(max));
         text.push('…');

@@ -1,10 +1,15 @@
 //! Fields of a request whose wrong values are told in words that a client's author knows.
 
 use std::fmt;
+use std::marker::PhantomData;
 
+use polylora_engine::TruncationSide;
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error, MapAccess, Unexpected, Visitor};
+use utoipa::ToSchema;
+
+use crate::api_doc::ModelName;
 
 /// How embeddings are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -98,10 +103,63 @@ impl Visitor<'_> for TokenLimitVisitor {
     }
 }
 
+/// The end of a text that is cut off, as text-embeddings-inference names it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Direction(pub TruncationSide);
+
+impl<'de> Deserialize<'de> for Direction {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(DirectionVisitor)
+    }
+}
+
+struct DirectionVisitor;
+
+impl Visitor<'_> for DirectionVisitor {
+    type Value = Direction;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(r#""left" or "right""#)
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Direction, E> {
+        match text {
+            "left" | "Left" => Ok(Direction(TruncationSide::Left)),
+            "right" | "Right" => Ok(Direction(TruncationSide::Right)),
+            _ => Err(E::invalid_value(Unexpected::Str(text), &self)),
+        }
+    }
+}
+
+/// A JSON object within a body: a derived struct alone would take a list for one, field by field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Object<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ObjectVisitor(PhantomData)).map(Self)
+    }
+}
+
+struct ObjectVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map))
+    }
+}
+
 /// vLLM's object for an adapter; what else it holds (ids, paths) is the server's to know and is ignored.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, ToSchema)]
 pub struct LoraRequest {
     /// The adapter.
+    #[schema(value_type = ModelName)]
     pub lora_name: String,
 }
 

@@ -2,24 +2,26 @@
 
 use polylora_engine::{AdapterInfo, ModelInfo};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::state::ModelNames;
 
 /// A list of models.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ModelList {
     object: &'static str,
     data: Vec<ModelObject>,
 }
 
 /// A model.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ModelObject {
     id: String,
     object: &'static str,
     created: u64,
     owned_by: &'static str,
     root: String,
+    #[schema(required)]
     parent: Option<String>,
     max_model_len: usize,
     dtype: String,

@@ -9,24 +9,27 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use polylora_engine::{EmbedReply, EmbedRequest};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
+use super::adapter_choice::agreed_adapter;
 use super::error::ApiError;
 use super::fields::{Dimensions, EncodingFormat, LoraRequest, TokenLimit};
 use super::input::Inputs;
-use crate::state::{ModelNames, ModelRef};
-
-/// Bytes that the name of a model or adapter may have; no longer one is looked up.
-const MAX_NAME_BYTES: usize = 256;
+use crate::api_doc::{ModelName, PromptName};
+use crate::state::ModelNames;
 
 /// The body of a request. A field that is `null` counts as left out.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(expecting = "a JSON object")]
 pub struct EmbeddingsRequest {
     /// What to embed.
+    #[schema(value_type = Inputs)]
     input: Option<Inputs>,
     /// Base model, alias or adapter; left out, the base model.
+    #[schema(value_type = Option<ModelName>)]
     model: Option<String>,
     /// Adapter, beside a `model` that is the base or the same adapter.
+    #[schema(value_type = Option<ModelName>)]
     lora_name: Option<String>,
     /// Adapter, in vLLM's object.
     lora_request: Option<LoraRequest>,
@@ -35,6 +38,7 @@ pub struct EmbeddingsRequest {
     /// Width to cut embeddings to.
     dimensions: Option<Dimensions>,
     /// Prompt of the model that goes in front of each text.
+    #[schema(value_type = Option<PromptName>)]
     prompt_name: Option<String>,
     /// vLLM's way to ask for truncation: -1, or a number of tokens from the model's limit upwards.
     truncate_prompt_tokens: Option<TokenLimit>,
@@ -82,9 +86,6 @@ impl EmbeddingsRequest {
             ("lora_name", self.lora_name.as_deref()),
             ("lora_request.lora_name", lora_request.as_deref()),
         ])?;
-        if let Some(name) = adapter.filter(|name| name.len() > MAX_NAME_BYTES) {
-            return Err(ApiError::model_not_found(name).naming(named_by));
-        }
         let adapter = adapter.map(str::to_owned);
         let model =
             self.model.or_else(|| adapter.clone()).unwrap_or_else(|| rules.names.primary().to_owned());
@@ -94,25 +95,10 @@ impl EmbeddingsRequest {
             prompt_name: self.prompt_name,
             dimensions: self.dimensions.map(|Dimensions(width)| width),
             truncate,
+            ..EmbedRequest::default()
         };
         Ok(ReadRequest { engine, encoding: self.encoding_format.unwrap_or_default(), model, named_by })
     }
-}
-
-/// The adapter that the fields name together, and the first field that names it.
-fn agreed_adapter<'a>(
-    fields: &[(&'static str, Option<&'a str>)],
-) -> Result<(Option<&'a str>, &'static str), ApiError> {
-    let mut named = fields.iter().filter_map(|&(field, name)| Some((field, name?)));
-    let Some((field, name)) = named.next() else { return Ok((None, "model")) };
-    if let Some((other_field, other)) = named.find(|&(_, other)| other != name) {
-        let message = format!(
-            "`{field}` names the adapter `{name:.100}` and `{other_field}` names `{other:.100}`: name one adapter"
-        );
-        let error = ApiError::invalid(StatusCode::BAD_REQUEST, "conflicting_adapters", message);
-        return Err(error.naming(other_field));
-    }
-    Ok((Some(name), field))
 }
 
 fn read_truncation(asked: Option<TokenLimit>, rules: ReadingRules<'_>) -> Result<bool, ApiError> {
@@ -133,7 +119,7 @@ fn read_truncation(asked: Option<TokenLimit>, rules: ReadingRules<'_>) -> Result
 }
 
 /// The body of a reply.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct EmbeddingsResponse<'a> {
     object: &'static str,
     data: Vec<EmbeddingObject<'a>>,
@@ -141,21 +127,21 @@ pub struct EmbeddingsResponse<'a> {
     usage: Usage,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct EmbeddingObject<'a> {
     object: &'static str,
     index: usize,
     embedding: Embedding<'a>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 enum Embedding<'a> {
     Float(&'a [f32]),
     Base64(String),
 }
 
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 struct Usage {
     prompt_tokens: usize,
     total_tokens: usize,
@@ -220,14 +206,5 @@ fn little_endian_base64(values: &[f32]) -> String {
         STANDARD.encode(bytemuck::cast_slice::<f32, u8>(values))
     } else {
         STANDARD.encode(values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>())
-    }
-}
-
-impl<'a> ModelRef<'a> {
-    fn adapter(self) -> Option<&'a str> {
-        match self {
-            Self::Base => None,
-            Self::Adapter(name) => Some(name),
-        }
     }
 }

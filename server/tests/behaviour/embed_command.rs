@@ -10,8 +10,7 @@ use crate::fake_engine::{FakeEngine, expected};
 
 fn printing(adapter: Option<&str>, format: OutputFormat) -> Printing {
     let adapter = adapter.map(str::to_owned);
-    let template =
-        EmbedRequest { inputs: vec![], adapter, prompt_name: None, dimensions: None, truncate: true };
+    let template = EmbedRequest { adapter, truncate: true, ..EmbedRequest::default() };
     Printing { template, texts_a_request: 4, format }
 }
 

@@ -6,8 +6,8 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode, header};
 use polylora_engine::{
-    AdapterInfo, BoxFuture, EmbedError, EmbedInput, EmbedReply, EmbedRequest, EmbeddingService, Health,
-    ModelInfo, Timings,
+    AdapterInfo, BoxFuture, DecodeRequest, EmbedError, EmbedInput, EmbedReply, EmbedRequest,
+    EmbeddingService, Health, Limits, ModelInfo, RowOutput, TextToken, Timings, TokenizeRequest,
 };
 use polylora_server::assemble::Assembly;
 use polylora_server::routes::router;
@@ -59,6 +59,7 @@ impl Default for FakeEngine {
                 dtype: "f32".into(),
                 device: "cpu".into(),
                 prompts: vec!["query".into()],
+                pooling: "mean".into(),
             },
         }
     }
@@ -116,9 +117,72 @@ impl FakeEngine {
             tokens += count.min(self.model.max_tokens);
         }
         let width = request.dimensions.unwrap_or(WIDTH);
-        let row = |index| expected(index, request.adapter.as_deref())[..width].to_vec();
+        let embedding = |index| expected(index, request.adapter.as_deref())[..width].to_vec();
+        // As many tokens as the input has an index, and one.
+        let row = |index: usize| match request.output {
+            RowOutput::Tokens => (0..=index).flat_map(|_| embedding(index)).collect(),
+            RowOutput::Raw => embedding(index).iter().map(|value| value * 10.0).collect(),
+            RowOutput::Embedding | RowOutput::Normalized => embedding(index),
+        };
         let embeddings = (0..request.inputs.len()).map(row).collect();
         Ok(EmbedReply { embeddings, tokens, timings: Timings::default() })
+    }
+}
+
+impl FakeEngine {
+    /// A token a word, whose id is its length.
+    fn tokens(&self, request: &TokenizeRequest) -> Result<Vec<Vec<TextToken>>, EmbedError> {
+        check_count(request.texts.len())?;
+        if let Some(name) = request.prompt_name.as_ref().filter(|name| *name != "query") {
+            return Err(EmbedError::UnknownPrompt { name: name.clone(), known: "query".into() });
+        }
+        let special = |id, text: &str| TextToken { id, text: text.into(), span: None };
+        let list = |(index, text): (usize, &String)| {
+            if text.is_empty() {
+                return Err(EmbedError::EmptyInput { index });
+            }
+            if text.contains("untokenisable") {
+                return Err(EmbedError::Tokenize { index, reason: "no such word".into() });
+            }
+            let prompted = format!("{}{text}", request.prompt_name.as_ref().map_or("", |_| "query: "));
+            let mut tokens = vec![];
+            let mut at = 0;
+            for word in prompted.split(' ') {
+                let span = Some((at, at + word.len()));
+                tokens.push(TextToken { id: word.len() as u32, text: word.into(), span });
+                at += word.len() + 1;
+            }
+            if request.special_tokens {
+                tokens.insert(0, special(101, "[CLS]"));
+                tokens.push(special(102, "[SEP]"));
+            }
+            Ok(tokens)
+        };
+        request.texts.iter().enumerate().map(list).collect()
+    }
+
+    /// The ids, as words.
+    fn texts(&self, request: &DecodeRequest) -> Result<Vec<String>, EmbedError> {
+        check_count(request.ids.len())?;
+        let text = |(index, ids): (usize, &Vec<u32>)| {
+            if ids.is_empty() {
+                return Err(EmbedError::EmptyInput { index });
+            }
+            if let Some(&token) = ids.iter().find(|&&id| id as usize >= VOCABULARY) {
+                return Err(EmbedError::TokenOutOfVocabulary { index, token, vocab_size: VOCABULARY });
+            }
+            let kept = ids.iter().filter(|id| !request.skip_special_tokens || ![101, 102].contains(*id));
+            Ok(kept.map(u32::to_string).collect::<Vec<_>>().join(" "))
+        };
+        request.ids.iter().enumerate().map(text).collect()
+    }
+}
+
+fn check_count(found: usize) -> Result<(), EmbedError> {
+    match found {
+        0 => Err(EmbedError::NoInputs),
+        5.. => Err(EmbedError::TooManyInputs { found, max: 4 }),
+        _ => Ok(()),
     }
 }
 
@@ -137,6 +201,18 @@ impl EmbeddingService for FakeEngine {
             }
             Ok(reply)
         })
+    }
+
+    fn tokenize(&self, request: TokenizeRequest) -> BoxFuture<'_, Result<Vec<Vec<TextToken>>, EmbedError>> {
+        Box::pin(async move { self.tokens(&request) })
+    }
+
+    fn decode(&self, request: DecodeRequest) -> BoxFuture<'_, Result<Vec<String>, EmbedError>> {
+        Box::pin(async move { self.texts(&request) })
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { concurrent_requests: 512, client_batch_size: 4, batch_tokens: 1024, tokenize_threads: 2 }
     }
 
     fn model(&self) -> &ModelInfo {
@@ -241,7 +317,11 @@ impl Server {
 
     /// Posts to `/v1/embeddings`.
     pub async fn post(&self, body: impl Into<Body>) -> Reply {
-        let request = Request::post("/v1/embeddings").header(header::CONTENT_TYPE, "application/json");
+        self.post_to("/v1/embeddings", body).await
+    }
+
+    pub async fn post_to(&self, path: &str, body: impl Into<Body>) -> Reply {
+        let request = Request::post(path).header(header::CONTENT_TYPE, "application/json");
         self.send(request.body(body.into()).expect("a request")).await
     }
 

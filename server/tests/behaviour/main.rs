@@ -1,5 +1,6 @@
 //! The laws of the HTTP surface and of the commands, against an engine without a model.
 
+mod api_doc;
 mod auth;
 mod embed_command;
 mod embeddings;
@@ -10,3 +11,5 @@ mod instruction_set;
 mod models;
 mod operations;
 mod stopping;
+mod tei;
+mod tei_errors;

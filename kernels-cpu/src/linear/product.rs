@@ -1,0 +1,145 @@
+//! A layer's product over a block of rows, tile by tile, with what follows it.
+
+use std::ops::Range;
+
+use super::Layer;
+use super::block::Block;
+use super::panel::{Effect, Panel};
+use crate::element::Element;
+use crate::lora::{LoraSegment, segments_in};
+use crate::norm::layer_norm;
+use crate::packed_matrix::STEP_BYTES;
+use crate::target::Target;
+use crate::tile::{SumsTile, TileCall};
+
+/// Rows with the same adapter that are worth a tile of their own.
+const FEW_ALIKE: usize = 6;
+
+/// The product and what follows it, but for the norm, for all of the block's rows and some panels.
+#[inline(always)]
+pub(super) fn some_panels_body<I: Target, E: Element>(
+    layer: &Layer<'_, E>,
+    block: &Block,
+    panels: Range<usize>,
+) {
+    let outputs = layer.call.weight.outputs();
+    match &block.before_norm {
+        Some(sums) => product::<I, E, f32>(layer, block, panels, (sums.0, outputs)),
+        None => {
+            // SAFETY: the block's rows are within the result.
+            let first = unsafe { layer.out.0.add(block.rows.start * outputs) };
+            product::<I, E, E>(layer, block, panels, (first, outputs));
+        }
+    }
+}
+
+/// `out`: the block's first row, and values from row to row.
+#[inline(always)]
+fn product<I: Target, E: Element, O: Element>(
+    layer: &Layer<'_, E>,
+    block: &Block,
+    panels: Range<usize>,
+    out: (*mut O, usize),
+) {
+    let Layer { call, kernel, .. } = layer;
+    let (mut sums, mut effect) = (SumsTile::default(), Effect::none());
+    let count = block.rows.len();
+    let _tiles = kernel.begin();
+    for index in panels {
+        let panel = Panel::new(call, index);
+        let mut adapter: Option<&LoraSegment<'_>> = None;
+        let weights = call.weight.panel(index).as_ptr();
+        let mut at = 0;
+        while at < count {
+            let first = block.rows.start + at;
+            let segment = segments_in(call.lora, first..block.rows.end).next();
+            let rows = layer.tile_rows(segment.as_ref().map(|(part, _)| part), first, (at, count));
+            let whole = first..first + rows;
+            // One adapter's rows: its expand follows in the same registers.
+            let mut follow_on = None;
+            if let Some((part, segment)) = segment
+                && layer.in_registers
+                && part.start == first
+                && part.end >= whole.end
+            {
+                panel.effect_of_next(segment, layer.packed, &mut adapter, &mut effect);
+                follow_on = effect.follow_on(&layer.expand, &block.hidden.at_row(at));
+            }
+            let operand = &block.operand;
+            let tile = TileCall {
+                a: operand.row(at),
+                stride: operand.stride,
+                panel: weights,
+                panel_stride: STEP_BYTES,
+                steps: operand.steps,
+                half: false,
+                accumulate: false,
+                out: sums.0.as_mut_ptr(),
+                next: follow_on.as_ref(),
+            };
+            // SAFETY: the kernel was chosen for an instruction set that the machine has; the operand has the rows that
+            // it reads and the matrix the panel, both of `steps` steps; a tile has room for the most rows of any kernel.
+            // What follows is of the same kernel, over the rows' `A x`.
+            unsafe { kernel.function(rows)(&tile) };
+            if follow_on.is_some() {
+                let own = block.part(whole, first, &mut sums, out);
+                // SAFETY: the part is this tile; see `Block::part`.
+                unsafe { panel.finish::<I, O>(&own, Some(&effect)) };
+                at += rows;
+                continue;
+            }
+            let mut done = first;
+            for (part, segment) in segments_in(call.lora, whole.clone()) {
+                panel.effect_of_next(segment, layer.packed, &mut adapter, &mut effect);
+                let base = block.part(done..part.start, first, &mut sums, out);
+                let own = block.part(part.clone(), first, &mut sums, out);
+                // SAFETY: the parts are of this tile; see `Block::part`.
+                unsafe {
+                    panel.finish::<I, O>(&base, None);
+                    panel.expand(&layer.expand, &own, &mut effect);
+                    panel.finish::<I, O>(&own, Some(&effect));
+                }
+                done = part.end;
+            }
+            // SAFETY: as above.
+            unsafe { panel.finish::<I, O>(&block.part(done..whole.end, first, &mut sums, out), None) };
+            at += rows;
+        }
+    }
+}
+
+/// The norm of the block's rows `rows`, counted from its first.
+#[inline(always)]
+pub(super) fn normalize_rows_body<I: Target, E: Element>(
+    layer: &Layer<'_, E>,
+    block: &Block,
+    rows: Range<usize>,
+) {
+    let (Some(norm), Some(sums)) = (layer.call.norm, &block.before_norm) else {
+        return;
+    };
+    let outputs = layer.call.weight.outputs();
+    for r in rows {
+        let row = block.rows.start + r;
+        // SAFETY: the block's sums have its rows, the result has all rows, and no other task writes these.
+        unsafe { layer_norm::<I, E>(sums.0.add(r * outputs), norm, layer.out.0.add(row * outputs)) };
+    }
+}
+
+impl<E> Layer<'_, E> {
+    /// Rows of the tile that begins at row `first`, the `at`th of `count`, where the next segment's rows are `part`. A tile in
+    /// registers holds no more than one adapter's rows where these are some.
+    #[inline(always)]
+    fn tile_rows(&self, part: Option<&Range<usize>>, first: usize, (at, count): (usize, usize)) -> usize {
+        let until = match part {
+            Some(part) if part.start > first => part.start,
+            Some(part) => part.end,
+            None => first + count - at,
+        };
+        let alike = until - first;
+        if self.kernel.tiles || alike < FEW_ALIKE {
+            return self.kernel.rows_of(count, at);
+        }
+        self.kernel.rows_of(alike, 0)
+    }
+}

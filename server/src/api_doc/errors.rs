@@ -1,0 +1,87 @@
+//! Which errors an operation answers with, in the words of its dialect.
+
+use serde_json::{Value, json};
+
+use super::TEI;
+
+/// An error as both dialects tell it.
+struct Told {
+    status: &'static str,
+    when: &'static str,
+    code: &'static str,
+    kind: &'static str,
+}
+
+const fn told(status: &'static str, kind: &'static str, code: &'static str, when: &'static str) -> Told {
+    Told { status, when, code, kind }
+}
+
+const UNAUTHORIZED: Told =
+    told("401", "invalid_request_error", "invalid_api_key", "No API key, or none of the server's.");
+const NOT_FOUND: Told =
+    told("404", "invalid_request_error", "model_not_found", "No model or adapter of that name.");
+const BAD_PATH: Told = told("400", "invalid_request_error", "invalid_path", "The path is no UTF-8.");
+const INTERNAL: Told = told("500", "server_error", "internal_error", "A bug of the server.");
+const UNAVAILABLE: Told =
+    told("503", "server_error", "unavailable", "The server is starting, stopping or without its device.");
+
+/// What a body can bring about in OpenAI's dialect.
+const OF_BODIES: [Told; 5] = [
+    told("400", "invalid_request_error", "invalid_value", "The body is not what it must be."),
+    told("413", "invalid_request_error", "payload_too_large", "The body is too large."),
+    told("415", "invalid_request_error", "unsupported_media_type", "The body is not `application/json`."),
+    told("429", "rate_limit_error", "rate_limit_exceeded", "Too many requests or inputs are in flight."),
+    NOT_FOUND,
+];
+
+/// What a body can bring about in text-embeddings-inference's dialect.
+const OF_TEIS_BODIES: [Told; 8] = [
+    told("400", "Empty", "", "There is nothing to compute, or the body is no JSON object."),
+    told("404", "Validation", "", "No model or adapter of that name."),
+    told("413", "Validation", "", "The body, the list of inputs or the reply would be too large."),
+    told("415", "Validation", "", "The body is not `application/json`."),
+    told("422", "Validation", "", "A field is not what it must be, or a text cannot be tokenised."),
+    told("424", "Backend", "", "The computation failed."),
+    told("429", "Overloaded", "", "Too many requests or inputs are in flight."),
+    told("500", "Backend", "", "A bug of the server."),
+];
+
+/// The error responses of an operation, by status.
+pub(super) fn of(dialect: &str, path: &str, has_body: bool, needs_key: bool) -> Vec<(&'static str, Value)> {
+    let is_teis = dialect == TEI;
+    let mut errors: Vec<&Told> = match (is_teis, has_body) {
+        (true, true) => OF_TEIS_BODIES.iter().collect(),
+        (false, true) => OF_BODIES.iter().chain([&INTERNAL]).collect(),
+        (_, false) => vec![&INTERNAL],
+    };
+    if path.contains('{') && !has_body {
+        errors.extend([&BAD_PATH, &NOT_FOUND]);
+    }
+    errors.push(&UNAVAILABLE);
+    if needs_key {
+        errors.push(&UNAUTHORIZED);
+    }
+    let response = |error: &Told| {
+        let (schema, example) = match is_teis {
+            true => ("ErrorBody", json!({"error": error.when, "error_type": teis_kind(error)})),
+            false => (
+                "ErrorObject",
+                json!({"error": {"message": error.when, "type": error.kind, "param": null, "code": error.code}}),
+            ),
+        };
+        let schema = json!({"$ref": format!("#/components/schemas/{schema}")});
+        let content = json!({"application/json": {"schema": schema, "example": example}});
+        (error.status, json!({"description": error.when, "content": content}))
+    };
+    errors.into_iter().map(response).collect()
+}
+
+fn teis_kind(error: &Told) -> &'static str {
+    match error.status {
+        "503" => "Unhealthy",
+        "500" => "Backend",
+        "400" if error.code.is_empty() => "Empty",
+        "424" | "429" => error.kind,
+        _ => "Validation",
+    }
+}
