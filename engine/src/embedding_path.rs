@@ -21,7 +21,9 @@ use crate::status::Status;
 use crate::token_requests::MOST_TOKEN_VECTORS;
 use crate::tokenize::{TokenizeJob, TokenizePool};
 use crate::traffic::{SubmittedRequest, WaitingRows};
-use crate::{EmbedError, EmbedInput, EmbedReply, EmbedRequest, RowOutput, StartError, Timings, TruncationSide};
+use crate::{
+    EmbedError, EmbedInput, EmbedReply, EmbedRequest, RowOutput, StartError, Timings, TruncationSide,
+};
 
 /// All that a request passes.
 pub(crate) struct EmbeddingPath {
@@ -72,12 +74,20 @@ impl EmbeddingPath {
 
     async fn probe_all(&self) -> Result<(), EmbedError> {
         let inputs = vec![EmbedInput::Text("probe".to_owned())];
-        let (rows, _) = self.tokenize(TokenizeJob { inputs, prompt: None, truncate: true, truncation_side: TruncationSide::Right }).await?;
+        let (rows, _) = self
+            .tokenize(TokenizeJob {
+                inputs,
+                prompt: None,
+                truncate: true,
+                truncation_side: TruncationSide::Right,
+            })
+            .await?;
         let instances = self.instances.lock().as_ref().map_or(0, Instances::len);
         for index in 0..instances {
             let way = self.instances.lock().as_ref().and_then(|instances| instances.at(index, rows.len()));
             let (rows, traffic) = (rows.clone(), self.metrics.traffic.domain(None));
-            self.run_at(way, RowsToRun { rows, adapter: None, output: RowOutput::Embedding, traffic }).await?;
+            self.run_at(way, RowsToRun { rows, adapter: None, output: RowOutput::Embedding, traffic })
+                .await?;
         }
         Ok(())
     }
