@@ -22,8 +22,8 @@ pub async fn require_key(
     request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    let public = || is_public(request.uri().path(), request.headers(), state.metrics_are_public());
-    if state.api_keys().are_needed() && !public() {
+    let public = is_public(request.uri().path(), request.headers(), state.metrics_are_public());
+    if state.api_keys().are_needed() && !public {
         let presented = bearer_token(request.headers());
         if !presented.is_some_and(|token| state.api_keys().open_to(token)) {
             let message = match presented {

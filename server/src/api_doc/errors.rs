@@ -36,7 +36,7 @@ const OF_BODIES: [Told; 6] = [
 ];
 
 /// What a body can bring about in text-embeddings-inference's dialect.
-const OF_TEIS_BODIES: [Told; 9] = [
+const OF_TEIS_BODIES: [Told; 10] = [
     told("400", "Empty", "", "There is nothing to compute, or the body is no JSON object."),
     told("404", "Validation", "", "No model or adapter of that name."),
     told("408", "Validation", "", "The body did not come in time."),
