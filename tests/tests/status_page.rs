@@ -39,7 +39,7 @@ fn start(arguments: &[&str]) -> SmallServer {
     let model = fixtures("encoders/bert/model");
     let own = ["--embedding-model", model.to_str().expect("Unicode"), "--served-model-name", "small"];
     let folder = ["--adapters-dir", adapters.path().to_str().expect("Unicode")];
-    SmallServer { server: Server::start(&[&own, &folder, arguments].concat()), _adapters: adapters }
+    SmallServer { server: Server::start(&[&own[..], &folder[..], arguments].concat()), _adapters: adapters }
 }
 
 /// Chromium and its driver; `None`, said loudly, where they are missing.
