@@ -60,10 +60,11 @@ where
     E: Send + Sync + 'static,
 {
     /// An empty cache of `capacity_bytes`, rounded down to KiB. A failed load is not tried again for `retry_after`.
-    pub fn new(capacity_bytes: u64, retry_after: Duration) -> Self {
+    /// `counts_packed`: adapters weigh what the CPU's kernels make of them too.
+    pub fn new(capacity_bytes: u64, retry_after: Duration, counts_packed: bool) -> Self {
         let kept = Cache::builder()
             .max_capacity(capacity_bytes / UNIT_BYTES)
-            .weigher(|_, loaded: &LoadedAdapter| units(loaded))
+            .weigher(move |_, loaded: &LoadedAdapter| units(loaded, counts_packed))
             .eviction_policy(EvictionPolicy::lru())
             .build();
         let failures = Cache::builder()
@@ -141,8 +142,9 @@ where
 }
 
 /// An adapter's weight: at least one unit, at most what 32 bits hold (4 TiB).
-fn units(loaded: &LoadedAdapter) -> u32 {
-    let units = (loaded.extent.bytes() as u64).div_ceil(UNIT_BYTES).max(1);
+fn units(loaded: &LoadedAdapter, counts_packed: bool) -> u32 {
+    let packed = if counts_packed { loaded.extent.layout().most_packed_bytes() } else { 0 };
+    let units = ((loaded.extent.bytes() + packed) as u64).div_ceil(UNIT_BYTES).max(1);
     u32::try_from(units).unwrap_or(u32::MAX)
 }
 
@@ -196,7 +198,7 @@ mod tests {
 
     #[test]
     fn many_who_ask_at_once_cause_one_load_and_share_it() {
-        let (cache, loads) = (TestCache::new(1 << 20, NEVER), AtomicUsize::new(0));
+        let (cache, loads) = (TestCache::new(1 << 20, NEVER, false), AtomicUsize::new(0));
         let answers = ask_from_32(&cache, &loads, false);
         let first = answers[0].as_ref().expect("it loads");
         for answer in &answers {
@@ -209,7 +211,7 @@ mod tests {
 
     #[test]
     fn a_failing_load_answers_all_who_wait_with_one_error() {
-        let (cache, loads) = (TestCache::new(1 << 20, NEVER), AtomicUsize::new(0));
+        let (cache, loads) = (TestCache::new(1 << 20, NEVER, false), AtomicUsize::new(0));
         let answers = ask_from_32(&cache, &loads, true);
         let first = answers[0].as_ref().expect_err("it fails");
         assert!(answers.iter().all(|a| a.as_ref().is_err_and(|e| Arc::ptr_eq(e, first) && **e == "broken")));
@@ -219,7 +221,7 @@ mod tests {
     #[test]
     fn a_failure_is_remembered_for_the_pause_and_then_tried_again() {
         for (pause, tried_again) in [(NEVER, false), (Duration::ZERO, true)] {
-            let cache = TestCache::new(1 << 20, pause);
+            let cache = TestCache::new(1 << 20, pause, false);
             cache.get_or_load(&1, || Err("first".to_owned())).expect_err("it fails");
             let again = cache.get_or_load(&1, || Err("second".to_owned())).expect_err("it fails");
             assert_eq!(*again == "second", tried_again);
@@ -232,7 +234,7 @@ mod tests {
 
     #[test]
     fn the_capacity_holds_and_the_least_recently_used_goes_first() {
-        let cache = TestCache::new(10 * 1024, NEVER);
+        let cache = TestCache::new(10 * 1024, NEVER, false);
         for key in [1, 2, 3, 1, 4] {
             get(&cache, key, 3);
         }
@@ -246,7 +248,7 @@ mod tests {
 
     #[test]
     fn an_adapter_above_the_capacity_is_given_out_and_not_kept() {
-        let cache = TestCache::new(8 * 1024, NEVER);
+        let cache = TestCache::new(8 * 1024, NEVER, false);
         get(&cache, 1, 4);
         assert_eq!(get(&cache, 2, 9).extent.bytes(), 9 * 1024);
         let stats = cache.stats();
@@ -256,7 +258,7 @@ mod tests {
 
     #[test]
     fn a_load_that_panics_leaves_the_next_one_free_to_load() {
-        let cache = TestCache::new(1 << 20, NEVER);
+        let cache = TestCache::new(1 << 20, NEVER, false);
         let broken = std::panic::AssertUnwindSafe(|| cache.get_or_load(&1, || panic!("no answer")));
         assert!(std::panic::catch_unwind(broken).is_err());
         assert_eq!(get(&cache, 1, 1).digest, Digest([1; 32]));

@@ -36,12 +36,15 @@ pub struct StoreOptions {
     pub recheck_after: Duration,
     /// How long a refused adapter is not looked at again, and a failed load not tried again.
     pub retry_after: Duration,
+    /// Whether what the CPU's kernels make of adapters beside a base in bf16 or int8 counts as part of them.
+    pub counts_packed: bool,
 }
 
 impl StoreOptions {
     /// A host cache of `host_cache_bytes` and the default pauses.
     pub fn new(host_cache_bytes: u64) -> Self {
-        Self { host_cache_bytes, recheck_after: RECHECK_AFTER, retry_after: RETRY_AFTER }
+        let (recheck_after, retry_after) = (RECHECK_AFTER, RETRY_AFTER);
+        Self { host_cache_bytes, recheck_after, retry_after, counts_packed: false }
     }
 }
 
@@ -115,7 +118,7 @@ impl AdapterStore {
             let revision = Revision::new(found.finding);
             (name, Watched { source: found.source, watch: Mutex::new(Watch { revision, looked }) })
         });
-        let cache = HostCache::new(options.host_cache_bytes, options.retry_after);
+        let cache = HostCache::new(options.host_cache_bytes, options.retry_after, options.counts_packed);
         Self { base, adapters: adapters.collect(), nameless, cache, options }
     }
 

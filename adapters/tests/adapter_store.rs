@@ -11,8 +11,12 @@ use polylora_adapters::{
 
 const NEVER: Duration = Duration::from_secs(3600);
 /// Files are compared on every load and nothing is held back.
-const EAGER: StoreOptions =
-    StoreOptions { host_cache_bytes: 64 << 20, recheck_after: Duration::ZERO, retry_after: Duration::ZERO };
+const EAGER: StoreOptions = StoreOptions {
+    host_cache_bytes: 64 << 20,
+    recheck_after: Duration::ZERO,
+    retry_after: Duration::ZERO,
+    counts_packed: false,
+};
 
 fn store(directory: &Path, options: StoreOptions) -> AdapterStore {
     let base = MiniLm::new();

@@ -43,7 +43,7 @@ struct Options {
     /// Rounds of the comparison of servers with and without adapters.
     #[arg(long, default_value_t = 8)]
     pairs: usize,
-    /// One short round, to try the program: figures are meaningless, and RESULTS.md stays as it is.
+    /// One round of few clients, to try the program: figures are meaningless, and RESULTS.md stays as it is.
     #[arg(long)]
     quick: bool,
     /// Further arguments of `polylora serve`.
@@ -55,7 +55,9 @@ const SIZE: EncoderSize = EncoderSize::MINILM_L6;
 const DOMAINS: usize = 13;
 const RANK: usize = 8;
 const BATCH: usize = 100;
-const MOST_CLIENTS: usize = 500;
+/// One, a busy server, a crowded one.
+const CLIENTS: [usize; 3] = [1, BATCH, 500];
+const QUICK_CLIENTS: [usize; 3] = [1, 20, 50];
 
 /// A server; without a mode it is batched, mixed, and has no adapters.
 struct Served {
@@ -75,7 +77,7 @@ struct Comparison {
 fn main() -> Result<(), Box<dyn Error>> {
     let mut options = Options::parse();
     if options.quick {
-        (options.rounds, options.pairs, options.run.seconds) = (1, 1, 0.05);
+        (options.rounds, options.pairs) = (1, 1);
     }
     let dir = options.run.start()?;
     let folder = tempfile::tempdir()?;
@@ -110,7 +112,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     if !options.quick {
         let (file, plot) = (results_file(), "modes.svg");
-        fs::write(file.with_file_name(plot), chart(&comparison.figures).svg())?;
+        fs::write(file.with_file_name(plot), chart(&comparison.figures, &options).svg())?;
         write_part(&file, "modes", &format!("{}\n![req/s by load and mode]({plot})\n", report.kept()))?;
     }
     Ok(())
@@ -125,7 +127,7 @@ fn compare(
     let mut pool = WordPool::read(dir, 11)?;
     let (tokens, budget) = (options.tokens, options.run.budget());
     let mut lines: Vec<(&Served, Scenario, Vec<ServedFigures>)> = vec![];
-    for scenario in scenarios() {
+    for scenario in scenarios(options) {
         // Without adapters there is only the base; with them, a glance at the base is enough.
         let is_base = matches!(scenario, Scenario::Base { .. });
         let takes_part =
@@ -146,7 +148,10 @@ fn compare(
         }
     }
     let [library_1, library_100, adapted_1, adapted_100] = library.map(|rates| Passes::of(rates).median());
+    let [_, busy, crowd] = options.clients();
     let figures = ModeFigures {
+        busy,
+        crowd,
         lines: lines.iter().map(|(one, s, rounds)| (one.mode, *s, ServedFigures::middle(rounds))).collect(),
         memory: served.iter().map(|one| (one.mode, [one.resident_at_start, resident(&one.server)])).collect(),
         library_1,
@@ -155,7 +160,7 @@ fn compare(
         weight_bytes: weight_bytes(dir, subject.on.dtype_name())?,
     };
     let find = |mode| &served.iter().find(|one| one.mode == mode).expect("it was started").server;
-    let load = Scenario::Base { clients: BATCH }.load(names, tokens, budget);
+    let load = Scenario::Base { clients: busy }.load(names, tokens, budget);
     let servers = [find(Some(ServedMode::Mixed)), find(None)];
     let (pairs, _) = BasePairs::measure(servers, &load, options.pairs, pool)?;
     Ok(Comparison { figures, adapted: [adapted_1, adapted_100], pairs })
@@ -176,7 +181,8 @@ fn tell(comparison: &Comparison, report: &mut Report) -> Result<(), BenchError> 
         report.row(&row.number("at the end", at_end / 1e6, 0))?;
     }
     report.note(&format!(
-        "Base traffic, {BATCH} clients, servers in turn: without adapters, with {DOMAINS} loaded, without."
+        "Base traffic, {} clients, servers in turn: without adapters, with {DOMAINS} loaded, without.",
+        figures.busy
     ))?;
     for [before, with, after] in &pairs.rates {
         let row = Row::default().number("none, req/s", *before, 0).number("13 adapters", *with, 0);
@@ -190,8 +196,14 @@ fn modes(options: &Options) -> [Option<ServedMode>; 5] {
     [Some(Serial), Some(Pooled(options.pool_size)), Some(PerDomain), Some(Mixed), None]
 }
 
-fn scenarios() -> Vec<Scenario> {
-    let clients = [1, BATCH, MOST_CLIENTS];
+impl Options {
+    fn clients(&self) -> [usize; 3] {
+        if self.quick { QUICK_CLIENTS } else { CLIENTS }
+    }
+}
+
+fn scenarios(options: &Options) -> Vec<Scenario> {
+    let clients = options.clients();
     let domains = clients.map(|clients| Scenario::Domains { clients, domains: DOMAINS });
     let base = clients.map(|clients| Scenario::Base { clients });
     let first = [Scenario::Burst { texts: 100, domains: 5 }, Scenario::OneEach { domains: DOMAINS }];
@@ -207,7 +219,7 @@ fn start(
     arguments.extend(mode.unwrap_or(ServedMode::Mixed).arguments());
     arguments.push(format!("--device={}", options.device));
     arguments.push(format!("--dtype={}", options.run.dtype));
-    arguments.push(format!("--max-concurrent-requests={}", 2 * MOST_CLIENTS));
+    arguments.push(format!("--max-concurrent-requests={}", 2 * CLIENTS[2]));
     arguments.extend(options.run.threads.map(|threads| format!("--threads={threads}")));
     arguments.extend(options.server_arg.iter().cloned());
     let server = HttpServer::start(&binary, &arguments)?;
@@ -248,7 +260,7 @@ fn row(mode: Option<ServedMode>, scenario: Scenario, figures: &ServedFigures) ->
         .number("client cores", known(figures.client_cores), 2)
 }
 
-fn chart(figures: &ModeFigures) -> BarChart {
+fn chart(figures: &ModeFigures, options: &Options) -> BarChart {
     let mut modes: Vec<Option<ServedMode>> = figures.memory.iter().map(|(mode, _)| *mode).collect();
     modes.dedup();
     let rate = |mode: &Option<ServedMode>, scenario| figures.of(*mode, scenario).map(|f| f.rate);
@@ -257,6 +269,6 @@ fn chart(figures: &ModeFigures) -> BarChart {
     BarChart {
         title: "Replies a second by load and mode".to_owned(),
         series: modes.iter().map(|mode| name(*mode)).collect(),
-        groups: scenarios().into_iter().map(group).collect(),
+        groups: scenarios(options).into_iter().map(group).collect(),
     }
 }

@@ -14,6 +14,8 @@ pub struct EngineConfig {
     pub max_concurrent_requests: usize,
     /// Inputs in one request. 2048 as OpenAI's API allows; text-embeddings-inference allows 32 by default.
     pub max_client_batch_size: usize,
+    /// Characters (Unicode scalar values) in one text; longer ones are refused before they are tokenised.
+    pub max_input_chars: usize,
     /// Inputs in flight over all requests, from admission to reply; others are refused at once.
     pub max_in_flight_rows: usize,
     /// Tokens in one batch; a longer row goes alone.
@@ -37,6 +39,7 @@ impl Default for EngineConfig {
         Self {
             max_concurrent_requests: 512,
             max_client_batch_size: 2048,
+            max_input_chars: 200_000,
             max_in_flight_rows: 65_536,
             max_batch_tokens: 16_384,
             max_batch_rows: 2048,
@@ -61,6 +64,7 @@ impl EngineConfig {
         let rows = bound("max_in_flight_rows", self.max_in_flight_rows, most)?;
         bound("max_concurrent_requests", self.max_concurrent_requests, most)?;
         bound("max_client_batch_size", self.max_client_batch_size, self.max_in_flight_rows)?;
+        bound("max_input_chars", self.max_input_chars, usize::MAX)?;
         bound("tokenize_threads", self.tokenize_threads, MAX_TOKENIZE_THREADS)?;
         Ok(BatchLimits {
             max_batch_tokens: bound("max_batch_tokens", self.max_batch_tokens, usize::MAX)?,

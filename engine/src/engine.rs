@@ -149,6 +149,7 @@ impl Engine {
         let path = Arc::new(EmbeddingPath {
             check: RequestCheck {
                 max_inputs: config.max_client_batch_size,
+                max_chars: config.max_input_chars,
                 dimensions: model.dimensions,
                 default_prompt: default_prompt
                     .and_then(|name| prompts.get(&name).map(|text| text.as_str().into())),

@@ -20,6 +20,16 @@ pub enum EmbedError {
         /// Inputs allowed.
         max: usize,
     },
+    /// A text has more characters than the server takes, whatever would be cut off.
+    #[error("input {index} has {found} characters, at most {max} are taken (--max-input-chars): split it")]
+    TooManyCharacters {
+        /// Index of the input.
+        index: usize,
+        /// Characters found.
+        found: usize,
+        /// Characters allowed.
+        max: usize,
+    },
     /// An input is longer than the model's limit and truncation is off.
     #[error(
         "input {index} has {tokens} tokens, the model takes at most {max}: shorten it or ask for truncation (--auto-truncate)"
@@ -129,6 +139,7 @@ impl EmbedError {
             Self::NoInputs => "no_inputs",
             Self::EmptyInput { .. } => "empty_input",
             Self::TooManyInputs { .. } => "too_many_inputs",
+            Self::TooManyCharacters { .. } => "text_too_long",
             Self::TooLong { .. } => "too_long",
             Self::TooManyTokens { .. } => "too_many_tokens",
             Self::TokenOutOfVocabulary { .. } => "token_out_of_vocabulary",

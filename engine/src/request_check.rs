@@ -10,6 +10,8 @@ use crate::{EmbedError, EmbedInput, EmbedRequest};
 pub(crate) struct RequestCheck {
     /// Inputs in one request.
     pub(crate) max_inputs: usize,
+    /// Characters in one text.
+    pub(crate) max_chars: usize,
     /// Width of the model's embeddings.
     pub(crate) dimensions: usize,
     /// The model's prompts.
@@ -19,7 +21,7 @@ pub(crate) struct RequestCheck {
 }
 
 impl RequestCheck {
-    /// Checks number and emptiness of the inputs, then `dimensions`, then the prompt's name; gives the prompt.
+    /// Checks number, emptiness and length of the inputs, then `dimensions`, then the prompt's name; gives the prompt.
     pub(crate) fn check(&self, request: &EmbedRequest) -> Result<Option<Arc<str>>, EmbedError> {
         let found = request.inputs.len();
         if found == 0 {
@@ -30,6 +32,11 @@ impl RequestCheck {
         }
         if let Some(index) = request.inputs.iter().position(is_empty) {
             return Err(EmbedError::EmptyInput { index });
+        }
+        for (index, input) in request.inputs.iter().enumerate() {
+            if let EmbedInput::Text(text) = input {
+                self.check_length(index, text)?;
+            }
         }
         if let Some(found) = request.dimensions.filter(|&found| found == 0 || found > self.dimensions) {
             return Err(EmbedError::DimensionsOutOfRange { found, max: self.dimensions });
@@ -42,6 +49,20 @@ impl RequestCheck {
         match name {
             Some(name) => self.prompt(name).map(Some),
             None => Ok(self.default_prompt.clone()),
+        }
+    }
+
+    /// Whether a text is short enough to be tokenised.
+    pub(crate) fn check_length(&self, index: usize, text: &str) -> Result<(), EmbedError> {
+        // No text has more characters than bytes.
+        if text.len() <= self.max_chars {
+            return Ok(());
+        }
+        match text.chars().count() {
+            found if found > self.max_chars => {
+                Err(EmbedError::TooManyCharacters { index, found, max: self.max_chars })
+            }
+            _ => Ok(()),
         }
     }
 
@@ -69,7 +90,13 @@ mod tests {
     fn check() -> RequestCheck {
         let prompts = [("passage", "passage: "), ("query", "query: ")];
         let prompts = prompts.map(|(name, text)| (name.to_owned(), Arc::from(text)));
-        RequestCheck { max_inputs: 2, dimensions: 8, prompts: BTreeMap::from(prompts), default_prompt: None }
+        RequestCheck {
+            max_inputs: 2,
+            max_chars: 5,
+            dimensions: 8,
+            prompts: BTreeMap::from(prompts),
+            default_prompt: None,
+        }
     }
 
     fn request(inputs: &[&str]) -> EmbedRequest {
@@ -104,5 +131,15 @@ mod tests {
         let mut bad = request(&["a", "b"]);
         bad.inputs[1] = EmbedInput::Tokens(vec![]);
         assert_eq!(check().check(&bad), Err(EmbedError::EmptyInput { index: 1 }));
+    }
+
+    #[test]
+    fn a_text_is_measured_in_characters_and_before_anything_else_is_done_with_it() {
+        assert_eq!(check().check(&request(&["ééééé", "a"])), Ok(None));
+        let long = EmbedError::TooManyCharacters { index: 1, found: 6, max: 5 };
+        assert_eq!(check().check(&request(&["a", "éééééé"])), Err(long));
+        let mut tokens = request(&["a"]);
+        tokens.inputs[0] = EmbedInput::Tokens(vec![1; 6]);
+        assert_eq!(check().check(&tokens), Ok(None));
     }
 }

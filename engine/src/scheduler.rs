@@ -84,6 +84,12 @@ struct Turn<R> {
     tokens: usize,
 }
 
+impl<R: Row> Turn<R> {
+    fn waiting_tokens(&self) -> usize {
+        self.queue.iter().map(|picked| picked.row.tokens()).sum()
+    }
+}
+
 impl<R: Row> Scheduler<R> {
     /// An empty scheduler.
     pub fn new(limits: BatchLimits) -> Self {
@@ -118,8 +124,12 @@ impl<R: Row> Scheduler<R> {
     /// The next batch, or `None` when no row waits that anybody still wants.
     pub fn next_batch(&mut self, now: Instant) -> Option<PickedBatch<R>> {
         let mut turns = self.turns();
-        let waiting = turns.iter().flat_map(|turn| &turn.queue).map(|picked| picked.row.tokens()).sum();
-        let mut budget = BatchBudget::new(&self.limits, even_share(waiting, &self.limits));
+        let goal = match self.limits.max_batch_rows.get() {
+            // A row is a batch: there is nothing to make even, and nothing to count through.
+            1 => usize::MAX,
+            _ => even_share(turns.iter().map(Turn::waiting_tokens).sum(), &self.limits),
+        };
+        let mut budget = BatchBudget::new(&self.limits, goal);
         let open = self.fill_parts(&mut turns, &mut budget);
         self.fill_by_age(&mut turns, open, &mut budget);
         let mut rows = Vec::new();

@@ -43,6 +43,9 @@ impl EmbeddingPath {
         if let Some(index) = texts.iter().position(String::is_empty) {
             return Err(EmbedError::EmptyInput { index });
         }
+        for (index, text) in texts.iter().enumerate() {
+            self.check.check_length(index, text)?;
+        }
         let _permits = self.admission.admit(texts.len())?;
         self.tokenizer
             .run(move |tokenizer| {

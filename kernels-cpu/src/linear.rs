@@ -77,17 +77,18 @@ pub fn linear<E: Element>(isa: Isa, call: LinearCall<'_, E>, out: &mut [E]) {
     call.lora.iter().flat_map(|s| &s.spans).for_each(|span| span.check(inputs, outputs));
     call.lora.iter().filter_map(|s| s.packed).for_each(|packed| packed.check(inputs, outputs));
     let format = call.weight.format();
-    let is_packed = |s: &LoraSegment<'_>| s.ranks() == 0 || s.packed.is_some_and(|p| p.format() == format);
+    let is_packed = |s: &LoraSegment<'_>| s.packed.map_or(s.ranks() == 0, |p| p.format() == format);
     let packed = format != WeightFormat::F32 && call.lora.iter().all(is_packed);
     // Rows of an adapter begin and end within tiles, whose sums only registers add to.
     let registers = if isa == Isa::Amx { Isa::Avx512 } else { isa };
     let expand = if packed { WeightFormat::Bf16 } else { WeightFormat::F32 };
+    let kernel = TileKernel::choose(isa, format);
     let layer = Layer {
         call,
-        kernel: TileKernel::choose(isa, format),
+        kernel,
         packed,
         expand: TileKernel::choose(registers, expand),
-        in_registers: isa == registers && format == expand,
+        in_registers: !kernel.tiles && format == expand,
         out: SharedOut(out.as_mut_ptr()),
     };
     let threads = team::threads();

@@ -91,6 +91,21 @@ impl PackedLora {
         self.a.bytes() + self.b.bytes() + vectors + self.expands.len() * size_of::<ExpandPanel>()
     }
 
+    /// Bytes that [`Self::pack`] takes at most for a layer of so many inputs, whose spans have these ranks and columns.
+    pub fn most_bytes(inputs: usize, spans: impl Iterator<Item = (usize, usize)>) -> usize {
+        let (mut columns, mut b, mut panels) = (0, 0, 1);
+        for (rank, outputs) in spans {
+            columns += padded(rank);
+            // A span may begin and end within panels.
+            let touched = outputs.div_ceil(PANEL) + 1;
+            b += padded(rank) / 2 * touched * STEP_BYTES;
+            panels += touched;
+        }
+        let width = columns.next_multiple_of(LANES);
+        let vectors = 2 * width * size_of::<f32>() + panels * size_of::<ExpandPanel>();
+        width * steps(inputs, WeightFormat::Bf16) * size_of::<u32>() + b + vectors
+    }
+
     /// Refuses a layer of other widths than it was packed for.
     pub(crate) fn check(&self, inputs: usize, outputs: usize) {
         assert_eq!(
@@ -141,7 +156,7 @@ impl PackedLora {
         }
         let mut column = 0;
         for span in spans {
-            for (r, row) in span.a.chunks_exact(self.inputs).enumerate() {
+            for (r, row) in span.a.chunks_exact(self.inputs.max(1)).enumerate() {
                 let column = column + r;
                 if self.format == WeightFormat::Bf16 {
                     let values = self.a.values_mut::<bf16>();

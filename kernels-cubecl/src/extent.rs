@@ -6,7 +6,7 @@
 use std::sync::OnceLock;
 
 use bytemuck::{Pod, Zeroable};
-use polylora_kernels_cpu::PackedLora;
+use polylora_kernels_cpu::{PackedLora, WeightFormat};
 
 /// Number of a projection that LoRA may change in a base model; given out by a site catalogue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -55,6 +55,7 @@ pub struct SiteSlot {
 pub struct ExtentLayout {
     slots: Vec<SiteSlot>,
     len: usize,
+    most_packed_bytes: usize,
 }
 
 impl ExtentLayout {
@@ -67,7 +68,7 @@ impl ExtentLayout {
         assert!(shapes.windows(2).all(|w| w[0].site < w[1].site), "a site occurs twice in one adapter");
         let mut slots: Vec<SiteSlot> =
             shapes.into_iter().map(|shape| SiteSlot { shape, a: 0, b: 0, gain: None, bias: None }).collect();
-        let mut len = 0;
+        let (mut len, mut most_packed_bytes) = (0, 0);
         let mut take = |elements: usize| {
             let at = len;
             len += elements.next_multiple_of(EXTENT_ALIGN);
@@ -75,6 +76,9 @@ impl ExtentLayout {
         };
         for group in slots.chunk_by_mut(|l, r| group_of(l.shape.site) == group_of(r.shape.site)) {
             group.iter_mut().for_each(|s| s.a = take(s.shape.rank * s.shape.in_width));
+            let inputs = group.iter().map(|s| s.shape.in_width).max().unwrap_or(0);
+            let spans = group.iter().map(|s| (s.shape.rank, s.shape.out_width));
+            most_packed_bytes += PackedLora::most_bytes(inputs, spans);
             for slot in group {
                 let width = slot.shape.out_width;
                 slot.b = take(slot.shape.rank * width);
@@ -82,12 +86,17 @@ impl ExtentLayout {
                 slot.bias = slot.shape.has_bias.then(|| take(width));
             }
         }
-        Self { slots, len }
+        Self { slots, len, most_packed_bytes }
     }
 
     /// Length in elements, a multiple of [`EXTENT_ALIGN`].
     pub fn len(&self) -> usize {
         self.len
+    }
+
+    /// Bytes that what the CPU's kernels make of it beside a base in bf16 or int8 takes at most.
+    pub fn most_packed_bytes(&self) -> usize {
+        self.most_packed_bytes
     }
 
     /// Whether the adapter changes nothing.
@@ -130,10 +139,16 @@ impl HostExtent {
     pub(crate) fn packed(
         &self,
         first: SiteId,
+        format: WeightFormat,
         pack: impl FnOnce() -> Option<PackedLora>,
     ) -> Option<&PackedLora> {
         let slot = self.layout.slots.binary_search_by_key(&first, |s| s.shape.site).ok()?;
-        self.packed[slot].get_or_init(pack).as_ref()
+        if format == WeightFormat::F32 {
+            return None;
+        }
+        let packed = self.packed[slot].get_or_init(pack).as_ref();
+        debug_assert!(packed.is_none_or(|packed| packed.format() == format), "an extent serves one format");
+        packed
     }
 
     /// The layout.
@@ -148,6 +163,7 @@ impl HostExtent {
 
     /// All values, to be filled in.
     pub fn values_mut(&mut self) -> &mut [f32] {
+        self.packed.iter_mut().for_each(|packed| *packed = OnceLock::new());
         bytemuck::cast_slice_mut(&mut self.lines)
     }
 

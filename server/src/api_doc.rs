@@ -73,7 +73,7 @@ pub(crate) fn document(state: &AppState) -> Value {
     }
     schemas["EmbeddingsRequest"]["allOf"] = bounded::one_adapter(state);
     document["components"]["securitySchemes"] = json!({"bearer": {"type": "http", "scheme": "bearer", "description": "One of the server's API keys."}});
-    let needs_key = state.api_key().is_some();
+    let needs_key = state.api_keys().are_needed();
     if let Some(paths) = document["paths"].as_object_mut() {
         add_paths(paths);
         for (path, item) in paths {

@@ -13,6 +13,7 @@ use polylora_engine::{
 use polylora_hub::{Catalogue, HubConfig, ModelDir, Puller};
 use polylora_kernels::device::{DTypeSpec, DeviceSpec, OpenDevice, built_in, is_cpu, open};
 use polylora_kernels::{Pooling, kernel_cache, team};
+use polylora_kernels_cpu::WeightFormat;
 use polylora_models::EmbeddingModel;
 use tokio::runtime::Handle;
 
@@ -92,7 +93,8 @@ pub fn start_engine(settings: &Settings, extra: &[NamedAdapter]) -> Result<Assem
     let refused_adapters = directory.refused().into_iter().map(|refused| refused.name).collect();
     let info = describe(&model_dir, &model, &device);
     let runners = runners(settings, &model, &device)?;
-    let engine = start(settings, info, model, directory, runners)?;
+    let packs_adapters = device.weight_format().is_some_and(|format| format != WeightFormat::F32);
+    let engine = start(settings, info, model, directory, (runners, packs_adapters))?;
     Ok(Assembly { service: Arc::new(engine), aliases, refused_adapters })
 }
 
@@ -243,7 +245,8 @@ fn all_served(directory: AdapterDirectory) -> Result<AdapterDirectory, Box<dyn E
 
 /// A bound out of range under the name of its flag, where it has one.
 fn by_flag(error: StartError) -> Box<dyn Error + Send + Sync> {
-    const FLAGS: [&str; 3] = ["max_client_batch_size", "max_concurrent_requests", "max_batch_tokens"];
+    const FLAGS: [&str; 4] =
+        ["max_client_batch_size", "max_concurrent_requests", "max_batch_tokens", "max_input_chars"];
     match error {
         StartError::Config { field, found, min, max } if FLAGS.contains(&field) => {
             let flag = field.replace('_', "-");
@@ -319,9 +322,9 @@ fn start(
     info: ModelInfo,
     model: Arc<EmbeddingModel>,
     directory: AdapterDirectory,
-    runners: Vec<RunnerFactory>,
+    (runners, counts_packed): (Vec<RunnerFactory>, bool),
 ) -> Result<Engine, AssembleError> {
-    let options = StoreOptions::new(settings.host_cache_bytes.0);
+    let options = StoreOptions { counts_packed, ..StoreOptions::new(settings.host_cache_bytes.0) };
     let store = AdapterStore::new(directory, model.clone(), options);
     let config = engine_config(settings, is_cpu(model.device()));
     let parts = EngineParts {
@@ -347,6 +350,7 @@ fn engine_config(settings: &Settings, on_cpu: bool) -> EngineConfig {
     EngineConfig {
         max_concurrent_requests: settings.max_concurrent_requests.get(),
         max_client_batch_size: settings.max_client_batch_size.get(),
+        max_input_chars: settings.max_input_chars.get(),
         max_batch_tokens: settings.max_batch_tokens.map_or(most_tokens, NonZeroUsize::get),
         mode: settings.mode.with(settings.batching),
         tick: settings.tick_ms.duration(),

@@ -1,4 +1,4 @@
-//! The API key: without it nothing is answered but probes and the documentation.
+//! API keys: with any set, what is not public is answered only to who bears one.
 
 use std::sync::Arc;
 
@@ -9,11 +9,11 @@ use axum::response::Response;
 
 use crate::api_doc::page as api_page;
 use crate::page;
-use crate::routes::{HEALTH, READY};
+use crate::routes::{HEALTH, METRICS, READY};
 use crate::state::AppState;
 use crate::wire::error::ApiError;
 
-/// Lets a request through that bears the key, where one is set.
+/// Lets a request through that bears a key, where keys are set.
 ///
 /// # Errors
 /// 401 with code `invalid_api_key`.
@@ -22,11 +22,12 @@ pub async fn require_key(
     request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    if let Some(key) = state.api_key().filter(|_| !is_public(request.uri().path(), request.headers())) {
+    let public = is_public(request.uri().path(), request.headers(), state.metrics_are_public());
+    if state.api_keys().are_needed() && !public {
         let presented = bearer_token(request.headers());
-        if !presented.is_some_and(|token| key.matches(token)) {
+        if !presented.is_some_and(|token| state.api_keys().open_to(token)) {
             let message = match presented {
-                Some(_) => "the API key is not the server's",
+                Some(_) => "the API key is not one of the server's",
                 None => "an API key is needed: send `Authorization: Bearer KEY`",
             };
             return Err(ApiError::invalid(StatusCode::UNAUTHORIZED, "invalid_api_key", message));
@@ -35,12 +36,13 @@ pub async fn require_key(
     Ok(next.run(request).await)
 }
 
-/// What says nothing of the models or of other clients: probes, the document and its page, the status page without its
-/// figures.
-fn is_public(path: &str, headers: &HeaderMap) -> bool {
+/// What says nothing of other clients: probes, the document and its page, the status page without its figures; metrics where
+/// that is set.
+fn is_public(path: &str, headers: &HeaderMap, metrics_are_public: bool) -> bool {
     [HEALTH, READY, api_page::DOCUMENT, api_page::PAGE].contains(&path)
         || path.starts_with("/docs/")
         || page::is_public(path, headers)
+        || (path == METRICS && metrics_are_public)
 }
 
 fn bearer_token(headers: &HeaderMap) -> Option<&[u8]> {

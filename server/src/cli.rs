@@ -4,7 +4,10 @@ mod flags;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-pub use flags::{BenchFlags, EmbedFlags, EngineFlags, OutputFormat, PullFlags, ServeFlags};
+pub use flags::{
+    BenchFlags, EmbedFlags, EngineFlags, LimitFlags, OutputFormat, PullFlags, SecurityFlags, ServeFlags,
+    TraceFlags,
+};
 
 /// One embedding model in memory, many LoRA adapters beside it, all of them in the same batch.
 ///

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::io;
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
@@ -79,18 +80,20 @@ pub fn run(cli: Cli, environment: &Environment) -> Result<(), Failure> {
         Command::Embed(flags) => {
             let mut settings = load(flags.engine.config.as_deref(), environment)?;
             flags.engine.lay_over(&mut settings);
+            // What is bounded for clients is not for whoever owns the machine.
+            settings.max_input_chars = NonZeroUsize::MAX;
             let job = EmbedJob { adapter: flags.adapter, format: flags.format, texts: flags.texts };
             started(&settings, "warn", |runtime| Ok(runtime.block_on(embed(settings.clone(), job))?))
         }
         Command::Pull(flags) => {
-            telemetry::init(&load(None, environment)?, "info")?;
+            let _telemetry = telemetry::init(&load(None, environment)?, "info")?;
             Ok(pull(&flags.name)?)
         }
         Command::Bench(flags) => {
             let mut settings = load(None, environment)?;
             settings.embedding_model = flags.model.unwrap_or(settings.embedding_model);
             settings.threads = flags.threads.or(settings.threads);
-            telemetry::init(&settings, "info")?;
+            let _telemetry = telemetry::init(&settings, "info")?;
             let job = BenchJob {
                 dtypes: flags.dtype,
                 batches: flags.batch,
@@ -108,7 +111,7 @@ fn started(
     default_level: &str,
     command: impl FnOnce(&Runtime) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    telemetry::init(settings, default_level)?;
+    let _telemetry = telemetry::init(settings, default_level)?;
     let runtime =
         Builder::new_multi_thread().thread_name("http").enable_all().build().map_err(Failure::Runtime)?;
     let result = command(&runtime);

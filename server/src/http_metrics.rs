@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::connections::ConnectionMetrics;
 use axum::http::StatusCode;
 use prometheus::{Encoder, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, TextEncoder};
 
@@ -10,17 +11,18 @@ pub struct HttpMetrics {
     registry: Registry,
     requests: IntCounterVec,
     seconds: HistogramVec,
+    connections: ConnectionMetrics,
 }
 
 impl Default for HttpMetrics {
     fn default() -> Self {
-        Self::new()
+        Self::new(ConnectionMetrics::default())
     }
 }
 
 impl HttpMetrics {
-    /// Counters at zero, in a registry of their own.
-    pub fn new() -> Self {
+    /// Counters at zero, in a registry of their own, together with those of the connections.
+    pub fn new(connections: ConnectionMetrics) -> Self {
         let requests = IntCounterVec::new(
             Opts::new(
                 "polylora_http_requests_total",
@@ -41,7 +43,13 @@ impl HttpMetrics {
         let registry = Registry::new();
         registry.register(Box::new(requests.clone())).expect("registered once");
         registry.register(Box::new(seconds.clone())).expect("registered once");
-        Self { registry, requests, seconds }
+        connections.register(&registry);
+        Self { registry, requests, seconds, connections }
+    }
+
+    /// The counters of connections.
+    pub fn connections(&self) -> &ConnectionMetrics {
+        &self.connections
     }
 
     /// Counts one request.

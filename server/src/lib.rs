@@ -4,17 +4,24 @@
 //! [`polylora_engine::EmbeddingService`], so that the whole HTTP surface runs without a model in tests.
 
 pub(crate) mod api_doc;
+pub mod api_keys;
 pub mod assemble;
 pub mod auth;
 pub mod bench_command;
 pub mod cli;
+pub mod connections;
+pub mod cors;
 pub mod dispatch;
 pub mod embed_command;
+pub mod held_body;
 pub mod http_metrics;
+pub mod intake;
 pub mod model_names;
+pub mod otlp;
 pub(crate) mod page;
 pub mod pull_command;
 pub mod request_log;
+pub mod request_trace;
 pub mod routes;
 pub mod serve;
 pub mod settings;

@@ -9,7 +9,10 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
+use polylora_engine::{EmbedReply, Timings};
+use tracing::{Instrument, Span};
 
+use crate::request_trace::{milliseconds, record_stages, record_status, request_span};
 use crate::routes::{HEALTH, METRICS, READY, STATUS};
 use crate::state::AppState;
 use crate::wire::error::ErrorCode;
@@ -33,14 +36,32 @@ pub struct Served {
     pub inputs: usize,
     /// Tokens computed.
     pub tokens: usize,
+    /// Where the time went, and when the engine had replied, where it was measured.
+    pub stages: Option<(Timings, Instant)>,
+}
+
+impl Served {
+    /// What a reply of the engine's served; to be called when it has come.
+    pub fn reply(model: String, inputs: usize, reply: &EmbedReply) -> Self {
+        Self { model, inputs, tokens: reply.tokens, stages: Some((reply.timings, Instant::now())) }
+    }
+
+    /// What was served without the device.
+    pub fn unmeasured(model: String, inputs: usize, tokens: usize) -> Self {
+        Self { model, inputs, tokens, stages: None }
+    }
 }
 
 /// Gives a request its id, logs it and counts it.
 pub async fn record(State(state): State<Arc<AppState>>, request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
     let route = request.extensions().get::<MatchedPath>().cloned();
+    let route_name = route_name(route.as_ref());
+    let id_text = id.to_str().unwrap_or_default();
+    let span = request_span(request.method(), route_name, id_text, request.headers());
     let mut line = Line {
         state,
+        span: span.clone(),
         method: request.method().clone(),
         path: request.uri().path().chars().take(MAX_PATH_CHARS).collect(),
         route,
@@ -48,7 +69,7 @@ pub async fn record(State(state): State<Arc<AppState>>, request: Request, next: 
         started: Instant::now(),
         written: false,
     };
-    let mut response = next.run(request).await;
+    let mut response = next.run(request).instrument(span).await;
     let code = response.extensions().get::<ErrorCode>().copied();
     let served = response.extensions().get::<Served>();
     line.write(response.status(), served, code);
@@ -59,6 +80,7 @@ pub async fn record(State(state): State<Arc<AppState>>, request: Request, next: 
 /// A line that is written when the reply is there, or else when the request is dropped.
 struct Line {
     state: Arc<AppState>,
+    span: Span,
     method: Method,
     path: String,
     route: Option<MatchedPath>,
@@ -71,9 +93,19 @@ impl Line {
     fn write(&mut self, status: StatusCode, served: Option<&Served>, code: Option<ErrorCode>) {
         self.written = true;
         let latency = self.started.elapsed();
-        let route = self.route.as_ref().map_or("unmatched", MatchedPath::as_str);
+        let route = route_name(self.route.as_ref());
         self.state.http_metrics().observe(route, status, latency);
-        let latency_ms = latency.as_secs_f64() * 1000.0;
+        record_status(&self.span, status);
+        if let Some(served) = served {
+            self.span.record("model", served.model.as_str());
+            self.span.record("inputs", served.inputs);
+            self.span.record("tokens", served.tokens);
+            if let Some((timings, replied)) = &served.stages {
+                record_stages(&self.span, timings, *replied);
+            }
+        }
+        let latency_ms = milliseconds(latency);
+        let timings = served.and_then(|served| served.stages.as_ref()).map(|(timings, _)| timings);
         macro_rules! line {
             ($level:ident) => {
                 tracing::$level!(
@@ -85,6 +117,9 @@ impl Line {
                     model = served.map(|served| served.model.as_str()),
                     inputs = served.map(|served| served.inputs),
                     tokens = served.map(|served| served.tokens),
+                    tokenize_ms = timings.map(|timings| milliseconds(timings.tokenize)),
+                    queue_ms = timings.map(|timings| milliseconds(timings.queue)),
+                    compute_ms = timings.map(|timings| milliseconds(timings.compute)),
                     code = code.map(|code| code.0),
                     "request"
                 )
@@ -108,7 +143,12 @@ impl Drop for Line {
     }
 }
 
-fn request_id(headers: &HeaderMap) -> HeaderValue {
+fn route_name(route: Option<&MatchedPath>) -> &str {
+    route.map_or("unmatched", MatchedPath::as_str)
+}
+
+/// The client's id where it is a sane one, else a new one.
+pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
     let theirs = headers.get(REQUEST_ID).filter(|id| {
         (1..=MAX_ID_BYTES).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
     });

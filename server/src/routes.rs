@@ -19,8 +19,11 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::api_doc::{OPENAI, OPERATIONS, page as api_page};
 use crate::auth::require_key;
+use crate::cors;
+use crate::intake::bring_in;
 use crate::page;
 use crate::request_log::{Served, record};
+use crate::settings::Origin;
 use crate::shutdown::{CutOff, until_cut_off};
 use crate::startup::starting;
 use crate::state::AppState;
@@ -47,9 +50,9 @@ const EMBEDDINGS_UNVERSIONED: &str = "/embeddings";
 const MODELS: &str = "/v1/models";
 const MODEL: &str = "/v1/models/{*id}";
 
-/// The whole HTTP surface; what `cut_off` finds unanswered gets 503.
-pub fn router(state: Arc<AppState>, cut_off: CutOff) -> Router {
-    Router::new()
+/// The whole HTTP surface; what `cut_off` finds unanswered gets 503, and pages of `origins` may call it.
+pub fn router(state: Arc<AppState>, cut_off: CutOff, origins: &[Origin]) -> Router {
+    let routes = Router::new()
         .route("/", get(about))
         .route(HEALTH, get(health))
         .route(READY, get(ready))
@@ -65,14 +68,19 @@ pub fn router(state: Arc<AppState>, cut_off: CutOff) -> Router {
         .route(api_page::PAGE, get(api_page::to_page))
         .route("/docs/", get(api_page::page))
         .route(api_page::PAGE_FILES, get(api_page::page_file))
+        // Under all routes above, and only under those.
+        .route_layer(from_fn_with_state(state.clone(), bring_in))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(state.clone(), require_key))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn_with_state(cut_off, until_cut_off))
-        .layer(from_fn(tei::in_teis_words))
-        .layer(from_fn_with_state(state.clone(), record))
-        .with_state(state)
+        .layer(from_fn(tei::in_teis_words));
+    let routes = match cors::layer(origins) {
+        Some(layer) => routes.layer(layer),
+        None => routes,
+    };
+    routes.layer(from_fn_with_state(state.clone(), record)).with_state(state)
 }
 
 /// Embeds inputs.
@@ -95,13 +103,14 @@ pub(crate) async fn embeddings(
         let error = ApiError::from(error);
         if about_adapter { error.naming(named_by) } else { error }
     })?;
+    let served = Served::reply(model.clone(), inputs, &reply);
     if reply.embeddings.len() != inputs {
         let found = reply.embeddings.len();
         return Err(ApiError::internal(format!("{found} embeddings came back for {inputs} inputs")));
     }
     let mut response = EmbeddingsResponse::new(&reply, &model, encoding)?.into_response();
     timer.tell(&mut response, &reply, state.service().model());
-    response.extensions_mut().insert(Served { model, inputs, tokens: reply.tokens });
+    response.extensions_mut().insert(served);
     Ok(response)
 }
 
@@ -187,22 +196,32 @@ pub(crate) async fn about(headers: HeaderMap) -> Response {
     ([(header::VARY, "accept")], Json(about)).into_response()
 }
 
-async fn unknown_path(uri: Uri) -> ApiError {
+async fn unknown_path(method: Method, uri: Uri) -> Response {
+    // `OPTIONS *` asks what the server as a whole can do.
+    if method == Method::OPTIONS && uri.path() == "*" {
+        return StatusCode::NO_CONTENT.into_response();
+    }
     let path: String = uri.path().chars().take(100).collect();
     ApiError::invalid(
         StatusCode::NOT_FOUND,
         "unknown_url",
         format!("there is nothing at {path}; GET / lists the endpoints"),
     )
+    .into_response()
 }
 
-async fn wrong_method(method: Method, uri: Uri) -> ApiError {
+/// The router adds the header Allow.
+async fn wrong_method(method: Method, uri: Uri) -> Response {
+    if method == Method::OPTIONS {
+        return StatusCode::NO_CONTENT.into_response();
+    }
     let path: String = uri.path().chars().take(100).collect();
     ApiError::invalid(
         StatusCode::METHOD_NOT_ALLOWED,
         "method_not_allowed",
         format!("{path} does not take {method}; the header Allow lists what it takes"),
     )
+    .into_response()
 }
 
 fn panicked(_payload: Box<dyn Any + Send>) -> axum::http::Response<Body> {

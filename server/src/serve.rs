@@ -6,14 +6,17 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket, lookup_host};
 
+use crate::api_keys::{ApiKeys, ApiKeysError};
 use crate::assemble::{AssembleError, Assembly, start_engine};
+use crate::connections::tls::{self, TlsError};
+use crate::connections::{ConnectionMetrics, ConnectionRules, Door, descriptors};
 use crate::routes::router;
 use crate::settings::Settings;
-use crate::shutdown::{CutOff, Ended, Phase, Stop, reached, serve_until, watch_signals};
+use crate::shutdown::{CutOff, Ended, Phase, Stop, reached, reread_on_hangup, serve_until, watch_signals};
 use crate::startup::Surface;
-use crate::state::{AppState, NameClash};
+use crate::state::{AppState, Gatehouse, NameClash};
 
 /// How long the end of the process waits for a batch that is on the device.
 const DEVICE_GRACE: Duration = Duration::from_secs(2);
@@ -34,6 +37,12 @@ pub enum ServeError {
         /// What the system says.
         source: io::Error,
     },
+    /// The API keys cannot be used.
+    #[error(transparent)]
+    ApiKeys(#[from] ApiKeysError),
+    /// The certificate cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The engine does not start.
     #[error(transparent)]
     Assemble(#[from] AssembleError),
@@ -65,13 +74,23 @@ pub enum ServeError {
 /// [`ServeError`]; a stop by signal is none.
 pub async fn serve(settings: Settings) -> Result<(), ServeError> {
     let phase = watch_signals().map_err(ServeError::Signals)?;
-    let (listener, address) = bind(&settings.host, settings.port).await?;
+    let api_keys = Arc::new(ApiKeys::load(&settings)?);
+    let tls = tls::acceptor(&settings)?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let (listener, address) = bind(&settings.host, settings.port, settings.connection_backlog.get()).await?;
+    descriptors::make_room(settings.max_connections.get());
+    let connections = ConnectionMetrics::default();
+    let rules = ConnectionRules::of(&settings);
+    let door = Door { listener, rules, tls, metrics: connections.clone() };
+    if settings.api_key_file.is_some() {
+        reread_on_hangup(Arc::clone(&api_keys)).map_err(ServeError::Signals)?;
+    }
     tracing::info!(%address, model = settings.embedding_model, "loading");
     let (surface, cut_off) = (Surface::starting(), CutOff::default());
     let drain = Duration::from_secs(settings.shutdown_timeout);
     let stop = Stop { phase: phase.clone(), drain, cut_off: cut_off.clone() };
     let broke = |source| ServeError::Listener { address, source };
-    let mut serving = pin!(serve_until(listener, surface.router(), stop));
+    let mut serving = pin!(serve_until(door, surface.router(), stop));
     let assembly = tokio::select! {
         // The first signal ends the loading, not only the deadline after it.
         () = reached(phase, Phase::Draining) => None,
@@ -83,9 +102,9 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         return Ok(());
     };
     let refused = assembly.refused_adapters.len();
-    let state = AppState::new(assembly, &settings)?;
-    surface.open(router(Arc::clone(&state), cut_off));
-    announce(address, &state, refused);
+    let state = AppState::behind(Gatehouse { api_keys, connections }, assembly, &settings)?;
+    surface.open(router(Arc::clone(&state), cut_off, &settings.allowed_origins));
+    announce(address, scheme, &state, refused);
     let ended = serving.await;
     // Whoever is still in the engine is nobody's any more; the device is let go of in good order.
     let stopped = tokio::time::timeout(DEVICE_GRACE, state.service().shutdown(Duration::ZERO)).await;
@@ -104,15 +123,32 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
     Ok(())
 }
 
-/// Binds the listener.
+/// Binds the listener; so many connections may wait in the system to be accepted.
 ///
 /// # Errors
 /// [`ServeError::Bind`], which names host and port.
-pub async fn bind(host: &str, port: u16) -> Result<(TcpListener, SocketAddr), ServeError> {
+pub async fn bind(host: &str, port: u16, backlog: usize) -> Result<(TcpListener, SocketAddr), ServeError> {
     let failed = |source| ServeError::Bind { host: host.to_owned(), port, source };
-    let listener = TcpListener::bind((host, port)).await.map_err(failed)?;
-    let address = listener.local_addr().map_err(failed)?;
-    Ok((listener, address))
+    let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "the host has no address");
+    for address in lookup_host((host, port)).await.map_err(failed)? {
+        match listen(address, backlog) {
+            Ok(listener) => {
+                let address = listener.local_addr().map_err(failed)?;
+                return Ok((listener, address));
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(failed(last))
+}
+
+fn listen(address: SocketAddr, backlog: usize) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // Elsewhere it would let two servers share a port.
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(u32::try_from(backlog).unwrap_or(u32::MAX))
 }
 
 async fn loaded(settings: &Settings) -> Result<Assembly, ServeError> {
@@ -124,16 +160,17 @@ async fn loaded(settings: &Settings) -> Result<Assembly, ServeError> {
     }
 }
 
-fn announce(address: SocketAddr, state: &AppState, refused: usize) {
+fn announce(address: SocketAddr, scheme: &str, state: &AppState, refused: usize) {
     let models = state.models();
     tracing::info!(
         %address,
+        scheme,
         model = models.names.primary(),
         device = models.base.device,
         dtype = models.base.dtype,
         adapters = models.adapters.len(),
         refused,
-        api_key = state.api_key().is_some(),
+        api_key = state.api_keys().are_needed(),
         "serving"
     );
 }

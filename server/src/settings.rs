@@ -2,7 +2,11 @@
 
 mod choices;
 mod layers;
+mod lists;
+mod security;
 mod serving;
+mod timeout;
+mod traces;
 mod value;
 
 use std::num::NonZeroUsize;
@@ -11,11 +15,15 @@ use std::path::PathBuf;
 use polylora_engine::Batching;
 use serde::Deserialize;
 
-pub use choices::{ApiKey, ByteSize, DeviceChoice, DtypeChoice, LogFilter, LogFormat};
+pub use choices::{ByteSize, DeviceChoice, DtypeChoice, LogFilter, LogFormat};
 pub use layers::{CONFIG_VARIABLE, ENVIRONMENT_PREFIX, Environment, SettingsError, load};
+pub use security::{ApiKey, Origin, Origins};
 pub use serving::{BatchingChoice, CacheBytes, Milliseconds, ModeChoice};
+pub use timeout::Timeout;
+pub use traces::TracesEndpoint;
 pub use value::{Setting, ValueError, parse_setting};
 
+use lists::several;
 use value::{list, optional, scalar};
 
 /// Every setting, resolved. The names are the keys of the TOML file and, in upper case after `POLYLORA__`, of the
@@ -83,9 +91,42 @@ pub struct Settings {
     /// Cut inputs at the model's limit instead of refusing them.
     #[serde(deserialize_with = "scalar")]
     pub auto_truncate: bool,
-    /// Key that clients must send as a bearer token.
+    /// Keys of which clients must send one as a bearer token.
+    #[serde(deserialize_with = "several")]
+    pub api_key: Vec<ApiKey>,
+    /// File with further keys, one a line.
     #[serde(deserialize_with = "optional")]
-    pub api_key: Option<ApiKey>,
+    pub api_key_file: Option<PathBuf>,
+    /// Let `/metrics` be read without a key.
+    #[serde(deserialize_with = "scalar")]
+    pub public_metrics: bool,
+    /// PEM file with the certificate chain; with `tls_key`, connections are TLS.
+    #[serde(deserialize_with = "optional")]
+    pub tls_cert: Option<PathBuf>,
+    /// PEM file with the certificate's private key.
+    #[serde(deserialize_with = "optional")]
+    pub tls_key: Option<PathBuf>,
+    /// Origins whose pages may call the server (CORS); empty means none.
+    #[serde(deserialize_with = "several")]
+    pub allowed_origins: Vec<Origin>,
+    /// Characters one text may have.
+    #[serde(deserialize_with = "scalar")]
+    pub max_input_chars: NonZeroUsize,
+    /// Connections that may be open; more are answered 429.
+    #[serde(deserialize_with = "scalar")]
+    pub max_connections: NonZeroUsize,
+    /// Connections that may wait in the system to be accepted.
+    #[serde(deserialize_with = "scalar")]
+    pub connection_backlog: NonZeroUsize,
+    /// Time for a request's head, and for a TLS handshake.
+    #[serde(deserialize_with = "scalar")]
+    pub header_read_timeout: Timeout,
+    /// Time for a request's body.
+    #[serde(deserialize_with = "scalar")]
+    pub body_read_timeout: Timeout,
+    /// Time that a connection may wait for its next request, or for its client to read.
+    #[serde(deserialize_with = "scalar")]
+    pub idle_timeout: Timeout,
     /// Bytes for adapters in the device's arena.
     #[serde(deserialize_with = "scalar")]
     pub lora_memory: ByteSize,
@@ -98,6 +139,9 @@ pub struct Settings {
     /// Seconds that requests in flight get to finish after a stop signal.
     #[serde(deserialize_with = "scalar")]
     pub shutdown_timeout: u64,
+    /// Collector that gets the spans of requests.
+    #[serde(deserialize_with = "optional")]
+    pub otlp_traces_endpoint: Option<TracesEndpoint>,
     /// Form of the log lines.
     #[serde(deserialize_with = "scalar")]
     pub log_format: LogFormat,
@@ -132,11 +176,23 @@ impl Default for Settings {
             kernel_cache_dir: None,
             skip_warmup: false,
             auto_truncate: true,
-            api_key: None,
+            api_key: Vec::new(),
+            api_key_file: None,
+            public_metrics: false,
+            tls_cert: None,
+            tls_key: None,
+            allowed_origins: Vec::new(),
+            max_input_chars: count(200_000),
+            max_connections: count(4096),
+            connection_backlog: count(1024),
+            header_read_timeout: Timeout::seconds(10),
+            body_read_timeout: Timeout::seconds(30),
+            idle_timeout: Timeout::seconds(75),
             lora_memory: ByteSize(512 << 20),
             host_cache_bytes: ByteSize(1 << 30),
             payload_limit: ByteSize(2_000_000),
             shutdown_timeout: 30,
+            otlp_traces_endpoint: None,
             log_format: LogFormat::Text,
             log_level: None,
         }

@@ -1,19 +1,19 @@
 //! Stopping: the first signal drains, the second ends, and so does the deadline: what is unanswered then gets 503.
 
-use std::future::IntoFuture;
 use std::io;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
-use axum::serve::ListenerExt;
 use polylora_engine::EmbedError;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::api_keys::ApiKeys;
+use crate::connections::Door;
 use crate::wire::error::ApiError;
 
 /// How long the 503s of requests that were cut off may take on their way out.
@@ -59,6 +59,31 @@ pub fn watch_signals() -> io::Result<watch::Receiver<Phase>> {
         sender.closed().await;
     });
     Ok(receiver)
+}
+
+/// Reads the file of API keys again whenever SIGHUP comes, from now on. Elsewhere than on Unix nothing comes.
+///
+/// # Errors
+/// When the system does not let the process listen to the signal.
+pub fn reread_on_hangup(keys: Arc<ApiKeys>) -> io::Result<()> {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut hangups = signal(SignalKind::hangup())?;
+        tokio::spawn(async move {
+            while hangups.recv().await.is_some() {
+                match keys.reload() {
+                    Ok(keys) => tracing::info!(keys, "the file of API keys is read again"),
+                    Err(error) => {
+                        tracing::error!(%error, "the file of API keys is not read again; the old keys hold")
+                    }
+                }
+            }
+        });
+    }
+    #[cfg(not(unix))]
+    drop(keys);
+    Ok(())
 }
 
 /// The requests in flight, which can be told that their time is over.
@@ -113,16 +138,9 @@ pub struct Stop {
 ///
 /// # Errors
 /// What the listener says when it breaks.
-pub async fn serve_until(listener: TcpListener, router: Router, stop: Stop) -> io::Result<Ended> {
+pub async fn serve_until(door: Door, router: Router, stop: Stop) -> io::Result<Ended> {
     let Stop { phase, drain, cut_off } = stop;
-    // A reply is written whole: holding its last segment back until the client acknowledges the others helps nobody.
-    let listener = listener.tap_io(|connection| {
-        if let Err(error) = connection.set_nodelay(true) {
-            tracing::debug!(%error, "a connection keeps its delay");
-        }
-    });
-    let server =
-        axum::serve(listener, router).with_graceful_shutdown(reached(phase.clone(), Phase::Draining));
+    let server = door.serve(router, reached(phase.clone(), Phase::Draining));
     let deadline = async {
         reached(phase.clone(), Phase::Draining).await;
         tokio::select! {
@@ -130,7 +148,7 @@ pub async fn serve_until(listener: TcpListener, router: Router, stop: Stop) -> i
             () = reached(phase, Phase::Forced) => {}
         }
     };
-    let mut server = pin!(server.into_future());
+    let mut server = pin!(server);
     tokio::select! {
         result = &mut server => return result.map(|()| Ended::Drained),
         () = deadline => {}

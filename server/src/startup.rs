@@ -8,8 +8,11 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use tower::ServiceExt;
 
+use crate::request_log::{REQUEST_ID, request_id};
+use crate::routes::tei::speaks_tei;
 use crate::wire::body::discard;
 use crate::wire::error::ApiError;
+use crate::wire::tei_error::TeiError;
 
 /// The HTTP surface from the first connection on: a refusal until the routes are there, then the routes.
 #[derive(Clone, Debug, Default)]
@@ -44,9 +47,14 @@ async fn answer(State(surface): State<Surface>, request: Request) -> Response {
         let Ok(response) = routes.clone().oneshot(request).await;
         return response;
     }
+    let id = request_id(request.headers());
+    let in_teis_words = speaks_tei(request.uri().path());
     // A client that sends all before it reads would else find its connection broken instead of the reason.
     if !request.headers().contains_key(header::EXPECT) {
         discard(request.into_body()).await;
     }
-    starting().into_response()
+    let mut response =
+        if in_teis_words { TeiError::from(starting()).into_response() } else { starting().into_response() };
+    response.headers_mut().insert(REQUEST_ID, id);
+    response
 }

@@ -5,21 +5,36 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use polylora_engine::EmbeddingService;
 
+use crate::api_keys::ApiKeys;
 use crate::assemble::Assembly;
+use crate::connections::ConnectionMetrics;
 use crate::http_metrics::HttpMetrics;
+use crate::intake::Gate;
 pub use crate::model_names::{ModelNames, ModelRef, NameClash};
-use crate::settings::{ApiKey, Settings};
+use crate::settings::Settings;
 use crate::wire::models::Models;
 use crate::wire::openai::ReadingRules;
 use crate::wire::status::ServerStatus;
+
+/// What is there before the model is: it opens the port and guards it.
+#[derive(Debug, Default)]
+pub struct Gatehouse {
+    /// The keys of clients.
+    pub api_keys: Arc<ApiKeys>,
+    /// The counters of connections.
+    pub connections: ConnectionMetrics,
+}
 
 /// What every handler shares.
 pub struct AppState {
     service: Arc<dyn EmbeddingService>,
     names: ModelNames,
     auto_truncate: bool,
-    api_key: Option<ApiKey>,
+    api_keys: Arc<ApiKeys>,
+    metrics_are_public: bool,
+    gate: Gate,
     payload_limit: usize,
+    body_read_timeout: Duration,
     created: u64,
     http_metrics: HttpMetrics,
 }
@@ -30,6 +45,19 @@ impl AppState {
     /// # Errors
     /// [`NameClash`] when an adapter could not be told from the base model.
     pub fn new(assembly: Assembly, settings: &Settings) -> Result<Arc<Self>, NameClash> {
+        let api_keys = Arc::new(ApiKeys::given(&settings.api_key));
+        Self::behind(Gatehouse { api_keys, ..Gatehouse::default() }, assembly, settings)
+    }
+
+    /// As [`AppState::new`], with the keys and counters that the server started with.
+    ///
+    /// # Errors
+    /// [`NameClash`].
+    pub fn behind(
+        gatehouse: Gatehouse,
+        assembly: Assembly,
+        settings: &Settings,
+    ) -> Result<Arc<Self>, NameClash> {
         let Assembly { service, aliases, refused_adapters } = assembly;
         let served = service.adapters().into_iter().map(|adapter| adapter.name);
         let adapters: Vec<String> = served.chain(refused_adapters).collect();
@@ -41,10 +69,13 @@ impl AppState {
             service,
             names,
             auto_truncate: settings.auto_truncate,
-            api_key: settings.api_key.clone(),
+            api_keys: gatehouse.api_keys,
+            metrics_are_public: settings.public_metrics,
+            gate: Gate::new(settings.max_concurrent_requests.get()),
             payload_limit: settings.payload_limit.bytes(),
+            body_read_timeout: settings.body_read_timeout.0,
             created,
-            http_metrics: HttpMetrics::new(),
+            http_metrics: HttpMetrics::new(gatehouse.connections),
         }))
     }
 
@@ -72,9 +103,24 @@ impl AppState {
         }
     }
 
-    /// The key that clients need.
-    pub fn api_key(&self) -> Option<&ApiKey> {
-        self.api_key.as_ref()
+    /// The keys that clients need.
+    pub fn api_keys(&self) -> &ApiKeys {
+        &self.api_keys
+    }
+
+    /// Whether `/metrics` needs no key.
+    pub fn metrics_are_public(&self) -> bool {
+        self.metrics_are_public
+    }
+
+    /// The places for requests that are being answered.
+    pub fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    /// How long a body may take to come.
+    pub fn body_read_timeout(&self) -> Duration {
+        self.body_read_timeout
     }
 
     /// Bytes a body may have.

@@ -382,7 +382,8 @@ fn a_body_over_the_limit_is_refused_with_the_limit() {
 
 #[test]
 fn ten_megabytes_of_text_are_cut_or_refused_and_hold_nobody_up() {
-    let server = Server::start(&["--payload-limit", "32MB", "--no-auto-truncate"]);
+    let server =
+        Server::start(&["--payload-limit", "32MB", "--max-input-chars", "20000000", "--no-auto-truncate"]);
     let words = "word ".repeat(2_000_000);
     let refused = server.post("/v1/embeddings", &json!({ "input": words }));
     assert_eq!((refused.status, refused.code()), (400, "context_length_exceeded"), "{}", refused.text);
@@ -424,13 +425,14 @@ fn odd_texts_have_finite_embeddings() {
 #[test]
 fn no_log_line_has_a_users_text() {
     let server =
-        Server::start(&["--log-level", "debug", "--adapters-dir", &adapters_dir(), "--no-auto-truncate"]);
+        Server::start(&["--log-level", "trace", "--adapters-dir", &adapters_dir(), "--no-auto-truncate"]);
     let bodies = [
         json!({ "input": MARKER }).to_string(),
         json!({ "input": [MARKER, "other"], "model": "qv_r8" }).to_string(),
         json!({ "input": [1, MARKER] }).to_string(),
         json!({ "input": { "text": MARKER } }).to_string(),
         json!({ "input": MARKER.repeat(1000) }).to_string(),
+        json!({ "input": MARKER.repeat(100_000) }).to_string(),
         json!({ "input": MARKER, "model": "law" }).to_string(),
         json!({ "input": MARKER, "dimensions": 0 }).to_string(),
         json!({ "input": "a", "encoding_format": MARKER }).to_string(),

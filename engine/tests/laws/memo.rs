@@ -50,6 +50,19 @@ async fn fewer_dimensions_come_from_the_same_row() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_row_is_known_only_for_the_output_that_was_asked_for_and_token_states_are_computed_again() {
+    let (engine, control) = start(remembering()).await;
+    for (output, rows) in
+        [(RowOutput::Embedding, 1), (RowOutput::Raw, 2), (RowOutput::Normalized, 3), (RowOutput::Tokens, 5)]
+    {
+        for _ in 0..2 {
+            engine.embed(EmbedRequest { output, ..ids(None, &[&[5]]) }).await.unwrap();
+        }
+        assert_eq!(computed(&control), rows, "{output:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_same_row_at_the_same_time_is_computed_once() {
     let (engine, control) = start(remembering()).await;
     let held = hold_device(&engine, &control);

@@ -13,7 +13,7 @@ use crate::harness::*;
 async fn run_in(mode: Mode, tick: Duration) -> Vec<Vec<SeenRow>> {
     let (engine, control) = start(EngineConfig { mode, tick, ..config() }).await;
     let held = hold_device(&engine, &control);
-    let name = |i: u32| (i % 5 > 0).then(|| format!("a{}", i % 5));
+    let name = |i: u32| (!i.is_multiple_of(5)).then(|| format!("a{}", i % 5));
     let clients: Vec<_> =
         (0..30u32).map(|i| (i, client(&engine, ids(name(i).as_deref(), &[&[i, 7]])))).collect();
     until("all rows wait", || metric(&engine, "polylora_queue_rows") == 30.0).await;

@@ -14,7 +14,6 @@ use crate::packed_lora::PackedLora;
 use crate::packed_matrix::PANEL;
 use crate::shared_out::SharedOut;
 use crate::target::Target;
-use crate::tile::SumsTile;
 
 /// Memory of a thread, kept from call to call.
 #[derive(Default)]
@@ -49,18 +48,18 @@ impl Default for Block {
 }
 
 impl Block {
-    /// The rows `part` of the tile that begins at row `first`.
+    /// The rows `part` of the tile that begins at row `first`, with its sums and the block's place for results.
     #[inline(always)]
     pub fn part<O>(
         &self,
         part: Range<usize>,
         first: usize,
-        sums: &mut SumsTile,
+        sums: *mut u32,
         (out, stride): (*mut O, usize),
     ) -> Rows<O> {
         let (in_tile, in_block) = (part.start - first, part.start - self.rows.start);
         Rows {
-            sums: sums.0[in_tile * PANEL..].as_mut_ptr(),
+            sums: sums.wrapping_add(in_tile * PANEL),
             count: part.len(),
             first: part.start,
             scales: self.operand.scales.wrapping_add(in_block),

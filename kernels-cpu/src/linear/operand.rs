@@ -91,8 +91,8 @@ impl Operand {
         let out = buffer.rows.at_least::<u8>(padded * stride);
         out[rows * stride..].fill(0);
         let scales = buffer.scales.at_least::<[f32; 2]>(rows).as_mut_ptr();
-        let to = Some((out.as_mut_ptr(), scales));
-        Self { data: out.as_ptr(), stride, tail: None, steps, scales, to }
+        let data = out.as_mut_ptr();
+        Self { data, stride, tail: None, steps, scales, to: Some((data, scales)) }
     }
 
     /// Writes the rows `rows` of `x`, of `inputs` values each, where they do not lie right already.

@@ -43,6 +43,7 @@ fn product<I: Target, E: Element, O: Element>(
 ) {
     let Layer { call, kernel, .. } = layer;
     let (mut sums, mut effect) = (SumsTile::default(), Effect::none());
+    let sums = sums.0.as_mut_ptr();
     let count = block.rows.len();
     let _tiles = kernel.begin();
     for index in panels {
@@ -74,7 +75,7 @@ fn product<I: Target, E: Element, O: Element>(
                 steps: operand.steps,
                 half: false,
                 accumulate: false,
-                out: sums.0.as_mut_ptr(),
+                out: sums,
                 next: follow_on.as_ref(),
             };
             // SAFETY: the kernel was chosen for an instruction set that the machine has; the operand has the rows that
@@ -82,7 +83,7 @@ fn product<I: Target, E: Element, O: Element>(
             // What follows is of the same kernel, over the rows' `A x`.
             unsafe { kernel.function(rows)(&tile) };
             if follow_on.is_some() {
-                let own = block.part(whole, first, &mut sums, out);
+                let own = block.part(whole, first, sums, out);
                 // SAFETY: the part is this tile; see `Block::part`.
                 unsafe { panel.finish::<I, O>(&own, Some(&effect)) };
                 at += rows;
@@ -91,8 +92,8 @@ fn product<I: Target, E: Element, O: Element>(
             let mut done = first;
             for (part, segment) in segments_in(call.lora, whole.clone()) {
                 panel.effect_of_next(segment, layer.packed, &mut adapter, &mut effect);
-                let base = block.part(done..part.start, first, &mut sums, out);
-                let own = block.part(part.clone(), first, &mut sums, out);
+                let base = block.part(done..part.start, first, sums, out);
+                let own = block.part(part.clone(), first, sums, out);
                 // SAFETY: the parts are of this tile; see `Block::part`.
                 unsafe {
                     panel.finish::<I, O>(&base, None);
@@ -102,7 +103,7 @@ fn product<I: Target, E: Element, O: Element>(
                 done = part.end;
             }
             // SAFETY: as above.
-            unsafe { panel.finish::<I, O>(&block.part(done..whole.end, first, &mut sums, out), None) };
+            unsafe { panel.finish::<I, O>(&block.part(done..whole.end, first, sums, out), None) };
             at += rows;
         }
     }
@@ -127,8 +128,8 @@ pub(super) fn normalize_rows_body<I: Target, E: Element>(
 }
 
 impl<E> Layer<'_, E> {
-    /// Rows of the tile that begins at row `first`, the `at`th of `count`, where the next segment's rows are `part`. A tile in
-    /// registers holds no more than one adapter's rows where these are some.
+    /// Rows of the tile that begins at row `first`, the `at`th of `count`, where the next segment's rows are `part`. Where the expand
+    /// can follow in registers, a tile holds no more than one adapter's rows if these are some.
     #[inline(always)]
     fn tile_rows(&self, part: Option<&Range<usize>>, first: usize, (at, count): (usize, usize)) -> usize {
         let until = match part {
@@ -137,7 +138,7 @@ impl<E> Layer<'_, E> {
             None => first + count - at,
         };
         let alike = until - first;
-        if self.kernel.tiles || alike < FEW_ALIKE {
+        if !self.in_registers || alike < FEW_ALIKE {
             return self.kernel.rows_of(count, at);
         }
         self.kernel.rows_of(alike, 0)

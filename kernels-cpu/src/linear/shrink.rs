@@ -87,10 +87,18 @@ pub(super) fn shrink_packed<I: Target>(
         let part = part.start - block.start..part.end - block.start;
         let mut at = part.start;
         while at < part.end {
-            // Tiles begin where those of the layer's product do: only there is the operand whole.
+            // Tiles begin where those of the layer's product do: the operand has whole ones.
             let (first, count) = if kernel.tiles {
                 let first = at - at % kernel.max_rows();
-                (first, kernel.rows_of(block.len(), first))
+                let count = kernel.rows_of(block.len(), first);
+                // Half of them where the adapter's rows are in one half.
+                let half = at - at % kernel.rows_multiple();
+                if part.end <= half + kernel.rows_multiple() || first + count <= half + kernel.rows_multiple()
+                {
+                    (half, kernel.rows_multiple().min(first + count - half))
+                } else {
+                    (first, count)
+                }
             } else {
                 (at, kernel.rows_of(part.len(), at - part.start))
             };

@@ -79,7 +79,7 @@ macro_rules! wide {
                                 }
                             }
                             a = a.add(4);
-                            panel = panel.add(call.panel_stride);
+                            panel = panel.wrapping_add(call.panel_stride);
                         }
                         part = call.next;
                     }
@@ -190,7 +190,7 @@ unsafe fn widened_columns<const R: usize, const C: usize>(call: &TileCall<'_>) {
                     }
                 }
                 a = a.add(8);
-                panel = panel.add(call.panel_stride);
+                panel = panel.wrapping_add(call.panel_stride);
             }
             part = call.next;
         }
@@ -229,7 +229,7 @@ macro_rules! narrow {
                                 $dot
                             }
                             a = a.add($step);
-                            panel = panel.add(call.panel_stride);
+                            panel = panel.wrapping_add(call.panel_stride);
                         }
                         part = call.next;
                     }

@@ -68,7 +68,8 @@ impl LayerFixture {
         }
     }
 
-    fn spans(spans: &[SpanFixture]) -> Vec<LoraSpan<'_>> {
+    /// Spans as a call takes them.
+    pub fn spans(spans: &[SpanFixture]) -> Vec<LoraSpan<'_>> {
         fn span(s: &SpanFixture) -> LoraSpan<'_> {
             let (gain, bias) = (s.gain.as_deref(), s.bias.as_deref());
             LoraSpan { columns: s.columns.clone(), rank: s.rank, a: &s.a, b: &s.b, gain, bias }

@@ -53,14 +53,75 @@ proptest! {
     }
 
     #[test]
-    fn an_adapter_packed_for_another_format_is_read_as_it_is(seed in 0u64..1000, rows in 1usize..40) {
-        let layer = LayerFixture { packed: true, ..LayerFixture::new(seed, rows, 30, 40, &[4]) };
-        // Packed for f32 there is nothing: the plain values serve.
-        let plain = LayerFixture { packed: false, ..LayerFixture::new(seed, rows, 30, 40, &[4]) };
-        for isa in Isa::available() {
-            let run = |layer: &LayerFixture| layer.run::<f32>(isa, WeightFormat::F32, Activation::Gelu, false);
-            prop_assert_eq!(run(&layer), run(&plain));
+    fn the_form_takes_no_more_than_is_counted_for_it(
+        seed in 0u64..1000, inputs in 1usize..100, outputs in 1usize..110, rank in 1usize..40,
+    ) {
+        let layer = LayerFixture::new(seed, 1, inputs, outputs, &[rank]);
+        for format in [WeightFormat::Bf16, WeightFormat::Int8] {
+            let spans = LayerFixture::spans(&layer.segments[0].1);
+            let most = PackedLora::most_bytes(inputs, spans.iter().map(|s| (s.rank, s.columns.len())));
+            let packed = PackedLora::pack(&spans, outputs, inputs, format).expect("a low-rank part");
+            prop_assert!(packed.bytes() <= most, "{} of {most}", packed.bytes());
         }
+    }
+}
+
+#[test]
+fn an_adapter_packed_for_another_format_is_read_as_it_is() {
+    let plain = LayerFixture::new(3, 20, 30, 40, &[4, 5]);
+    let (bf16, int8) = (WeightFormat::Bf16, WeightFormat::Int8);
+    for (format, other) in [(bf16, int8), (int8, bf16)] {
+        let weight = PackedMatrix::pack(&plain.weight, 40, 30, format);
+        let spans: Vec<_> = plain.segments.iter().map(|(_, spans)| LayerFixture::spans(spans)).collect();
+        let right = PackedLora::pack(&spans[0], 40, 30, format);
+        let wrong = PackedLora::pack(&spans[1], 40, 30, other);
+        let run = |isa, packed: [Option<&PackedLora>; 2]| {
+            let segments: Vec<LoraSegment<'_>> = (plain.segments.iter().zip(&spans).zip(packed))
+                .map(|(((rows, _), spans), packed)| LoraSegment {
+                    rows: rows.clone(),
+                    spans: spans.clone(),
+                    packed,
+                })
+                .collect();
+            let (activation, bias, residual, norm) = (Activation::Identity, None, None, None);
+            let call = LinearCall {
+                x: &plain.x,
+                weight: &weight,
+                bias,
+                lora: &segments,
+                activation,
+                residual,
+                norm,
+            };
+            let mut out = vec![f32::NAN; 20 * 40];
+            linear(isa, call, &mut out);
+            out
+        };
+        for isa in Isa::available() {
+            let want = run(isa, [None, None]);
+            assert_eq!(run(isa, [right.as_ref(), wrong.as_ref()]), want, "{} {format:?}", isa.name());
+            assert_eq!(run(isa, [None, right.as_ref()]), want, "{} {format:?}, one of two", isa.name());
+        }
+    }
+}
+
+#[test]
+fn a_form_of_another_format_beside_no_low_rank_part_is_not_read() {
+    let packed = PackedLora::pack(
+        &[LoraSpan { columns: 0..8, rank: 4, a: &[1.0; 256], b: &[1.0; 32], gain: None, bias: None }],
+        8,
+        64,
+        WeightFormat::Int8,
+    );
+    let weight = PackedMatrix::pack(&[0.5; 8 * 64], 8, 64, WeightFormat::Bf16);
+    for isa in Isa::available() {
+        let segments = [LoraSegment { rows: 0..1, spans: vec![], packed: packed.as_ref() }];
+        let (activation, bias, residual, norm) = (Activation::Identity, None, None, None);
+        let x = [bf16::ONE; 64];
+        let call = LinearCall { x: &x, weight: &weight, bias, lora: &segments, activation, residual, norm };
+        let mut out = [bf16::ZERO; 8];
+        linear(isa, call, &mut out);
+        assert_eq!(out, [bf16::from_f32(32.0); 8], "{}", isa.name());
     }
 }
 

@@ -132,7 +132,7 @@ fn segments<'a>(
                 })
                 .collect();
             let pack = || cpu::PackedLora::pack(&spans, weight.outputs(), weight.inputs(), weight.format());
-            let packed = adapter.extent.packed(first, pack);
+            let packed = adapter.extent.packed(first, weight.format(), pack);
             cpu::LoraSegment { rows: segment.rows.clone(), spans, packed }
         })
         .collect()

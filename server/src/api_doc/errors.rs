@@ -26,8 +26,9 @@ const UNAVAILABLE: Told =
     told("503", "server_error", "unavailable", "The server is starting, stopping or without its device.");
 
 /// What a body can bring about in OpenAI's dialect.
-const OF_BODIES: [Told; 5] = [
+const OF_BODIES: [Told; 6] = [
     told("400", "invalid_request_error", "invalid_value", "The body is not what it must be."),
+    told("408", "invalid_request_error", "body_timeout", "The body did not come in time."),
     told("413", "invalid_request_error", "payload_too_large", "The body is too large."),
     told("415", "invalid_request_error", "unsupported_media_type", "The body is not `application/json`."),
     told("429", "rate_limit_error", "rate_limit_exceeded", "Too many requests or inputs are in flight."),
@@ -35,9 +36,10 @@ const OF_BODIES: [Told; 5] = [
 ];
 
 /// What a body can bring about in text-embeddings-inference's dialect.
-const OF_TEIS_BODIES: [Told; 9] = [
+const OF_TEIS_BODIES: [Told; 10] = [
     told("400", "Empty", "", "There is nothing to compute, or the body is no JSON object."),
     told("404", "Validation", "", "No model or adapter of that name."),
+    told("408", "Validation", "", "The body did not come in time."),
     told("409", "Validation", "", "The fields and the path name two different adapters."),
     told("413", "Validation", "", "The body, the list of inputs or the reply would be too large."),
     told("415", "Validation", "", "The body is not `application/json`."),

@@ -1,5 +1,9 @@
 //! The flags, and how they are laid over the settings.
 
+mod limits;
+mod security;
+mod traces;
+
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -7,9 +11,13 @@ use clap::{ArgAction, Args, ValueEnum};
 
 use crate::bench_command::{BenchDtype, Seconds};
 use crate::settings::{
-    ApiKey, BatchingChoice, ByteSize, CacheBytes, DeviceChoice, DtypeChoice, LogFilter, LogFormat,
-    Milliseconds, ModeChoice, Settings, parse_setting,
+    BatchingChoice, ByteSize, CacheBytes, DeviceChoice, DtypeChoice, LogFilter, LogFormat, Milliseconds,
+    ModeChoice, Settings, parse_setting,
 };
+
+pub use limits::LimitFlags;
+pub use security::SecurityFlags;
+pub use traces::TraceFlags;
 
 /// Flags that say which model runs and how.
 #[derive(Debug, Default, Args)]
@@ -85,6 +93,15 @@ pub struct ServeFlags {
     /// Most requests in flight; more are answered 429 [default: 512].
     #[arg(long, value_name = "N", value_parser = parse_setting::<NonZeroUsize>)]
     pub max_concurrent_requests: Option<NonZeroUsize>,
+    /// Keys, TLS and origins.
+    #[command(flatten)]
+    pub security: SecurityFlags,
+    /// What a client may take up.
+    #[command(flatten)]
+    pub limits: LimitFlags,
+    /// Tracing of requests.
+    #[command(flatten)]
+    pub traces: TraceFlags,
     /// How requests become batches: serial (one text at a time), pooled (the same on --pool-size instances, each with
     /// its own weights) or batched [default: batched].
     #[arg(long, value_name = "MODE", value_parser = parse_setting::<ModeChoice>)]
@@ -103,10 +120,6 @@ pub struct ServeFlags {
     /// Memory for embeddings of texts that come again, e.g. 256MiB; 0 keeps none [default: 0].
     #[arg(long, value_name = "BYTES", value_parser = parse_setting::<CacheBytes>)]
     pub embedding_cache_bytes: Option<CacheBytes>,
-    /// Key that clients must send as `Authorization: Bearer KEY`. Other users of the machine can read a flag: rather set
-    /// POLYLORA__API_KEY.
-    #[arg(long, value_name = "KEY", value_parser = parse_setting::<ApiKey>)]
-    pub api_key: Option<ApiKey>,
     /// Memory for adapters on the device, e.g. 512MiB [default: 512MiB].
     #[arg(long, value_name = "BYTES", value_parser = parse_setting::<ByteSize>)]
     pub lora_memory: Option<ByteSize>,
@@ -222,12 +235,14 @@ impl ServeFlags {
         put(&mut settings.skip_warmup, self.skip_warmup.then_some(true));
         put(&mut settings.max_client_batch_size, self.max_client_batch_size);
         put(&mut settings.max_concurrent_requests, self.max_concurrent_requests);
+        self.security.lay_over(settings);
+        self.limits.lay_over(settings);
+        self.traces.lay_over(settings);
         put(&mut settings.mode, self.mode);
         put(&mut settings.pool_size, self.pool_size);
         put(&mut settings.batching, self.batching);
         put(&mut settings.tick_ms, self.tick_ms);
         put(&mut settings.embedding_cache_bytes, self.embedding_cache_bytes);
-        put_some(&mut settings.api_key, self.api_key);
         put(&mut settings.lora_memory, self.lora_memory);
         put(&mut settings.host_cache_bytes, self.host_cache_bytes);
         put(&mut settings.payload_limit, self.payload_limit);

@@ -56,6 +56,14 @@ pub(super) async fn in_teis_words(request: Request, next: Next) -> Response {
     }
 }
 
+/// Whether a request to this path, which no route has seen, is to be answered in this dialect's words.
+pub(crate) fn speaks_tei(path: &str) -> bool {
+    PATHS.iter().filter_map(|route| path.strip_suffix(route)).any(|before| match before.strip_prefix('/') {
+        Some(model) => !model.is_empty() && !model.contains('/'),
+        None => before.is_empty(),
+    })
+}
+
 /// The model that the path names; `None` where the path has no place for one.
 pub(crate) struct PathModel(Option<String>);
 
@@ -133,7 +141,7 @@ pub(crate) async fn tokenize(
     let lists: Vec<Vec<SimpleToken>> =
         lists.into_iter().map(|list| list.into_iter().map(SimpleToken::from).collect()).collect();
     let mut response = json(&lists)?;
-    response.extensions_mut().insert(Served { model: chosen.name, inputs, tokens });
+    response.extensions_mut().insert(Served::unmeasured(chosen.name, inputs, tokens));
     Ok(response)
 }
 
@@ -149,7 +157,7 @@ pub(crate) async fn decode(
     check_served(&state, &chosen)?;
     let (inputs, tokens) = (request.ids.len(), request.ids.iter().map(Vec::len).sum());
     let mut response = json(&state.service().decode(request).await?)?;
-    response.extensions_mut().insert(Served { model: chosen.name, inputs, tokens });
+    response.extensions_mut().insert(Served::unmeasured(chosen.name, inputs, tokens));
     Ok(response)
 }
 
@@ -193,6 +201,7 @@ async fn answer(state: &AppState, request: TeiRequest) -> Result<Answered, TeiEr
     }
     let width = engine.dimensions.unwrap_or(state.service().model().dimensions);
     let reply = state.service().embed(engine).await?;
+    let served = Served::reply(model, inputs, &reply);
     let is_whole = |row: &Vec<f32>| match output {
         RowOutput::Tokens => !row.is_empty() && row.len().is_multiple_of(width),
         _ => row.len() == width,
@@ -206,7 +215,6 @@ async fn answer(state: &AppState, request: TeiRequest) -> Result<Answered, TeiEr
         let reason = "an embedding has a value that is not finite".to_owned();
         return Err(polylora_engine::EmbedError::Internal { reason }.into());
     }
-    let served = Served { model, inputs, tokens: reply.tokens };
     Ok(Answered { reply, timer, served })
 }
 

@@ -1,8 +1,7 @@
-//! The kinds of value that are the server's own: devices, dtypes, sizes, keys, log forms.
+//! The kinds of value that are the server's own: devices, dtypes, sizes, log forms.
 
 use std::fmt;
 
-use subtle::ConstantTimeEq;
 use tracing_subscriber::EnvFilter;
 
 use super::value::Setting;
@@ -141,32 +140,6 @@ impl fmt::Display for ByteSize {
     }
 }
 
-/// A key that clients must present. It never shows in messages or logs.
-#[derive(Clone, PartialEq, Eq)]
-pub struct ApiKey(String);
-
-impl ApiKey {
-    /// Whether the presented bytes are the key, in time that depends on their length alone.
-    pub fn matches(&self, presented: &[u8]) -> bool {
-        self.0.as_bytes().ct_eq(presented).into()
-    }
-}
-
-impl Setting for ApiKey {
-    const EXPECTED: &'static str = "a key of visible ASCII characters that is not empty";
-    const SECRET: bool = true;
-
-    fn parse(text: &str) -> Option<Self> {
-        (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic())).then(|| Self(text.to_owned()))
-    }
-}
-
-impl fmt::Debug for ApiKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ApiKey(…)")
-    }
-}
-
 /// Form of the log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
@@ -264,15 +237,6 @@ mod tests {
         assert_eq!(DtypeChoice::parse("float32"), Some(DtypeChoice::F32));
         assert_eq!(DtypeChoice::parse("int8"), Some(DtypeChoice::Int8));
         assert_eq!(DtypeChoice::parse("int4"), None);
-    }
-
-    #[test]
-    fn a_key_shows_nowhere() {
-        let key = ApiKey::parse("s3cret").expect("a key");
-        assert!(!format!("{key:?}").contains("s3cret"));
-        assert!(key.matches(b"s3cret"));
-        assert!(!key.matches(b"s3cre") && !key.matches(b"s3creT") && !key.matches(b""));
-        assert_eq!(ApiKey::parse(""), None);
     }
 
     #[test]

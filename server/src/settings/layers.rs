@@ -267,10 +267,22 @@ mod tests {
             skip_warmup = true
             auto_truncate = false
             api_key = "k"
+            api_key_file = "keys"
+            public_metrics = true
+            tls_cert = "cert.pem"
+            tls_key = "key.pem"
+            allowed_origins = "https://a.example, http://localhost:3000"
+            max_input_chars = 7
+            max_connections = 8
+            connection_backlog = 9
+            header_read_timeout = 0.5
+            body_read_timeout = 10
+            idle_timeout = "11.5"
             lora_memory = 1024
             host_cache_bytes = "1GB"
             payload_limit = "1kB"
             shutdown_timeout = 6
+            otlp_traces_endpoint = "http://localhost:4318"
             log_format = "json"
             log_level = "debug"
             "#,

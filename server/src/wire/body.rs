@@ -28,41 +28,71 @@ impl<T: DeserializeOwned> FromRequest<Arc<AppState>> for JsonBody<T> {
 
     async fn from_request(request: Request, state: &Arc<AppState>) -> Result<Self, ApiError> {
         is_json(request.headers())?;
-        let bytes = read_body(request, state.payload_limit()).await?;
+        let (parts, body) = request.into_parts();
+        let bytes = read_body(&parts.headers, body, state.payload_limit()).await?;
         parse_object(&bytes).map(Self)
     }
 }
 
 /// The whole body, of at most `limit` bytes.
-async fn read_body(request: Request, limit: usize) -> Result<Vec<u8>, ApiError> {
+///
+/// # Errors
+/// 413 for a larger one, 400 for one that breaks off.
+pub(crate) async fn read_body(headers: &HeaderMap, mut body: Body, limit: usize) -> Result<Bytes, ApiError> {
     let too_large = || {
         let message =
             format!("the body is larger than {limit} bytes (--payload-limit): send fewer or shorter inputs");
         ApiError::invalid(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", message)
     };
     // Who waits for `100 Continue` sends nothing when it does not come.
-    let waits = request.headers().contains_key(header::EXPECT);
-    let announced = content_length(request.headers());
-    let mut body = request.into_body();
-    if announced.is_some_and(|length| length > limit as u64) {
+    let waits = headers.contains_key(header::EXPECT);
+    if content_length(headers).is_some_and(|length| length > limit as u64) {
         if !waits {
             discard(body).await;
         }
         return Err(too_large());
     }
-    let mut kept = Vec::new();
+    let mut read = Pieces::default();
     while let Some(data) = next_data(&mut body).await {
         let data = data.map_err(|_| {
             let message = "the body could not be read to its end";
             ApiError::invalid(StatusCode::BAD_REQUEST, "body_unreadable", message)
         })?;
-        if kept.len() + data.len() > limit {
+        if read.len() + data.len() > limit {
             discard(body).await;
             return Err(too_large());
         }
-        kept.extend_from_slice(&data);
+        read.add(data);
     }
-    Ok(kept)
+    Ok(read.whole())
+}
+
+/// What was read of a body; one that came in one piece is not copied.
+#[derive(Default)]
+struct Pieces {
+    first: Bytes,
+    all: Vec<u8>,
+}
+
+impl Pieces {
+    fn len(&self) -> usize {
+        self.first.len().max(self.all.len())
+    }
+
+    fn add(&mut self, data: Bytes) {
+        if self.len() == 0 {
+            self.first = data;
+            return;
+        }
+        if self.all.is_empty() {
+            self.all.extend_from_slice(&self.first);
+        }
+        self.all.extend_from_slice(&data);
+    }
+
+    fn whole(self) -> Bytes {
+        if self.all.is_empty() { self.first } else { self.all.into() }
+    }
 }
 
 /// Reads and throws away what is left of a refused body, within bounds: the connection of a client that sends all before
@@ -92,9 +122,16 @@ async fn next_data(body: &mut Body) -> Option<Result<Bytes, axum::Error>> {
 /// # Errors
 /// 400 with the field, the line and the column, and what was expected.
 pub fn parse_object<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
-    // serde would take an array for a struct, field by field.
-    if bytes.iter().find(|byte| !byte.is_ascii_whitespace()).is_some_and(|&byte| byte == b'[') {
-        return Err(bad_json("the body is a list, expected a JSON object"));
+    // serde would take an array for a struct, field by field, and name a field that is missing in a number.
+    let kind = match bytes.trim_ascii() {
+        [b'[', ..] => Some("a list"),
+        [b'"', ..] => Some("a string"),
+        [b'-' | b'0'..=b'9', ..] => Some("a number"),
+        b"null" | b"true" | b"false" => Some("no object"),
+        _ => None,
+    };
+    if let Some(kind) = kind {
+        return Err(bad_json(&format!("the body is {kind}, expected a JSON object")));
     }
     // serde_json looks at the bytes of those strings only that are kept.
     let text = std::str::from_utf8(bytes).map_err(|error| {

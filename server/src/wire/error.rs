@@ -44,6 +44,11 @@ impl ApiError {
         Self::server(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
     }
 
+    /// A bound is reached; the client may try again.
+    pub fn rate_limit(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, RATE_LIMIT, code, message)
+    }
+
     /// No base model, alias or adapter has the name.
     pub fn model_not_found(name: &str) -> Self {
         let name = shortened(name.into(), 100);
@@ -77,6 +82,23 @@ impl ApiError {
         &self.message
     }
 
+    /// The body of the reply.
+    pub fn to_json(&self) -> String {
+        // Texts alone are always written.
+        serde_json::to_string(&self.object()).unwrap_or_default()
+    }
+
+    fn object(&self) -> ErrorObject<'_> {
+        ErrorObject {
+            error: ErrorFields {
+                message: &self.message,
+                kind: self.kind,
+                param: self.param.as_deref(),
+                code: self.code,
+            },
+        }
+    }
+
     fn new(status: StatusCode, kind: &'static str, code: &'static str, message: impl Into<String>) -> Self {
         Self { status, kind, code, param: None, message: shortened(message.into(), MAX_MESSAGE_BYTES) }
     }
@@ -89,6 +111,9 @@ impl From<EmbedError> for ApiError {
             EmbedError::EmptyInput { index } => (400, INVALID_REQUEST, "empty_input", Some(input(index))),
             EmbedError::TooManyInputs { .. } => {
                 (400, INVALID_REQUEST, "too_many_inputs", Some("input".to_owned()))
+            }
+            EmbedError::TooManyCharacters { index, .. } => {
+                (400, INVALID_REQUEST, "text_too_long", Some(input(index)))
             }
             EmbedError::TooLong { index, .. } => {
                 (400, INVALID_REQUEST, "context_length_exceeded", Some(input(index)))
@@ -129,15 +154,7 @@ impl From<EmbedError> for ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let code = ErrorCode(self.code);
-        let body = ErrorObject {
-            error: ErrorFields {
-                message: &self.message,
-                kind: self.kind,
-                param: self.param.as_deref(),
-                code: self.code,
-            },
-        };
-        let mut response = (self.status, Json(body)).into_response();
+        let mut response = (self.status, Json(self.object())).into_response();
         let headers = response.headers_mut();
         match self.status {
             // An embedding takes milliseconds; a second is the shortest that the header can say.

@@ -146,11 +146,11 @@ impl Named<'_> {
         let (adapter, _) = agreed_adapter(&[
             ("the path", self.path.filter(is_adapter)),
             ("model", self.model.filter(is_adapter)),
-            ("adapter_id", self.adapter_id),
-            ("lora_name", self.lora_name),
+            ("adapter_id", self.adapter_id.filter(is_adapter)),
+            ("lora_name", self.lora_name.filter(is_adapter)),
         ])?;
         let adapter = adapter.map(str::to_owned);
-        let asked = adapter.as_deref().or(self.model).or(self.path);
+        let asked = adapter.as_deref().or(self.model).or(self.path).or(self.adapter_id).or(self.lora_name);
         let name = asked.unwrap_or_else(|| rules.names.primary()).to_owned();
         Ok(ChosenModel { adapter, name })
     }

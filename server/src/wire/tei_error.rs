@@ -9,6 +9,9 @@ use utoipa::ToSchema;
 
 use super::error::{ApiError, ErrorCode, MAX_MESSAGE_BYTES, shortened};
 
+/// The words that clients look for.
+const OVERLOADED: &str = "Model is overloaded";
+
 /// What kind of error it is, as clients of text-embeddings-inference read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub enum ErrorType {
@@ -46,6 +49,7 @@ impl From<EmbedError> for TeiError {
             }
             EmbedError::Tokenize { .. } => (StatusCode::UNPROCESSABLE_ENTITY, ErrorType::Tokenizer),
             EmbedError::TooLong { .. }
+            | EmbedError::TooManyCharacters { .. }
             | EmbedError::TokenOutOfVocabulary { .. }
             | EmbedError::DimensionsOutOfRange { .. }
             | EmbedError::UnknownPrompt { .. }
@@ -59,8 +63,7 @@ impl From<EmbedError> for TeiError {
             EmbedError::Internal { .. } => (StatusCode::FAILED_DEPENDENCY, ErrorType::Backend),
         };
         let message = match kind {
-            // The words that clients look for.
-            ErrorType::Overloaded => format!("Model is overloaded: {error}"),
+            ErrorType::Overloaded => format!("{OVERLOADED}: {error}"),
             _ => error.to_string(),
         };
         Self { status, kind, code: error.code(), message: shortened(message, MAX_MESSAGE_BYTES) }
@@ -83,7 +86,11 @@ impl From<ApiError> for TeiError {
             "conflicting_adapters" => StatusCode::CONFLICT,
             _ => error.status(),
         };
-        Self { status, kind, code: error.code(), message: error.message().to_owned() }
+        let message = match kind {
+            ErrorType::Overloaded => format!("{OVERLOADED}: {}", error.message()),
+            _ => error.message().to_owned(),
+        };
+        Self { status, kind, code: error.code(), message }
     }
 }
 

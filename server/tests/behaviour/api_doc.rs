@@ -88,7 +88,7 @@ async fn a_key_is_described_where_one_is_needed() {
     assert!(open["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer");
     assert_eq!(open["paths"]["/embed"]["post"].get("security"), None);
     assert_eq!(open["paths"]["/embed"]["post"]["responses"].get("401"), None);
-    let api_key = Some(parse_setting("s3cret").expect("a key"));
+    let api_key = vec![parse_setting("s3cret").expect("a key")];
     let locked = Server::with(FakeEngine::default(), Settings { api_key, ..Settings::default() });
     // Without the key, as a browser asks.
     let closed = document(&locked).await;

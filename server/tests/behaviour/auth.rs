@@ -7,7 +7,7 @@ use polylora_server::settings::{Settings, parse_setting};
 use crate::fake_engine::{FakeEngine, Reply, Server};
 
 fn locked() -> Server {
-    let api_key = Some(parse_setting("s3cret").expect("a key"));
+    let api_key = vec![parse_setting("0ther").expect("a key"), parse_setting("s3cret").expect("a key")];
     Server::with(FakeEngine::default(), Settings { api_key, ..Settings::default() })
 }
 
@@ -53,7 +53,7 @@ async fn a_wrong_key_is_401_and_shows_neither_key() {
 #[tokio::test]
 async fn the_key_opens_and_the_scheme_has_no_case() {
     let server = locked();
-    for authorization in ["Bearer s3cret", "bearer s3cret", "BEARER  s3cret"] {
+    for authorization in ["Bearer s3cret", "bearer s3cret", "BEARER  s3cret", "Bearer 0ther"] {
         assert_eq!(get_with(&server, "/v1/models", authorization).await.status, 200, "{authorization}");
     }
     assert_eq!(get_with(&server, "/nowhere", "Bearer s3cret").await.error().0, 404);
@@ -62,4 +62,13 @@ async fn the_key_opens_and_the_scheme_has_no_case() {
 #[tokio::test]
 async fn without_a_key_set_any_key_will_do() {
     assert_eq!(get_with(&Server::new(), "/v1/models", "Bearer sk-whatever").await.status, 200);
+}
+
+#[tokio::test]
+async fn metrics_are_public_where_that_is_asked_for() {
+    let api_key = vec![parse_setting("s3cret").expect("a key")];
+    let settings = Settings { api_key, public_metrics: true, ..Settings::default() };
+    let server = Server::with(FakeEngine::default(), settings);
+    assert_eq!(server.get("/metrics").await.status, 200);
+    assert_eq!(server.get("/v1/models").await.status, 401);
 }

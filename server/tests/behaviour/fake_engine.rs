@@ -1,6 +1,7 @@
 //! An engine without a model: it judges requests as the real one does and answers with numbers made from the input.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -9,11 +10,12 @@ use polylora_engine::{
     AdapterInfo, BoxFuture, DecodeRequest, EmbedError, EmbedInput, EmbedReply, EmbedRequest,
     EmbeddingService, Health, Limits, ModelInfo, RowOutput, Snapshot, TextToken, Timings, TokenizeRequest,
 };
+use polylora_server::api_keys::ApiKeys;
 use polylora_server::assemble::Assembly;
 use polylora_server::routes::router;
 use polylora_server::settings::Settings;
 use polylora_server::shutdown::CutOff;
-use polylora_server::state::AppState;
+use polylora_server::state::{AppState, Gatehouse};
 use serde_json::Value;
 use tower::ServiceExt;
 
@@ -32,6 +34,7 @@ pub enum Mood {
     GivesNan,
     LosesRows,
     Hangs,
+    Sleeps(Duration),
 }
 
 pub struct FakeEngine {
@@ -41,6 +44,7 @@ pub struct FakeEngine {
     pub computed: Mutex<Vec<EmbedRequest>>,
     pub model: ModelInfo,
     pub snapshot: Snapshot,
+    pub timings: Timings,
 }
 
 impl Default for FakeEngine {
@@ -48,6 +52,7 @@ impl Default for FakeEngine {
         Self {
             mood: Mood::default(),
             health: Health::Ready,
+            timings: Timings::default(),
             adapters: vec!["law", "team/medical"],
             computed: Mutex::default(),
             model: ModelInfo {
@@ -127,7 +132,7 @@ impl FakeEngine {
             RowOutput::Embedding | RowOutput::Normalized => embedding(index),
         };
         let embeddings = (0..request.inputs.len()).map(row).collect();
-        Ok(EmbedReply { embeddings, tokens, timings: Timings::default() })
+        Ok(EmbedReply { embeddings, tokens, timings: self.timings })
     }
 }
 
@@ -199,6 +204,7 @@ impl EmbeddingService for FakeEngine {
                 Mood::Panics => panic!("the fake engine panics"),
                 Mood::GivesNan => reply.embeddings[0][1] = f32::NAN,
                 Mood::LosesRows => reply.embeddings.clear(),
+                Mood::Sleeps(time) => tokio::time::sleep(*time).await,
                 Mood::Hangs => std::future::pending().await,
             }
             Ok(reply)
@@ -299,10 +305,16 @@ impl Server {
     }
 
     pub fn with(engine: FakeEngine, settings: Settings) -> Self {
+        let api_keys = Arc::new(ApiKeys::given(&settings.api_key));
+        Self::behind(Gatehouse { api_keys, ..Gatehouse::default() }, engine, settings)
+    }
+
+    pub fn behind(gatehouse: Gatehouse, engine: FakeEngine, settings: Settings) -> Self {
         let engine = Arc::new(engine);
         let cut_off = CutOff::default();
-        let state = AppState::new(assembly(engine.clone(), &[]), &settings).expect("no clash of names");
-        Self { engine, router: router(state, cut_off.clone()), cut_off }
+        let state = AppState::behind(gatehouse, assembly(engine.clone(), &[]), &settings);
+        let state = state.expect("no clash of names");
+        Self { engine, router: router(state, cut_off.clone(), &settings.allowed_origins), cut_off }
     }
 
     pub fn in_mood(mood: Mood) -> Self {

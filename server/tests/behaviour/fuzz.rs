@@ -52,7 +52,7 @@ fn any_body() -> impl Strategy<Value = String> {
 }
 
 fn status_of(body: Vec<u8>) -> u16 {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     let reply = runtime.block_on(Server::new().post(body));
     if reply.status != 200 {
         // Every refusal is an error object with its four fields.

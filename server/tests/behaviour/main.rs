@@ -2,6 +2,8 @@
 
 mod api_doc;
 mod auth;
+mod connections;
+mod cors;
 mod embed_command;
 mod embeddings;
 mod errors;
@@ -10,7 +12,11 @@ mod fuzz;
 mod instruction_set;
 mod models;
 mod operations;
+mod overload;
 mod page;
+mod running;
+mod spans;
 mod stopping;
 mod tei;
 mod tei_errors;
+mod tls;

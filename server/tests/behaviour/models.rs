@@ -78,7 +78,7 @@ async fn an_alias_that_an_adapter_has_is_the_adapters_even_when_it_is_refused() 
     let engine: Arc<FakeEngine> = Arc::default();
     let state = AppState::new(assembly(engine.clone(), &[CATALOGUE_ALIAS]), &settings).expect("no clash");
     let cut_off = CutOff::default();
-    let server = Server { engine, router: router(state, cut_off.clone()), cut_off };
+    let server = Server { engine, router: router(state, cut_off.clone(), &[]), cut_off };
     assert_eq!(server.post(body).await.error().0, 404);
     assert!(server.computed().is_empty(), "never silently the base");
 }

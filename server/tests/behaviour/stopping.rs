@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::middleware::from_fn_with_state;
 use axum::routing::get;
+use polylora_server::connections::Door;
 use polylora_server::serve::{ServeError, bind};
 use polylora_server::shutdown::{CutOff, Ended, Phase, Stop, serve_until, until_cut_off};
 use polylora_server::startup::Surface;
@@ -23,7 +24,7 @@ struct InFlight {
 }
 
 async fn in_flight(drain: Duration) -> InFlight {
-    let (listener, address) = bind("127.0.0.1", 0).await.expect("a port");
+    let (listener, address) = bind("127.0.0.1", 0, 1024).await.expect("a port");
     let (arrived, mut arrivals) = mpsc::channel(1);
     let (answer, answered) = oneshot::channel::<()>();
     let answered = std::sync::Mutex::new(Some(answered));
@@ -42,7 +43,8 @@ async fn in_flight(drain: Duration) -> InFlight {
         .route("/", get(move || handler()))
         .layer(from_fn_with_state(cut_off.clone(), until_cut_off));
     let (phase, watched) = watch::channel(Phase::Running);
-    let ended = tokio::spawn(serve_until(listener, router, Stop { phase: watched, drain, cut_off }));
+    let ended =
+        tokio::spawn(serve_until(Door::plain(listener), router, Stop { phase: watched, drain, cut_off }));
     let mut client = TcpStream::connect(address).await.expect("connected");
     client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("written");
     arrivals.recv().await.expect("the request arrived");
@@ -66,8 +68,8 @@ const LONG: Duration = Duration::from_secs(600);
 
 #[tokio::test]
 async fn a_port_in_use_is_told_with_its_address() {
-    let (_listener, address) = bind("127.0.0.1", 0).await.expect("a port");
-    let error = bind("127.0.0.1", address.port()).await.expect_err("in use");
+    let (_listener, address) = bind("127.0.0.1", 0, 1024).await.expect("a port");
+    let error = bind("127.0.0.1", address.port(), 1024).await.expect_err("in use");
     assert!(matches!(error, ServeError::Bind { .. }));
     assert!(error.to_string().contains(&format!("127.0.0.1:{}", address.port())), "{error}");
 }
@@ -101,10 +103,10 @@ async fn a_request_in_flight_at_the_deadline_is_answered_503_and_not_cut() {
 #[tokio::test]
 async fn what_hangs_in_the_engine_and_a_body_that_never_ends_are_answered_503_too() {
     let server = Server::in_mood(Mood::Hangs);
-    let (listener, address) = bind("127.0.0.1", 0).await.expect("a port");
+    let (listener, address) = bind("127.0.0.1", 0, 1024).await.expect("a port");
     let (phase, watched) = watch::channel(Phase::Running);
     let stop = Stop { phase: watched, drain: Duration::ZERO, cut_off: server.cut_off.clone() };
-    let ended = tokio::spawn(serve_until(listener, server.router.clone(), stop));
+    let ended = tokio::spawn(serve_until(Door::plain(listener), server.router.clone(), stop));
     let mut clients = vec![];
     for length in [13, 14] {
         let mut client = TcpStream::connect(address).await.expect("connected");
@@ -130,14 +132,14 @@ async fn what_hangs_in_the_engine_and_a_body_that_never_ends_are_answered_503_to
 
 #[tokio::test]
 async fn a_connection_without_a_whole_request_is_not_waited_for_beyond_the_deadline() {
-    let (listener, address) = bind("127.0.0.1", 0).await.expect("a port");
+    let (listener, address) = bind("127.0.0.1", 0, 1024).await.expect("a port");
     let (phase, watched) = watch::channel(Phase::Running);
     let stop = Stop { phase: watched, drain: Duration::ZERO, cut_off: CutOff::default() };
     let _idle = TcpStream::connect(address).await.expect("connected");
     let mut half = TcpStream::connect(address).await.expect("connected");
     half.write_all(b"GET / HTTP/1.1\r\nho").await.expect("written");
     phase.send(Phase::Draining).expect("watched");
-    let ended = serve_until(listener, Router::new(), stop).await;
+    let ended = serve_until(Door::plain(listener), Router::new(), stop).await;
     assert_eq!(ended.expect("no error"), Ended::Drained);
 }
 
@@ -150,6 +152,7 @@ async fn a_server_that_starts_says_so_until_its_routes_are_there() {
         let reply = starting.get(path).await;
         assert_eq!(reply.error(), (503, "starting".into(), None), "{path}");
         assert_eq!(reply.header("retry-after"), Some("1"));
+        assert!(reply.header("x-request-id").is_some());
     }
     assert_eq!(starting.post("{\"input\":\"a\"}").await.error().1, "starting");
     surface.open(server.router.clone());

@@ -151,7 +151,7 @@ async fn what_is_found_before_a_handler_is_told_in_its_words_too() {
     let reply = small.post_to("/embed", json!({"inputs": "a".repeat(30)}).to_string()).await;
     assert_eq!(told(&reply), (413, "Validation".into()));
 
-    let api_key = Some(parse_setting("s3cret").expect("a key"));
+    let api_key = vec![parse_setting("s3cret").expect("a key")];
     let locked = Server::with(FakeEngine::default(), Settings { api_key, ..Settings::default() });
     for path in ["/info", "/law/info"] {
         let reply = locked.get(path).await;

@@ -1,0 +1,72 @@
+//! The span of a request and those of its stages; never a text.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use axum::http::{HeaderMap, Method, StatusCode};
+use opentelemetry::global;
+use opentelemetry::propagation::TextMapPropagator;
+use opentelemetry::trace::{Span as _, SpanBuilder, TraceContextExt, Tracer};
+use opentelemetry_http::HeaderExtractor;
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use polylora_engine::Timings;
+use tracing::Span;
+use tracing::field::Empty;
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+
+/// Opens the span of a request, under the caller's where the header `traceparent` names one. The fields are those of
+/// OpenTelemetry's conventions for HTTP servers.
+pub fn request_span(method: &Method, route: &str, id: &str, headers: &HeaderMap) -> Span {
+    // Clients choose methods freely; spans are grouped by theirs.
+    let method = if method.as_str().len() <= 7 { method.as_str() } else { "_OTHER" };
+    let span = tracing::info_span!(
+        "request",
+        otel.name = format_args!("{method} {route}"),
+        otel.kind = "server",
+        otel.status_code = Empty,
+        request_id = id,
+        http.request.method = method,
+        http.route = route,
+        http.response.status_code = Empty,
+        model = Empty,
+        inputs = Empty,
+        tokens = Empty,
+    );
+    if headers.contains_key("traceparent") {
+        let parent = TraceContextPropagator::new().extract(&HeaderExtractor(headers));
+        // Without an exporter there is nothing to hang it on.
+        let _ = span.set_parent(parent);
+    }
+    span
+}
+
+/// Writes a request's end into its span.
+pub fn record_status(span: &Span, status: StatusCode) {
+    span.record("http.response.status_code", status.as_u16());
+    if status.is_server_error() {
+        span.record("otel.status_code", "ERROR");
+    }
+}
+
+/// Puts the stages that the engine has measured under the request's span: they ended when its reply came, one after the
+/// other.
+pub fn record_stages(span: &Span, timings: &Timings, replied: Instant) {
+    let context = span.context();
+    if !context.span().span_context().is_sampled() {
+        return;
+    }
+    let tracer = global::tracer("polylora");
+    let mut end = SystemTime::now().checked_sub(replied.elapsed()).unwrap_or(SystemTime::UNIX_EPOCH);
+    for (stage, took) in
+        [("compute", timings.compute), ("queue", timings.queue), ("tokenize", timings.tokenize)]
+    {
+        let start = end.checked_sub(took).unwrap_or(SystemTime::UNIX_EPOCH);
+        let span = SpanBuilder::from_name(stage).with_start_time(start);
+        tracer.build_with_context(span, &context).end_with_timestamp(end);
+        end = start;
+    }
+}
+
+/// Milliseconds for a log line.
+pub fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}

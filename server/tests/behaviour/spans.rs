@@ -1,0 +1,115 @@
+//! What a collector of traces gets, and what it does not.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{Request, header};
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::trace::v1::Span;
+use polylora_engine::Timings;
+use polylora_server::otlp::TraceExport;
+use polylora_server::settings::{Settings, parse_setting};
+use polylora_server::telemetry::exported;
+use prost::Message;
+use tracing_subscriber::layer::SubscriberExt;
+
+use crate::fake_engine::{FakeEngine, Server};
+
+const CANARY: &str = "canary in a coal mine";
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+
+/// A collector that takes one batch a connection, and its address.
+fn collector() -> (String, Receiver<Vec<u8>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let (sender, batches) = channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            let mut bytes = vec![];
+            let mut piece = [0; 4096];
+            let batch = loop {
+                let count = stream.read(&mut piece).expect("read");
+                bytes.extend_from_slice(&piece[..count]);
+                let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else { continue };
+                let head = String::from_utf8_lossy(&bytes[..end]).to_ascii_lowercase();
+                assert!(head.starts_with("post /v1/traces "), "{head}");
+                assert!(head.contains("content-type: application/x-protobuf"), "{head}");
+                let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+                let length: usize = length.and_then(|length| length.parse().ok()).expect("a length");
+                if bytes.len() >= end + 4 + length {
+                    break bytes[end + 4..].to_vec();
+                }
+            };
+            stream
+                .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+                .expect("sent");
+            if sender.send(batch).is_err() {
+                return;
+            }
+        }
+    });
+    (format!("http://{address}"), batches)
+}
+
+fn attribute(span: &Span, key: &str) -> Option<String> {
+    let found = span.attributes.iter().find(|attribute| attribute.key == key)?;
+    Some(format!("{:?}", found.value.as_ref()?.value.as_ref()?))
+}
+
+#[tokio::test]
+async fn a_trace_has_the_request_under_its_caller_and_its_stages_but_no_text() {
+    let (address, batches) = collector();
+    let export = TraceExport::start(&parse_setting(&address).expect("an address")).expect("an exporter");
+    let subscriber = tracing_subscriber::registry().with(exported(&export));
+    let guard = tracing::subscriber::set_default(subscriber);
+    let ms = Duration::from_millis;
+    let timings = Timings { tokenize: ms(1), queue: ms(20), compute: ms(300) };
+    let server = Server::with(FakeEngine { timings, ..FakeEngine::default() }, Settings::default());
+    let request = Request::post("/v1/embeddings")
+        .header(header::CONTENT_TYPE, "application/json")
+        .header("x-request-id", "mine-7")
+        .header("traceparent", format!("00-{TRACE}-00f067aa0ba902b7-01"));
+    let body = format!("{{\"input\": [\"{CANARY}\", \"b\"], \"model\": \"law\"}}");
+    assert_eq!(server.send(request.body(Body::from(body)).expect("a request")).await.status, 200);
+    assert_eq!(server.post(format!("{{\"input\": {{\"{CANARY}\": 1}}}}")).await.status, 400);
+    drop(guard);
+    tokio::task::spawn_blocking(move || drop(export)).await.expect("sent");
+    let batch = batches.recv_timeout(Duration::from_secs(20)).expect("a batch");
+    assert!(!batch.windows(CANARY.len()).any(|window| window == CANARY.as_bytes()));
+    let batch = ExportTraceServiceRequest::decode(&batch[..]).expect("protobuf");
+    let resource = batch.resource_spans[0].resource.as_ref().expect("a resource");
+    assert!(resource.attributes.iter().any(|attribute| attribute.key == "service.name"));
+    let scopes = batch.resource_spans.iter().flat_map(|resource| &resource.scope_spans);
+    let spans: Vec<Span> = scopes.flat_map(|scope| scope.spans.clone()).collect();
+    let request = spans
+        .iter()
+        .find(|span| attribute(span, "request_id").is_some_and(|id| id.contains("mine-7")))
+        .expect("the request's span");
+    assert_eq!(request.name, "POST /v1/embeddings");
+    assert_eq!(hex(&request.trace_id), TRACE);
+    assert_eq!(hex(&request.parent_span_id), "00f067aa0ba902b7");
+    assert!(attribute(request, "http.response.status_code").is_some_and(|status| status.contains("200")));
+    assert!(attribute(request, "model").is_some_and(|model| model.contains("law")));
+    let stage = |name: &str| {
+        let found = spans.iter().find(|span| span.name == name && span.trace_id == request.trace_id);
+        let span = found.unwrap_or_else(|| panic!("no span {name}"));
+        assert_eq!(span.parent_span_id, request.span_id, "{name}");
+        (span.start_time_unix_nano, span.end_time_unix_nano)
+    };
+    let (tokenize, queue, compute) = (stage("tokenize"), stage("queue"), stage("compute"));
+    assert_eq!((tokenize.1, queue.1), (queue.0, compute.0));
+    assert_eq!([tokenize, queue, compute].map(|(start, end)| (end - start) / 1_000_000), [1, 20, 300]);
+    stage("read_body");
+    let failed = spans.iter().find(|span| {
+        attribute(span, "http.response.status_code").is_some_and(|status| status.contains("400"))
+    });
+    assert_ne!(failed.expect("the other request's span").trace_id, request.trace_id);
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
