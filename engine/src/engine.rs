@@ -173,6 +173,7 @@ impl Engine {
         let limits = Limits {
             concurrent_requests: config.max_concurrent_requests,
             client_batch_size: config.max_client_batch_size,
+            input_chars: config.max_input_chars,
             batch_tokens: config.max_batch_tokens,
             tokenize_threads: config.tokenize_threads,
         };
