@@ -164,6 +164,7 @@ impl Queue {
             None => self.scheduler.next_batch(Instant::now())?,
         };
         batch.rows.retain(|picked| !picked.row.is_cancelled());
+        batch.take_at(Instant::now());
         (!batch.rows.is_empty()).then_some(batch)
     }
 
@@ -275,6 +276,19 @@ mod tests {
         desk.commit(Commit { deferred, adapters_placed: 1 });
         assert_eq!(ids(&desk.next_batch().unwrap()), [2, 3]);
         assert_eq!(ids(&desk.next_batch().unwrap()), [4, 5]);
+    }
+
+    #[test]
+    fn a_row_waits_until_its_batch_is_taken_not_until_it_is_ready() {
+        let (desk, jobs) = desk();
+        let sent = Instant::now();
+        let _answers = [1, 2, 3].map(|id| send(&jobs, id, None));
+        let all_sent = sent.elapsed();
+        make_ready(&desk);
+        thread::sleep(Duration::from_millis(5));
+        let least = sent.elapsed() - all_sent;
+        let batch = desk.next_batch().unwrap();
+        assert!(batch.rows.iter().all(|picked| picked.waited >= least), "{:?}, {least:?}", batch.rows);
     }
 
     #[test]

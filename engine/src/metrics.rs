@@ -19,7 +19,7 @@
 //! | `polylora_batch_tokens` | histogram | tokens in a batch |
 //! | `polylora_batch_domains` | histogram | domains (the base, adapters) in a batch |
 //! | `polylora_tokenize_seconds` | histogram | tokenising one request |
-//! | `polylora_queue_seconds` | histogram | from tokenised to picked, one row |
+//! | `polylora_queue_seconds` | histogram | from tokenised to the batch's turn on the device, one row |
 //! | `polylora_compute_seconds` | histogram | one batch on the device |
 //! | `polylora_request_seconds` | histogram | a request from its arrival in the engine to its end |
 //! | `polylora_requests_in_flight` | gauge | requests in the engine |
@@ -168,7 +168,10 @@ impl Metrics {
             batch_tokens: make.sizes("polylora_batch_tokens", "Tokens in a batch"),
             batch_domains: make.sizes("polylora_batch_domains", "Domains in a batch"),
             tokenize_seconds: make.seconds("polylora_tokenize_seconds", "Tokenising one request"),
-            queue_seconds: make.seconds("polylora_queue_seconds", "From tokenised to picked, one row"),
+            queue_seconds: make.seconds(
+                "polylora_queue_seconds",
+                "From tokenised to the batch's turn on the device, one row",
+            ),
             compute_seconds: make.seconds("polylora_compute_seconds", "One batch on the device"),
             queue_rows: make.gauge("polylora_queue_rows", "Rows that wait for the device"),
             adapter_queue_rows: make.gauges(
@@ -192,8 +195,8 @@ impl Metrics {
         RequestCount::begin(self)
     }
 
-    /// Rows were picked that had waited so long.
-    pub(crate) fn picked(&self, waited: impl Iterator<Item = Duration>) {
+    /// Rows were taken to the device that had waited so long.
+    pub(crate) fn taken(&self, waited: impl Iterator<Item = Duration>) {
         waited.for_each(|waited| self.queue_seconds.observe(seconds(waited)));
     }
 

@@ -128,7 +128,7 @@ impl Worker {
         mut runner: Box<dyn Runner>,
         picked: PickedBatch<RequestRow>,
     ) -> Result<Box<dyn Runner>, RunError> {
-        self.metrics.picked(picked.rows.iter().map(|picked| picked.waited));
+        self.metrics.taken(picked.rows.iter().map(|picked| picked.waited));
         let mut trial = Bisection::new(picked.rows);
         while let Some(rows) = trial.next() {
             let Err(FailedBatch { rows, reason, lost }) = self.run(runner.as_mut(), rows) else { continue };
