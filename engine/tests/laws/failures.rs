@@ -185,6 +185,12 @@ async fn bounds_that_make_no_sense_are_refused_with_the_field_and_the_numbers() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_engine_without_a_runner_is_refused() {
+    let refused = start_instances(&control(), config(), vec![]).err();
+    assert_eq!(refused, Some(StartError::Config { field: "runners", found: 0, min: 1, max: usize::MAX }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_fails_its_batch_or_makes_it_panic_fails_alone() {
     for (guilty, builds) in [(FAIL, 1), (PANIC, 6), (LOSE, 6)] {
         let (engine, control) = start(config()).await;
