@@ -185,7 +185,7 @@ impl EmbeddingPath {
     fn worker_is_gone(&self) -> EmbedError {
         match self.status.is_stopping() {
             true => EmbedError::ShuttingDown,
-            false => EmbedError::Internal { reason: "the device's worker is gone".to_owned() },
+            false => EmbedError::Unavailable { reason: "its worker is gone".to_owned() },
         }
     }
 }

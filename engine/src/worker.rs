@@ -144,7 +144,7 @@ impl Worker {
             if let Some(lost) = lost {
                 tracing::error!(%lost, "the runner is lost and will be built again");
                 runner = self.builder.replace(runner).inspect_err(|why| {
-                    let answer = EmbedError::Internal { reason: why.to_string() };
+                    let answer = EmbedError::Unavailable { reason: why.to_string() };
                     while let Some(rows) = trial.next() {
                         rows.into_iter().for_each(|picked| picked.row.fail(answer.clone()));
                     }
@@ -259,7 +259,7 @@ impl Worker {
 
     fn give_up(self, why: RunError) {
         tracing::error!(%why, "the engine has no device any more");
-        let answer = EmbedError::Internal { reason: why.to_string() };
+        let answer = EmbedError::Unavailable { reason: why.to_string() };
         self.status.failed(why.into());
         self.desk.close(&answer);
     }
@@ -275,7 +275,7 @@ impl Drop for FailsOnPanic<'_> {
     fn drop(&mut self) {
         if thread::panicking() {
             let why = RunError::DeviceLost { reason: "its owner thread panicked".to_owned() };
-            let answer = EmbedError::Internal { reason: why.to_string() };
+            let answer = EmbedError::Unavailable { reason: why.to_string() };
             self.status.failed(why.into());
             self.desk.close(&answer);
         }

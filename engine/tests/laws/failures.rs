@@ -13,6 +13,10 @@ fn is_internal<T>(answer: &Result<T, EmbedError>) -> bool {
     matches!(answer, Err(EmbedError::Internal { .. }))
 }
 
+fn is_unavailable<T>(answer: &Result<T, EmbedError>) -> bool {
+    matches!(answer, Err(EmbedError::Unavailable { .. }))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_panic_answers_internal_to_those_in_flight_and_spares_those_who_wait() {
     let (engine, control) = start(config()).await;
@@ -54,9 +58,9 @@ async fn a_device_that_does_not_come_back_makes_the_engine_unavailable() {
     until("the row is sent", || engine.in_flight().rows == 2).await;
     control.device_gate.open();
     assert!(is_internal(&in_flight.await.unwrap()));
-    assert!(is_internal(&waiting.await.unwrap()));
+    assert!(is_unavailable(&waiting.await.unwrap()));
     until("the engine has given up", || engine.health() == Health::Unavailable).await;
-    assert!(is_internal(&engine.embed(texts(None, &["x"])).await));
+    assert!(is_unavailable(&engine.embed(texts(None, &["x"])).await));
     assert!(control.builds.load(Ordering::SeqCst) > 2, "it was tried more than once");
     assert_eq!(engine.in_flight().requests, 0);
     assert_eq!(engine.shutdown(Duration::from_secs(60)).await, Shutdown::Drained);
