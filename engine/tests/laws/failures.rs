@@ -239,3 +239,37 @@ async fn a_device_that_fails_every_batch_is_not_tried_once_for_every_row() {
     assert!(control.batches.lock().len() - before <= 64);
     engine.embed(texts(None, &["later"])).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_is_lost_with_every_batch_costs_few_runners_and_makes_the_engine_unavailable() {
+    let (engine, control) = start(config()).await;
+    let held = hold_device(&engine, &control);
+    let clients: Vec<_> = (0..100).map(|i| client(&engine, ids(None, &[&[i]]))).collect();
+    until("all rows wait", || metric(&engine, "polylora_queue_rows") == 100.0).await;
+    control.is_broken.store(true, Ordering::SeqCst);
+    control.device_gate.open();
+    assert!(is_internal(&held.await));
+    for client in clients {
+        assert!(is_internal(&client.await.unwrap()));
+    }
+    assert_eq!(control.batches.lock().len(), 1 + 1 + 3, "the probe, the held row, the batch and its halves");
+    until("the device is there again", || engine.health() == Health::Ready).await;
+    // The third batch in a row.
+    assert!(is_internal(&engine.embed(texts(None, &["x"])).await));
+    until("the engine has given up", || engine.health() == Health::Unavailable).await;
+    until("it says so", || control.batches.lock().len() == 7).await;
+    assert!(is_unavailable(&engine.embed(texts(None, &["x"])).await));
+    assert_eq!(control.builds.load(Ordering::SeqCst), 1 + 1 + 3 + 1);
+    assert_eq!(engine.shutdown(Duration::from_secs(60)).await, Shutdown::Drained);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_sends_a_row_that_costs_the_device_again_and_again_ends_nobody_elses_service() {
+    let (engine, control) = start(config()).await;
+    for _ in 0..10 {
+        assert!(is_internal(&engine.embed(ids(None, &[&[PANIC]])).await));
+    }
+    assert_eq!(engine.embed(ids(None, &[&[5]])).await.unwrap().embeddings, [embedding_of(None, &[5])]);
+    until("the engine is ready", || engine.health() == Health::Ready).await;
+    control.check();
+}
