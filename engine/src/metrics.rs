@@ -11,7 +11,7 @@
 //! | `polylora_kernel_launches_total{kernel}` | counter | launches of our GPU kernels in the process since the engine was warm |
 //! | `polylora_rows_deferred_total` | counter | rows put back because their adapter found no place in the device pool |
 //! | `polylora_batch_retries_total` | counter | halves of a failed batch that were run again |
-//! | `polylora_adapter_requests_total{adapter}` | counter | requests let in, by adapter; `(base)` is the base model, `other` are all adapters after the first 64 |
+//! | `polylora_adapter_requests_total{adapter}` | counter | requests let in, by adapter; `(base)` is the base model, `other` are all adapters after the first 64; adapters of these names are `./(base)` and `./other` |
 //! | `polylora_memo_hits_total` | counter | inputs that were not computed: the memo had them, or others computed the same at the time |
 //! | `polylora_memo_misses_total` | counter | inputs that the memo did not have |
 //! | `polylora_worker_restarts_total` | counter | runners built anew after a panic or a lost device |
@@ -19,7 +19,7 @@
 //! | `polylora_batch_tokens` | histogram | tokens in a batch |
 //! | `polylora_batch_domains` | histogram | domains (the base, adapters) in a batch |
 //! | `polylora_tokenize_seconds` | histogram | tokenising one request |
-//! | `polylora_queue_seconds` | histogram | from tokenised to picked, one row |
+//! | `polylora_queue_seconds` | histogram | from tokenised to the batch's turn on the device, one row |
 //! | `polylora_compute_seconds` | histogram | one batch on the device |
 //! | `polylora_request_seconds` | histogram | a request from its arrival in the engine to its end |
 //! | `polylora_requests_in_flight` | gauge | requests in the engine |
@@ -40,6 +40,7 @@
 mod maker;
 mod request_count;
 
+use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -97,6 +98,8 @@ pub(crate) struct Metrics {
     requests_running: IntGauge,
     requests_waiting: IntGauge,
     pub(crate) traffic: Traffic,
+    /// Held while requests are carried over from `traffic`, so that two readers do not both add the same ones.
+    traffic_carried: Mutex<()>,
     began: Instant,
     work: Mutex<WorkWindow>,
     latencies: Mutex<LatencyWindow>,
@@ -168,7 +171,10 @@ impl Metrics {
             batch_tokens: make.sizes("polylora_batch_tokens", "Tokens in a batch"),
             batch_domains: make.sizes("polylora_batch_domains", "Domains in a batch"),
             tokenize_seconds: make.seconds("polylora_tokenize_seconds", "Tokenising one request"),
-            queue_seconds: make.seconds("polylora_queue_seconds", "From tokenised to picked, one row"),
+            queue_seconds: make.seconds(
+                "polylora_queue_seconds",
+                "From tokenised to the batch's turn on the device, one row",
+            ),
             compute_seconds: make.seconds("polylora_compute_seconds", "One batch on the device"),
             queue_rows: make.gauge("polylora_queue_rows", "Rows that wait for the device"),
             adapter_queue_rows: make.gauges(
@@ -180,6 +186,7 @@ impl Metrics {
             requests_running: make.gauge("vllm:num_requests_running", "Requests that are being computed"),
             requests_waiting: make.gauge("vllm:num_requests_waiting", "Requests that wait for the device"),
             traffic: Traffic::new(),
+            traffic_carried: Mutex::default(),
             began: Instant::now(),
             work: Mutex::default(),
             latencies: Mutex::default(),
@@ -192,8 +199,8 @@ impl Metrics {
         RequestCount::begin(self)
     }
 
-    /// Rows were picked that had waited so long.
-    pub(crate) fn picked(&self, waited: impl Iterator<Item = Duration>) {
+    /// Rows were taken to the device that had waited so long.
+    pub(crate) fn taken(&self, waited: impl Iterator<Item = Duration>) {
         waited.for_each(|waited| self.queue_seconds.observe(seconds(waited)));
     }
 
@@ -256,13 +263,11 @@ impl Metrics {
 
     /// Brings the counts of requests and waiting rows up to date.
     fn count_traffic(&self) {
+        let _carries = self.traffic_carried.lock();
         let mut waiting = 0;
         for figures in self.traffic.figures() {
-            let label = match &figures.domain {
-                DomainLabel::Base => "(base)",
-                DomainLabel::Adapter(name) => name,
-                DomainLabel::Others => "other",
-            };
+            let label = adapter_label(&figures.domain);
+            let label = label.as_ref();
             waiting += figures.waiting_rows;
             self.adapter_queue_rows.with_label_values(&[label]).set(gauge(figures.waiting_rows));
             let requests = self.adapter_requests.with_label_values(&[label]);
@@ -292,6 +297,21 @@ pub(crate) fn seconds(duration: Duration) -> f64 {
     duration.as_secs_f64()
 }
 
+/// Label of the base model.
+const BASE: &str = "(base)";
+/// Label of the adapters that are not told apart.
+const OTHERS: &str = "other";
+
+/// The label `adapter`. No adapter's name has a slash, so one that is named like a label above is told apart from it.
+fn adapter_label(domain: &DomainLabel) -> Cow<'_, str> {
+    match domain {
+        DomainLabel::Base => BASE.into(),
+        DomainLabel::Others => OTHERS.into(),
+        DomainLabel::Adapter(name) if [BASE, OTHERS].contains(&name.as_str()) => format!("./{name}").into(),
+        DomainLabel::Adapter(name) => name.into(),
+    }
+}
+
 fn gauge(value: usize) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
@@ -300,6 +320,7 @@ fn gauge(value: usize) -> i64 {
 mod tests {
     use super::*;
     use crate::EmbedError;
+    use crate::traffic::MAX_ADAPTERS_TOLD_APART;
 
     #[test]
     fn every_name_of_the_table_is_rendered() {
@@ -339,6 +360,41 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }
+    }
+
+    #[test]
+    fn readers_that_meet_count_every_request_once() {
+        let metrics = Metrics::new();
+        let law = metrics.traffic.domain(Some("law"));
+        for round in 1..=200 {
+            (0..1000).for_each(|_| law.request());
+            let meet = std::sync::Barrier::new(4);
+            std::thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| {
+                        meet.wait();
+                        metrics.count_traffic();
+                    });
+                }
+            });
+            assert_eq!(metrics.adapter_requests.with_label_values(&["law"]).get(), round * 1000);
+        }
+    }
+
+    #[test]
+    fn adapters_named_like_the_base_or_the_others_are_counted_apart() {
+        let metrics = Metrics::new();
+        let names = [None, Some("(base)"), Some("other")];
+        for (requests, name) in (1..).zip(names) {
+            (0..requests).for_each(|_| metrics.traffic.domain(name).request());
+        }
+        for number in 0..MAX_ADAPTERS_TOLD_APART {
+            metrics.traffic.domain(Some(&format!("a{number}"))).request();
+        }
+        metrics.count_traffic();
+        let counted = ["(base)", "./(base)", "./other", "other"]
+            .map(|label| metrics.adapter_requests.with_label_values(&[label]).get());
+        assert_eq!(counted, [1, 2, 3, 2]);
     }
 
     #[test]
