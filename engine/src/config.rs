@@ -85,10 +85,10 @@ const MAX_TOKENIZE_THREADS: usize = 1024;
 /// Why an engine does not start, or died so that it cannot go on.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StartError {
-    /// A bound is out of range.
+    /// A bound is out of range, or there is no runner.
     #[error("{field} is {found}, it must be from {min} to {max}")]
     Config {
-        /// Field of [`EngineConfig`].
+        /// Field of [`EngineConfig`] or [`EngineParts`](crate::EngineParts).
         field: &'static str,
         /// Its value.
         found: usize,

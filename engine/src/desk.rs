@@ -84,9 +84,15 @@ impl Desk {
         (!self.status.is_aborted()).then_some(batch)
     }
 
-    /// Takes note of what became of a batch.
+    /// Takes note of what became of a batch. Rows that were deferred are older than those of the batch that is ready, which is
+    /// picked anew then.
     pub(crate) fn commit(&self, commit: Commit<RequestRow>) {
-        self.queue.lock().scheduler.commit(commit);
+        let mut queue = self.queue.lock();
+        let is_overtaken = !commit.deferred.is_empty();
+        queue.scheduler.commit(commit);
+        if is_overtaken {
+            queue.unready();
+        }
     }
 
     /// Answers all that wait or still come with `error`, until all senders are gone or know.
@@ -98,9 +104,7 @@ impl Desk {
         }
         let mut queue = self.queue.lock();
         queue.inbox.close();
-        if let Some(ready) = queue.ready.take() {
-            queue.scheduler.put_back(ready);
-        }
+        queue.unready();
         for row in queue.scheduler.drain() {
             row.fail(error.clone());
         }
@@ -160,16 +164,22 @@ impl Queue {
             None => self.scheduler.next_batch(Instant::now())?,
         };
         batch.rows.retain(|picked| !picked.row.is_cancelled());
+        batch.take_at(Instant::now());
         (!batch.rows.is_empty()).then_some(batch)
     }
 
     /// Picks the next batch anew, with those who have come since.
     fn make_ready(&mut self, status: &Status) {
         self.receive(status);
+        self.unready();
+        self.ready = self.scheduler.next_batch(Instant::now());
+    }
+
+    /// Puts the rows of the batch that is ready back where they were.
+    fn unready(&mut self) {
         if let Some(ready) = self.ready.take() {
             self.scheduler.put_back(ready);
         }
-        self.ready = self.scheduler.next_batch(Instant::now());
     }
 
     /// Takes in what has come and drops whom nobody waits for; says whether the queues have changed.
@@ -197,5 +207,97 @@ impl Queue {
                 row.fail(EmbedError::QueueFull { limit: self.scheduler.len() });
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+
+    use polylora_adapters::{Digest, LoadedAdapter};
+    use polylora_kernels::extent::{ExtentLayout, HostExtent};
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::row_gather::JobReply;
+    use crate::traffic::{Traffic, WaitingRows};
+    use crate::{Batching, RowOutput};
+
+    type Answer = oneshot::Receiver<Result<JobReply, EmbedError>>;
+
+    /// A desk whose batches have at most two rows, and the way to it.
+    fn desk() -> (Desk, mpsc::Sender<EmbedJob>) {
+        let (jobs, inbox) = mpsc::channel(16);
+        let some = NonZeroUsize::new(100).unwrap();
+        let limits = BatchLimits {
+            max_batch_tokens: some,
+            max_batch_rows: NonZeroUsize::new(2).unwrap(),
+            max_waiting_rows: some,
+            batching: Batching::Mixed,
+        };
+        (Desk::new(inbox, limits, Arc::new(Status::starting())), jobs)
+    }
+
+    /// Sends a row of the token `id` for the adapter of that number; it waits as long as the answer is held.
+    fn send(jobs: &mpsc::Sender<EmbedJob>, id: u32, adapter: Option<u8>) -> Answer {
+        let (reply, answer) = oneshot::channel();
+        let extent = || Arc::new(HostExtent::zeroed(ExtentLayout::new(vec![], |_| 0)));
+        let job = EmbedJob {
+            rows: vec![Arc::from([id])],
+            claims: vec![],
+            adapter: adapter.map(|number| LoadedAdapter { digest: Digest([number; 32]), extent: extent() }),
+            output: RowOutput::default(),
+            waiting: WaitingRows::counted(&Traffic::new().domain(None), 1),
+            submitted: Instant::now(),
+            reply,
+        };
+        assert!(jobs.try_send(job).is_ok());
+        answer
+    }
+
+    fn make_ready(desk: &Desk) {
+        desk.queue.lock().make_ready(&desk.status);
+    }
+
+    fn ids(batch: &PickedBatch<RequestRow>) -> Vec<u32> {
+        batch.rows.iter().map(|picked| picked.row.row.ids[0]).collect()
+    }
+
+    #[test]
+    fn a_deferred_row_goes_before_the_younger_rows_of_a_batch_that_is_ready() {
+        let (desk, jobs) = desk();
+        let _answers = [1, 2].map(|id| send(&jobs, id, Some(id as u8)));
+        let mut first = desk.next_batch().unwrap();
+        assert_eq!(ids(&first), [1, 2]);
+        let _younger = [3, 4, 5].map(|id| send(&jobs, id, None));
+        make_ready(&desk);
+        assert_eq!(desk.queue.lock().ready.as_ref().map(ids), Some(vec![3, 4]));
+        let deferred = vec![first.rows.pop().unwrap()];
+        desk.commit(Commit { deferred, adapters_placed: 1 });
+        assert_eq!(ids(&desk.next_batch().unwrap()), [2, 3]);
+        assert_eq!(ids(&desk.next_batch().unwrap()), [4, 5]);
+    }
+
+    #[test]
+    fn a_row_waits_until_its_batch_is_taken_not_until_it_is_ready() {
+        let (desk, jobs) = desk();
+        let sent = Instant::now();
+        let _answers = [1, 2, 3].map(|id| send(&jobs, id, None));
+        let all_sent = sent.elapsed();
+        make_ready(&desk);
+        thread::sleep(Duration::from_millis(5));
+        let least = sent.elapsed() - all_sent;
+        let batch = desk.next_batch().unwrap();
+        assert!(batch.rows.iter().all(|picked| picked.waited >= least), "{:?}, {least:?}", batch.rows);
+    }
+
+    #[test]
+    fn a_batch_that_is_ready_is_taken_as_it_is_when_nothing_was_deferred() {
+        let (desk, jobs) = desk();
+        let _answers = [1, 2, 3].map(|id| send(&jobs, id, None));
+        make_ready(&desk);
+        desk.commit(Commit { deferred: vec![], adapters_placed: 0 });
+        assert_eq!(desk.queue.lock().ready.as_ref().map(ids), Some(vec![1, 2]));
+        assert_eq!(ids(&desk.next_batch().unwrap()), [1, 2]);
     }
 }

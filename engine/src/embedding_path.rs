@@ -86,8 +86,8 @@ impl EmbeddingPath {
         for index in 0..instances {
             let way = self.instances.lock().as_ref().and_then(|instances| instances.at(index, rows.len()));
             let (rows, traffic) = (rows.clone(), self.metrics.traffic.domain(None));
-            self.run_at(way, RowsToRun { rows, adapter: None, output: RowOutput::Embedding, traffic })
-                .await?;
+            let (claims, output) = (vec![], RowOutput::Embedding);
+            self.run_at(way, RowsToRun { rows, claims, adapter: None, output, traffic }).await?;
         }
         Ok(())
     }
@@ -109,7 +109,7 @@ impl EmbeddingPath {
         if output == RowOutput::Tokens && tokens > MOST_TOKEN_VECTORS {
             return Err(EmbedError::TooManyTokens { found: tokens, max: MOST_TOKEN_VECTORS });
         }
-        let job = RowsToRun { rows, adapter, output, traffic };
+        let job = RowsToRun { rows, claims: vec![], adapter, output, traffic };
         let JobReply { mut embeddings, queue, compute } = match &self.memo {
             // A vector for each token would push everything else out.
             Some(memo) if output != RowOutput::Tokens => self.run_memoised(memo, job).await?,
@@ -156,7 +156,7 @@ impl EmbeddingPath {
 
     async fn run_at(&self, way: Option<Way>, job: RowsToRun) -> Result<JobReply, EmbedError> {
         let (jobs, burden) = way.ok_or_else(|| self.worker_is_gone())?;
-        let RowsToRun { rows, adapter, output, traffic } = job;
+        let RowsToRun { rows, claims, adapter, output, traffic } = job;
         let (reply, answer) = oneshot::channel();
         let submitted = Instant::now();
         let request = traffic.request_is_submitted();
@@ -166,6 +166,7 @@ impl EmbeddingPath {
         let count = rows.len();
         place.send(EmbedJob {
             rows,
+            claims,
             adapter,
             output,
             waiting: WaitingRows::counted(&traffic, count),
@@ -176,14 +177,15 @@ impl EmbeddingPath {
         traffic.rows_wait(count);
         drop(jobs);
         let answer = (&mut awaited.answer).await;
-        awaited.is_answered = true;
+        // Of a request that failed other rows may still be queued; those who wait for them shall not wait long.
+        awaited.is_answered = matches!(answer, Ok(Ok(_)));
         answer.unwrap_or_else(|_| Err(self.worker_is_gone()))
     }
 
     fn worker_is_gone(&self) -> EmbedError {
         match self.status.is_stopping() {
             true => EmbedError::ShuttingDown,
-            false => EmbedError::Internal { reason: "the device's worker is gone".to_owned() },
+            false => EmbedError::Unavailable { reason: "its worker is gone".to_owned() },
         }
     }
 }
@@ -191,7 +193,7 @@ impl EmbeddingPath {
 /// The way to a device, and the rows counted on it.
 type Way = (mpsc::Sender<EmbedJob>, Burden);
 
-/// A reply that is waited for. Dropped before it came, it tells the worker that some queued rows are nobody's.
+/// A reply that is waited for. Dropped before all embeddings came, it tells the worker that some queued rows are nobody's.
 struct Awaited<'a> {
     answer: oneshot::Receiver<Result<JobReply, EmbedError>>,
     status: &'a Status,

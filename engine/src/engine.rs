@@ -97,10 +97,14 @@ impl Engine {
     /// earlier wait for the device.
     ///
     /// # Errors
-    /// A bound out of range, a thread that could not be started, no runtime.
+    /// A bound out of range, no runner, a thread that could not be started, no runtime.
     pub fn start(config: EngineConfig, parts: EngineParts) -> Result<Self, StartError> {
         let limits = config.check()?;
         let runtime = Handle::try_current().map_err(|_| StartError::NoRuntime)?;
+        if parts.runners.is_empty() {
+            let (field, max) = ("runners", usize::MAX);
+            return Err(StartError::Config { field, found: 0, min: 1, max });
+        }
         let EngineParts { mut model, tokenizer, prompts, default_prompt, adapters, runners, head } = parts;
         model.prompts = prompts.keys().cloned().collect();
         if tokenizer.vocab_size() > model.vocab_size {
@@ -173,6 +177,7 @@ impl Engine {
         let limits = Limits {
             concurrent_requests: config.max_concurrent_requests,
             client_batch_size: config.max_client_batch_size,
+            input_chars: config.max_input_chars,
             batch_tokens: config.max_batch_tokens,
             tokenize_threads: config.tokenize_threads,
         };

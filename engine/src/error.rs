@@ -124,6 +124,12 @@ pub enum EmbedError {
     /// The server is stopping.
     #[error("the server is stopping and takes no new requests")]
     ShuttingDown,
+    /// The engine has no device any more; another server may have one.
+    #[error("the engine has no device any more: {reason}")]
+    Unavailable {
+        /// What is known.
+        reason: String,
+    },
     /// The computation failed; the request may be tried again.
     #[error("the computation failed: {reason}")]
     Internal {
@@ -152,6 +158,7 @@ impl EmbedError {
             Self::QueueFull { .. } => "queue_full",
             Self::AdapterTooLarge { .. } => "adapter_too_large",
             Self::ShuttingDown => "shutting_down",
+            Self::Unavailable { .. } => "unavailable",
             Self::Internal { .. } => "internal",
         }
     }
@@ -160,7 +167,7 @@ impl EmbedError {
     pub fn blame(&self) -> Blame {
         match self {
             Self::Overloaded { .. } | Self::QueueFull { .. } | Self::ShuttingDown => Blame::Load,
-            Self::Internal { .. } => Blame::Server,
+            Self::Unavailable { .. } | Self::Internal { .. } => Blame::Server,
             _ => Blame::Client,
         }
     }

@@ -17,6 +17,7 @@ mod batch_policy;
 mod bisection;
 mod config;
 mod desk;
+mod device_trial;
 mod embedding_cut;
 mod embedding_path;
 mod encoder_runner;

@@ -4,6 +4,7 @@
 //! another key. Only embeddings are kept: a row that failed, or whose values were not finite, is computed again.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 
 use moka::sync::Cache;
@@ -11,7 +12,7 @@ use parking_lot::Mutex;
 use polylora_adapters::{Digest, DigestBuilder};
 use tokio::sync::watch;
 
-use crate::RowOutput;
+use crate::{EmbedError, RowOutput};
 
 /// First field of every key: another layout of fields gets another string.
 const KEY_DOMAIN: &str = "polylora embedding memo, layout 2";
@@ -21,6 +22,9 @@ const ENTRY_BYTES: usize = 192;
 /// An embedding that several may hold.
 pub(crate) type Embedding = Arc<[f32]>;
 
+/// What a row that is computed now becomes; `None` as long as that is open.
+pub(crate) type Awaited = watch::Receiver<Option<Result<Embedding, EmbedError>>>;
+
 /// Embeddings by key, within a bound of bytes.
 pub(crate) struct Memo {
     cache: Cache<Digest, Embedding>,
@@ -29,7 +33,7 @@ pub(crate) struct Memo {
     prefix: DigestBuilder,
 }
 
-type Pending = Mutex<HashMap<Digest, watch::Receiver<Option<Embedding>>>>;
+type Pending = Mutex<HashMap<Digest, Awaited>>;
 
 /// What all rows of an engine share and an embedding depends on.
 #[derive(Clone, Copy, Debug)]
@@ -48,18 +52,19 @@ pub(crate) struct MemoBase<'a> {
 pub(crate) enum Known {
     /// Its embedding.
     Embedding(Embedding),
-    /// Somebody computes it.
-    Awaited(watch::Receiver<Option<Embedding>>),
+    /// Somebody computes it. The channel ends without a result when he has left.
+    Awaited(Awaited),
     /// Nothing: the caller computes it and says so.
     Missing(Claim),
 }
 
-/// The right and duty to compute a row. Dropped without an embedding, it lets others compute theirs.
+/// The right and duty to compute a row; goes with the row to the device. Dropped without an outcome, it lets others compute
+/// theirs.
 pub(crate) struct Claim {
     key: Digest,
     pending: Arc<Pending>,
     cache: Cache<Digest, Embedding>,
-    result: watch::Sender<Option<Embedding>>,
+    result: watch::Sender<Option<Result<Embedding, EmbedError>>>,
 }
 
 impl Memo {
@@ -120,7 +125,18 @@ impl Claim {
     pub(crate) fn keep(self, embedding: &[f32]) {
         let embedding: Embedding = embedding.into();
         self.cache.insert(self.key, Arc::clone(&embedding));
-        self.result.send_replace(Some(embedding));
+        self.result.send_replace(Some(Ok(embedding)));
+    }
+
+    /// Hands the row's failure to those who wait for it now; it is not kept.
+    pub(crate) fn fail(self, error: EmbedError) {
+        self.result.send_replace(Some(Err(error)));
+    }
+}
+
+impl fmt::Debug for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Claim").field("key", &self.key).finish_non_exhaustive()
     }
 }
 
@@ -181,7 +197,7 @@ mod tests {
         let first = claim(&memo, key);
         let Known::Awaited(awaited) = memo.look_up(key) else { panic!("it was claimed") };
         first.keep(&[1.0, 2.0]);
-        assert_eq!(awaited.borrow().as_deref(), Some(&[1.0, 2.0][..]));
+        assert_eq!(*awaited.borrow(), Some(Ok([1.0, 2.0].into())));
         assert!(matches!(memo.look_up(key), Known::Embedding(kept) if *kept == [1.0, 2.0]));
         assert!(memo.pending.lock().is_empty());
     }
@@ -196,6 +212,17 @@ mod tests {
         assert!(awaited.has_changed().is_err(), "whoever waits is told");
         claim(&memo, key).keep(&[1.0]);
         assert_eq!(memo.bytes(), ENTRY_BYTES + 4);
+    }
+
+    #[test]
+    fn a_failure_is_told_to_those_who_wait_and_to_nobody_later() {
+        let memo = memo(1 << 20);
+        let key = memo.key(None, EMBEDDING, &[1]);
+        let first = claim(&memo, key);
+        let Known::Awaited(awaited) = memo.look_up(key) else { panic!("it was claimed") };
+        first.fail(EmbedError::NoInputs);
+        assert_eq!(*awaited.borrow(), Some(Err(EmbedError::NoInputs)));
+        claim(&memo, key).keep(&[1.0]);
     }
 
     #[test]

@@ -15,6 +15,8 @@ use crate::{EmbedError, RowOutput};
 pub(crate) struct RowsToRun {
     /// Token ids of each.
     pub(crate) rows: Vec<Arc<[u32]>>,
+    /// The memo's claims on them, one for each row, or none at all.
+    pub(crate) claims: Vec<Claim>,
     /// The adapter of all of them.
     pub(crate) adapter: Option<LoadedAdapter>,
     /// What each of them becomes.
@@ -32,45 +34,43 @@ impl EmbeddingPath {
         let (mut queue, mut compute) = (Duration::ZERO, Duration::ZERO);
         let mut open: Vec<usize> = (0..keys.len()).collect();
         let mut computed = 0;
-        // Again for rows whose computation by others came to nothing; those are then claimed here.
+        // Again for rows whose claimant has left; those are then claimed here.
         while !open.is_empty() {
-            let (mut claims, mut awaited) = (Vec::new(), Vec::new());
+            let (mut claims, mut claimed, mut awaited) = (Vec::new(), Vec::new(), Vec::new());
             for index in std::mem::take(&mut open) {
                 match memo.look_up(keys[index]) {
                     Known::Embedding(embedding) => found[index] = Some(embedding),
                     Known::Awaited(result) => awaited.push((index, result)),
-                    Known::Missing(claim) => claims.push((index, claim)),
+                    Known::Missing(claim) => {
+                        claims.push(claim);
+                        claimed.push(index);
+                    }
                 }
             }
             computed += claims.len();
             self.metrics.memo_misses.inc_by(claims.len() as u64);
             // Own rows first: two requests that wait for each other's rows both get on.
             if !claims.is_empty() {
-                let rows = claims.iter().map(|(index, _)| Arc::clone(&job.rows[*index])).collect();
+                let rows = claimed.iter().map(|&index| Arc::clone(&job.rows[index])).collect();
                 let (adapter, output, traffic) = (job.adapter.clone(), job.output, Arc::clone(&job.traffic));
-                let reply = self.run(RowsToRun { rows, adapter, output, traffic }).await?;
+                let reply = self.run(RowsToRun { rows, claims, adapter, output, traffic }).await?;
                 (queue, compute) = (queue + reply.queue, compute + reply.compute);
-                keep(claims, reply.embeddings, &mut found);
+                // Each was kept as it came; this request waits for the last of them.
+                for (index, embedding) in claimed.into_iter().zip(reply.embeddings) {
+                    found[index] = Some(embedding.into());
+                }
             }
             for (index, mut result) in awaited {
-                let embedding = result.wait_for(Option::is_some).await.ok().and_then(|found| found.clone());
-                if embedding.is_none() {
-                    open.push(index);
+                let outcome = result.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
+                match outcome {
+                    Some(embedding) => found[index] = Some(embedding?),
+                    None => open.push(index),
                 }
-                found[index] = embedding;
             }
         }
         let embeddings: Vec<Vec<f32>> = found.into_iter().flatten().map(|found| found.to_vec()).collect();
         assert_eq!(embeddings.len(), keys.len(), "every row was found or computed");
         self.metrics.memo_hits.inc_by((keys.len() - computed) as u64);
         Ok(JobReply { embeddings, queue, compute })
-    }
-}
-
-/// Hands computed rows to the memo and to the reply.
-fn keep(claims: Vec<(usize, Claim)>, embeddings: Vec<Vec<f32>>, found: &mut [Option<Embedding>]) {
-    for ((index, claim), embedding) in claims.into_iter().zip(embeddings) {
-        claim.keep(&embedding);
-        found[index] = Some(embedding.into());
     }
 }

@@ -11,7 +11,7 @@
 //! | `polylora_kernel_launches_total{kernel}` | counter | launches of our GPU kernels in the process since the engine was warm |
 //! | `polylora_rows_deferred_total` | counter | rows put back because their adapter found no place in the device pool |
 //! | `polylora_batch_retries_total` | counter | halves of a failed batch that were run again |
-//! | `polylora_adapter_requests_total{adapter}` | counter | requests let in, by adapter; `(base)` is the base model, `other` are all adapters after the first 64 |
+//! | `polylora_adapter_requests_total{adapter}` | counter | requests let in, by adapter; `(base)` is the base model, `other` are all adapters after the first 64; adapters of these names are `./(base)` and `./other` |
 //! | `polylora_memo_hits_total` | counter | inputs that were not computed: the memo had them, or others computed the same at the time |
 //! | `polylora_memo_misses_total` | counter | inputs that the memo did not have |
 //! | `polylora_worker_restarts_total` | counter | runners built anew after a panic or a lost device |
@@ -19,7 +19,7 @@
 //! | `polylora_batch_tokens` | histogram | tokens in a batch |
 //! | `polylora_batch_domains` | histogram | domains (the base, adapters) in a batch |
 //! | `polylora_tokenize_seconds` | histogram | tokenising one request |
-//! | `polylora_queue_seconds` | histogram | from tokenised to picked, one row |
+//! | `polylora_queue_seconds` | histogram | from tokenised to the batch's turn on the device, one row |
 //! | `polylora_compute_seconds` | histogram | one batch on the device |
 //! | `polylora_request_seconds` | histogram | a request from its arrival in the engine to its end |
 //! | `polylora_requests_in_flight` | gauge | requests in the engine |
@@ -40,6 +40,7 @@
 mod maker;
 mod request_count;
 
+use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -97,6 +98,8 @@ pub(crate) struct Metrics {
     requests_running: IntGauge,
     requests_waiting: IntGauge,
     pub(crate) traffic: Traffic,
+    /// Held while requests are carried over from `traffic`, so that two readers do not both add the same ones.
+    traffic_carried: Mutex<()>,
     began: Instant,
     work: Mutex<WorkWindow>,
     latencies: Mutex<LatencyWindow>,
@@ -168,7 +171,10 @@ impl Metrics {
             batch_tokens: make.sizes("polylora_batch_tokens", "Tokens in a batch"),
             batch_domains: make.sizes("polylora_batch_domains", "Domains in a batch"),
             tokenize_seconds: make.seconds("polylora_tokenize_seconds", "Tokenising one request"),
-            queue_seconds: make.seconds("polylora_queue_seconds", "From tokenised to picked, one row"),
+            queue_seconds: make.seconds(
+                "polylora_queue_seconds",
+                "From tokenised to the batch's turn on the device, one row",
+            ),
             compute_seconds: make.seconds("polylora_compute_seconds", "One batch on the device"),
             queue_rows: make.gauge("polylora_queue_rows", "Rows that wait for the device"),
             adapter_queue_rows: make.gauges(
@@ -180,6 +186,7 @@ impl Metrics {
             requests_running: make.gauge("vllm:num_requests_running", "Requests that are being computed"),
             requests_waiting: make.gauge("vllm:num_requests_waiting", "Requests that wait for the device"),
             traffic: Traffic::new(),
+            traffic_carried: Mutex::default(),
             began: Instant::now(),
             work: Mutex::default(),
             latencies: Mutex::default(),
@@ -192,8 +199,8 @@ impl Metrics {
         RequestCount::begin(self)
     }
 
-    /// Rows were picked that had waited so long.
-    pub(crate) fn picked(&self, waited: impl Iterator<Item = Duration>) {
+    /// Rows were taken to the device that had waited so long.
+    pub(crate) fn taken(&self, waited: impl Iterator<Item = Duration>) {
         waited.for_each(|waited| self.queue_seconds.observe(seconds(waited)));
     }
 
@@ -256,13 +263,11 @@ impl Metrics {
 
     /// Brings the counts of requests and waiting rows up to date.
     fn count_traffic(&self) {
+        let _carries = self.traffic_carried.lock();
         let mut waiting = 0;
         for figures in self.traffic.figures() {
-            let label = match &figures.domain {
-                DomainLabel::Base => "(base)",
-                DomainLabel::Adapter(name) => name,
-                DomainLabel::Others => "other",
-            };
+            let label = adapter_label(&figures.domain);
+            let label = label.as_ref();
             waiting += figures.waiting_rows;
             self.adapter_queue_rows.with_label_values(&[label]).set(gauge(figures.waiting_rows));
             let requests = self.adapter_requests.with_label_values(&[label]);
@@ -292,67 +297,24 @@ pub(crate) fn seconds(duration: Duration) -> f64 {
     duration.as_secs_f64()
 }
 
+/// Label of the base model.
+const BASE: &str = "(base)";
+/// Label of the adapters that are not told apart.
+const OTHERS: &str = "other";
+
+/// The label `adapter`. No adapter's name has a slash, so one that is named like a label above is told apart from it.
+fn adapter_label(domain: &DomainLabel) -> Cow<'_, str> {
+    match domain {
+        DomainLabel::Base => BASE.into(),
+        DomainLabel::Others => OTHERS.into(),
+        DomainLabel::Adapter(name) if [BASE, OTHERS].contains(&name.as_str()) => format!("./{name}").into(),
+        DomainLabel::Adapter(name) => name.into(),
+    }
+}
+
 fn gauge(value: usize) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::EmbedError;
-
-    #[test]
-    fn every_name_of_the_table_is_rendered() {
-        let metrics = Metrics::new();
-        metrics.request().end::<()>(&Err(EmbedError::NoInputs));
-        drop(metrics.request());
-        metrics.request().end(&Ok(()));
-        metrics.set_device_memory(Some(DeviceMemory { reserved: 64, in_use: 16 }));
-        metrics.warmed_up(2.5);
-        metrics.traffic.domain(Some("law")).request();
-        let adapters = AdapterMemory { adapters: 3, bytes: 12 };
-        metrics.render(Holdings { adapters, memo_bytes: 7 });
-        metrics.traffic.domain(Some("law")).request();
-        let text = metrics.render(Holdings { adapters, memo_bytes: 7 });
-        let table = include_str!("metrics.rs").lines().filter_map(|line| line.strip_prefix("//! | `"));
-        let names: Vec<_> = table.map(|line| line.split(['`', '{']).next().unwrap()).collect();
-        assert_eq!(names.len(), text.lines().filter(|line| line.starts_with("# TYPE")).count());
-        for name in names {
-            assert!(text.contains(&format!("# TYPE {name} ")), "{name}");
-        }
-        for line in [
-            "polylora_requests_total{outcome=\"client_error\"} 1",
-            "polylora_requests_total{outcome=\"cancelled\"} 1",
-            "polylora_requests_total{outcome=\"ok\"} 1",
-            "polylora_errors_total{code=\"no_inputs\"} 1",
-            "polylora_requests_in_flight 0",
-            "polylora_adapter_requests_total{adapter=\"law\"} 2",
-            "polylora_adapter_queue_rows{adapter=\"(base)\"} 0",
-            "vllm:num_requests_waiting 0",
-            "polylora_memo_bytes 7",
-            "polylora_adapters_resident 3",
-            "polylora_adapter_bytes 12",
-            "polylora_device_memory_bytes{kind=\"reserved\"} 64",
-            "polylora_device_memory_bytes{kind=\"in_use\"} 16",
-            "polylora_warmup_seconds 2.5",
-            "polylora_kernel_launches_total{kernel=\"sgmv_shrink\"} 0",
-        ] {
-            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
-        }
-    }
-
-    #[test]
-    fn evictions_go_on_counting_when_a_runner_is_built_anew() {
-        let metrics = Metrics::new();
-        let mut before = PoolUsage::default();
-        for evictions in [3, 5, 2] {
-            let now = PoolUsage { evictions, leases: 1, ..PoolUsage::default() };
-            metrics.change_pool(std::mem::replace(&mut before, now), now);
-        }
-        let text =
-            metrics.render(Holdings { adapters: AdapterMemory { adapters: 0, bytes: 0 }, memo_bytes: 0 });
-        for line in ["polylora_pool_evictions_total 7", "polylora_pool_leases 1"] {
-            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
-        }
-    }
-}
+mod tests;

@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use polylora_adapters::LoadedAdapter;
 use tokio::sync::oneshot;
 
+use crate::memo::Claim;
 use crate::runner::BatchRow;
 use crate::scheduler::{Domain, Row};
 use crate::traffic::{DomainTraffic, RunningRequest, WaitingRows};
@@ -17,6 +18,8 @@ use crate::{EmbedError, RowOutput};
 pub(crate) struct EmbedJob {
     /// Token ids of each input; never empty, none of them empty.
     pub(crate) rows: Vec<Arc<[u32]>>,
+    /// The memo's claims on them, one for each row, or none at all.
+    pub(crate) claims: Vec<Claim>,
     /// The adapter of all of them.
     pub(crate) adapter: Option<LoadedAdapter>,
     /// What each of them becomes.
@@ -61,6 +64,7 @@ pub(crate) struct RequestRow {
     gather: Arc<Mutex<RowGather>>,
     index: usize,
     waiting: Option<WaitingRows>,
+    claim: Option<Claim>,
 }
 
 impl RowGather {
@@ -76,11 +80,13 @@ impl RowGather {
             traffic: Arc::clone(job.waiting.traffic()),
             running: None,
         }));
+        let mut claims = job.claims.into_iter();
         let request_row = |((index, ids), waiting)| RequestRow {
             row: BatchRow { ids, adapter: job.adapter.clone(), output: job.output },
             gather: Arc::clone(&gather),
             index,
             waiting: Some(waiting),
+            claim: claims.next(),
         };
         job.rows.into_iter().enumerate().zip(job.waiting.split()).map(request_row).collect()
     }
@@ -125,8 +131,11 @@ impl RequestRow {
         }
     }
 
-    /// Brings the row's embedding; the last one missing answers the request.
+    /// Brings the row's embedding, to those who wait for the same row at once; the last one missing answers the request.
     pub(crate) fn bring(self, embedding: Vec<f32>) {
+        if let Some(claim) = self.claim {
+            claim.keep(&embedding);
+        }
         let mut gather = self.gather.lock();
         let was = gather.embeddings[self.index].replace(embedding);
         assert!(was.is_none(), "a row was computed twice");
@@ -139,8 +148,11 @@ impl RequestRow {
         }
     }
 
-    /// Fails the request; its other rows are cancelled by that.
+    /// Fails the request and those who wait for the same row; its other rows are cancelled by that.
     pub(crate) fn fail(self, error: EmbedError) {
+        if let Some(claim) = self.claim {
+            claim.fail(error.clone());
+        }
         self.gather.lock().answer(Err(error));
     }
 }
@@ -169,7 +181,7 @@ mod tests {
         let waiting = WaitingRows::counted(&Traffic::new().domain(None), rows);
         let ids: Vec<Arc<[u32]>> = (0..rows).map(|i| Arc::from([i as u32])).collect();
         let (output, submitted) = (RowOutput::default(), Instant::now());
-        let job = EmbedJob { rows: ids, adapter: None, output, waiting, submitted, reply };
+        let job = EmbedJob { rows: ids, claims: vec![], adapter: None, output, waiting, submitted, reply };
         (RowGather::split(job), answer)
     }
 

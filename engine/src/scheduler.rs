@@ -32,7 +32,7 @@ pub trait Row {
 pub struct Picked<R> {
     /// The row.
     pub row: R,
-    /// How long it waited until it was picked.
+    /// How long it waited until its batch was picked, or taken when [`PickedBatch::take_at`] says so.
     pub waited: Duration,
     age: u64,
     arrived: Instant,
@@ -48,6 +48,15 @@ pub struct PickedBatch<R> {
     pub tokens: usize,
     /// Whether rows were left waiting when it was picked.
     pub left_behind: bool,
+}
+
+impl<R> PickedBatch<R> {
+    /// The rows have waited until now: a batch that was made ready waits on until a device takes it.
+    pub fn take_at(&mut self, now: Instant) {
+        for picked in &mut self.rows {
+            picked.waited = now.saturating_duration_since(picked.arrived);
+        }
+    }
 }
 
 /// What became of a batch, for [`Scheduler::commit`].
@@ -140,11 +149,9 @@ impl<R: Row> Scheduler<R> {
             }
         }
         self.waiting -= rows.len();
-        for picked in &mut rows {
-            picked.waited = now.saturating_duration_since(picked.arrived);
-        }
-        let left_behind = self.waiting > 0;
-        (!rows.is_empty()).then(|| PickedBatch { rows, tokens: budget.tokens_taken(), left_behind })
+        let mut batch = PickedBatch { rows, tokens: budget.tokens_taken(), left_behind: self.waiting > 0 };
+        batch.take_at(now);
+        (!batch.rows.is_empty()).then_some(batch)
     }
 
     /// Puts a batch back that was picked and not run, where its rows were.

@@ -68,6 +68,8 @@ pub struct Limits {
     pub concurrent_requests: usize,
     /// Inputs in one request.
     pub client_batch_size: usize,
+    /// Characters in one text.
+    pub input_chars: usize,
     /// Tokens in one forward pass.
     pub batch_tokens: usize,
     /// Threads of the tokenizer.

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use polylora_kernels::team;
 use tokio::sync::oneshot;
 
-use crate::bisection::{Bisection, Verdict};
+use crate::bisection::{Bisection, Failure, Verdict};
 use crate::desk::Desk;
+use crate::device_trial::{DeviceTrial, try_device};
 use crate::metrics::{BatchSize, Metrics, seconds};
 use crate::row_gather::RequestRow;
 use crate::runner::{Batch, BatchOutput, BatchRow, PoolUsage, RowOutcome, RunError, Runner, RunnerFactory};
@@ -83,6 +84,7 @@ struct Worker {
     dimensions: usize,
     batches: u64,
     pool: PoolUsage,
+    trial: DeviceTrial,
     status: Arc<Status>,
     metrics: Arc<Metrics>,
 }
@@ -99,8 +101,8 @@ impl Worker {
     fn new(parts: WorkerParts) -> Self {
         let WorkerParts { desk, warm_up, factory, dimensions, status, metrics, .. } = parts;
         let builder = RunnerBuilder::new(factory, Arc::clone(&status), Arc::clone(&metrics));
-        let pool = PoolUsage::default();
-        Self { desk, builder, warm_up, dimensions, batches: 0, pool, status, metrics }
+        let (pool, trial) = (PoolUsage::default(), DeviceTrial::default());
+        Self { desk, builder, warm_up, dimensions, batches: 0, pool, trial, status, metrics }
     }
 
     fn serve(mut self) {
@@ -128,12 +130,13 @@ impl Worker {
         mut runner: Box<dyn Runner>,
         picked: PickedBatch<RequestRow>,
     ) -> Result<Box<dyn Runner>, RunError> {
-        self.metrics.picked(picked.rows.iter().map(|picked| picked.waited));
-        let mut trial = Bisection::new(picked.rows);
-        while let Some(rows) = trial.next() {
+        self.metrics.taken(picked.rows.iter().map(|picked| picked.waited));
+        let mut parts = Bisection::new(picked.rows);
+        while let Some(rows) = parts.next() {
             let Err(FailedBatch { rows, reason, lost }) = self.run(runner.as_mut(), rows) else { continue };
             tracing::error!(rows = rows.len(), %reason, "a batch failed");
-            match trial.failed(rows) {
+            let failure = if lost.is_some() { Failure::OfDevice } else { Failure::OfRows };
+            match parts.failed(rows, failure) {
                 Verdict::Divided => self.metrics.batch_retries.inc_by(2),
                 Verdict::Guilty(rows) => {
                     for picked in rows {
@@ -142,14 +145,18 @@ impl Worker {
                 }
             }
             if let Some(lost) = lost {
+                self.trial.lost();
                 tracing::error!(%lost, "the runner is lost and will be built again");
                 runner = self.builder.replace(runner).inspect_err(|why| {
-                    let answer = EmbedError::Internal { reason: why.to_string() };
-                    while let Some(rows) = trial.next() {
+                    let answer = EmbedError::Unavailable { reason: why.to_string() };
+                    while let Some(rows) = parts.next() {
                         rows.into_iter().for_each(|picked| picked.row.fail(answer.clone()));
                     }
                 })?;
             }
+        }
+        if self.trial.is_due() {
+            try_device(runner.as_mut())?;
         }
         Ok(runner)
     }
@@ -176,6 +183,7 @@ impl Worker {
             Ok((Ok(output), usage, memory)) if output.rows.len() == batch.rows.len() => {
                 self.metrics.change_pool(std::mem::replace(&mut self.pool, usage), usage);
                 self.metrics.set_device_memory(memory);
+                self.trial.computed();
                 self.settle(rows, output, took);
                 return Ok(());
             }
@@ -259,7 +267,7 @@ impl Worker {
 
     fn give_up(self, why: RunError) {
         tracing::error!(%why, "the engine has no device any more");
-        let answer = EmbedError::Internal { reason: why.to_string() };
+        let answer = EmbedError::Unavailable { reason: why.to_string() };
         self.status.failed(why.into());
         self.desk.close(&answer);
     }
@@ -275,7 +283,7 @@ impl Drop for FailsOnPanic<'_> {
     fn drop(&mut self) {
         if thread::panicking() {
             let why = RunError::DeviceLost { reason: "its owner thread panicked".to_owned() };
-            let answer = EmbedError::Internal { reason: why.to_string() };
+            let answer = EmbedError::Unavailable { reason: why.to_string() };
             self.status.failed(why.into());
             self.desk.close(&answer);
         }

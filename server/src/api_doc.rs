@@ -10,6 +10,7 @@ use utoipa::OpenApi;
 
 pub(crate) use bounded::{IdLists, ModelName, PromptName, Sentences, Text, Texts};
 
+use crate::routes::METRICS;
 use crate::routes::tei::{PATHS, UNDER_A_MODEL};
 use crate::state::AppState;
 
@@ -78,7 +79,9 @@ pub(crate) fn document(state: &AppState) -> Value {
         add_paths(paths);
         for (path, item) in paths {
             for operation in item.as_object_mut().into_iter().flat_map(Map::values_mut) {
-                complete(operation, path, needs_key);
+                let is_public =
+                    PUBLIC.contains(&path.as_str()) || path == METRICS && state.metrics_are_public();
+                complete(operation, path, needs_key && !is_public);
             }
         }
     }
@@ -112,10 +115,9 @@ fn add_paths(paths: &mut Map<String, Value>) {
 
 /// Adds what all operations of a kind have: errors, headers, the key.
 fn complete(operation: &mut Value, path: &str, needs_key: bool) {
-    let is_public = PUBLIC.contains(&path);
     let dialect = operation["tags"][0].as_str().unwrap_or_default().to_owned();
     let has_body = operation["requestBody"].is_object();
-    let errors = errors::of(&dialect, path, has_body, needs_key && !is_public);
+    let errors = errors::of(&dialect, path, has_body, needs_key);
     let responses = &mut operation["responses"];
     for (status, response) in errors {
         responses[status] = response;
@@ -141,7 +143,7 @@ fn complete(operation: &mut Value, path: &str, needs_key: bool) {
             "schema": {"type": "string"},
         });
     }
-    if needs_key && !is_public {
+    if needs_key {
         operation["security"] = json!([{"bearer": []}]);
     }
 }

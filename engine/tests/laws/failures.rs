@@ -13,6 +13,10 @@ fn is_internal<T>(answer: &Result<T, EmbedError>) -> bool {
     matches!(answer, Err(EmbedError::Internal { .. }))
 }
 
+fn is_unavailable<T>(answer: &Result<T, EmbedError>) -> bool {
+    matches!(answer, Err(EmbedError::Unavailable { .. }))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_panic_answers_internal_to_those_in_flight_and_spares_those_who_wait() {
     let (engine, control) = start(config()).await;
@@ -54,9 +58,9 @@ async fn a_device_that_does_not_come_back_makes_the_engine_unavailable() {
     until("the row is sent", || engine.in_flight().rows == 2).await;
     control.device_gate.open();
     assert!(is_internal(&in_flight.await.unwrap()));
-    assert!(is_internal(&waiting.await.unwrap()));
+    assert!(is_unavailable(&waiting.await.unwrap()));
     until("the engine has given up", || engine.health() == Health::Unavailable).await;
-    assert!(is_internal(&engine.embed(texts(None, &["x"])).await));
+    assert!(is_unavailable(&engine.embed(texts(None, &["x"])).await));
     assert!(control.builds.load(Ordering::SeqCst) > 2, "it was tried more than once");
     assert_eq!(engine.in_flight().requests, 0);
     assert_eq!(engine.shutdown(Duration::from_secs(60)).await, Shutdown::Drained);
@@ -185,6 +189,12 @@ async fn bounds_that_make_no_sense_are_refused_with_the_field_and_the_numbers() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_engine_without_a_runner_is_refused() {
+    let refused = start_instances(&control(), config(), vec![]).err();
+    assert_eq!(refused, Some(StartError::Config { field: "runners", found: 0, min: 1, max: usize::MAX }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_fails_its_batch_or_makes_it_panic_fails_alone() {
     for (guilty, builds) in [(FAIL, 1), (PANIC, 6), (LOSE, 6)] {
         let (engine, control) = start(config()).await;
@@ -228,4 +238,38 @@ async fn a_device_that_fails_every_batch_is_not_tried_once_for_every_row() {
     }
     assert!(control.batches.lock().len() - before <= 64);
     engine.embed(texts(None, &["later"])).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_is_lost_with_every_batch_costs_few_runners_and_makes_the_engine_unavailable() {
+    let (engine, control) = start(config()).await;
+    let held = hold_device(&engine, &control);
+    let clients: Vec<_> = (0..100).map(|i| client(&engine, ids(None, &[&[i]]))).collect();
+    until("all rows wait", || metric(&engine, "polylora_queue_rows") == 100.0).await;
+    control.is_broken.store(true, Ordering::SeqCst);
+    control.device_gate.open();
+    assert!(is_internal(&held.await));
+    for client in clients {
+        assert!(is_internal(&client.await.unwrap()));
+    }
+    assert_eq!(control.batches.lock().len(), 1 + 1 + 3, "the probe, the held row, the batch and its halves");
+    until("the device is there again", || engine.health() == Health::Ready).await;
+    // The third batch in a row.
+    assert!(is_internal(&engine.embed(texts(None, &["x"])).await));
+    until("the engine has given up", || engine.health() == Health::Unavailable).await;
+    until("it says so", || control.batches.lock().len() == 7).await;
+    assert!(is_unavailable(&engine.embed(texts(None, &["x"])).await));
+    assert_eq!(control.builds.load(Ordering::SeqCst), 1 + 1 + 3 + 1);
+    assert_eq!(engine.shutdown(Duration::from_secs(60)).await, Shutdown::Drained);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_sends_a_row_that_costs_the_device_again_and_again_ends_nobody_elses_service() {
+    let (engine, control) = start(config()).await;
+    for _ in 0..10 {
+        assert!(is_internal(&engine.embed(ids(None, &[&[PANIC]])).await));
+    }
+    assert_eq!(engine.embed(ids(None, &[&[5]])).await.unwrap().embeddings, [embedding_of(None, &[5])]);
+    until("the engine is ready", || engine.health() == Health::Ready).await;
+    control.check();
 }

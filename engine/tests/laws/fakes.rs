@@ -1,7 +1,7 @@
 //! A device, a tokenizer and a store of adapters whose answers are known and whose pace a test decides.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::{Condvar, Mutex};
 use polylora_adapters::{Digest, LoadedAdapter};
@@ -74,6 +74,8 @@ pub struct Control {
     pub batches: Mutex<Vec<Vec<SeenRow>>>,
     /// Adapters that the device has room for.
     pub pool_room: AtomicUsize,
+    /// Whether every batch loses the device.
+    pub is_broken: AtomicBool,
     pub builds: AtomicUsize,
     /// Builds beyond this one panic.
     pub good_builds: AtomicUsize,
@@ -130,7 +132,7 @@ impl Runner for FakeRunner {
         if has(FAIL) {
             return Err(RunError::Batch { reason: "told to fail".to_owned() });
         }
-        if has(LOSE) {
+        if has(LOSE) || control.is_broken.load(Ordering::SeqCst) {
             return Err(RunError::DeviceLost { reason: "told to get lost".to_owned() });
         }
         let room = control.pool_room.load(Ordering::SeqCst);
@@ -290,6 +292,7 @@ pub fn control() -> Arc<Control> {
         runs: Mutex::default(),
         batches: Mutex::default(),
         pool_room: AtomicUsize::new(usize::MAX),
+        is_broken: AtomicBool::new(false),
         builds: AtomicUsize::new(0),
         good_builds: AtomicUsize::new(usize::MAX),
         loads: AtomicUsize::new(0),

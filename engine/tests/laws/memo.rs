@@ -105,6 +105,80 @@ async fn rows_that_fail_are_not_kept_and_do_not_fail_those_who_have_the_same_row
     engine.embed(ids(None, &[&[1]])).await.unwrap();
 }
 
+/// Every row is a batch.
+fn remembering_one_by_one() -> EngineConfig {
+    EngineConfig { max_batch_rows: 1, ..remembering() }
+}
+
+/// How often the device was given this row.
+fn times(control: &Control, id: u32) -> usize {
+    control.batches.lock().iter().flatten().filter(|(_, ids)| *ids == [id]).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_waits_for_one_row_of_a_long_request_does_not_wait_for_its_other_rows() {
+    let (engine, control) = start(remembering_one_by_one()).await;
+    let long = client(&engine, ids(None, &[&[9], &[GATE], &[10]]));
+    tokio::task::block_in_place(|| control.device_gate.wait_for_arrival());
+    let short = client(&engine, ids(None, &[&[9]]));
+    until("the short request is answered while the long one is held", || short.is_finished()).await;
+    assert_eq!(short.await.unwrap().unwrap().embeddings, [embedding_of(None, &[9])]);
+    assert!(!long.is_finished());
+    control.device_gate.open();
+    let expected = [embedding_of(None, &[9]), embedding_of(None, &[GATE]), embedding_of(None, &[10])];
+    assert_eq!(long.await.unwrap().unwrap().embeddings, expected);
+    assert_eq!(times(&control, 9), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_computed_of_a_request_that_did_not_end_well_is_kept() {
+    let (engine, control) = start(remembering_one_by_one()).await;
+    assert!(engine.embed(ids(None, &[&[8], &[NAN]])).await.is_err());
+    let leaves = client(&engine, ids(None, &[&[9], &[GATE], &[10]]));
+    tokio::task::block_in_place(|| control.device_gate.wait_for_arrival());
+    leaves.abort();
+    assert!(leaves.await.unwrap_err().is_cancelled());
+    control.device_gate.open();
+    let reply = engine.embed(ids(None, &[&[8], &[9], &[10]])).await.unwrap();
+    assert_eq!(reply.embeddings, [8, 9, 10].map(|id| embedding_of(None, &[id])));
+    assert_eq!([8, 9, 10].map(|id| times(&control, id)), [1, 1, 1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn those_who_wait_for_a_row_that_fails_are_told_so_by_its_one_computation() {
+    for guilty in [NAN, FAIL, PANIC] {
+        let (engine, control) = start(remembering()).await;
+        let held = hold_device(&engine, &control);
+        let clients: Vec<_> = (0..20).map(|_| client(&engine, ids(None, &[&[guilty]]))).collect();
+        until("all are in", || engine.in_flight().requests == 21).await;
+        until("the row waits", || metric(&engine, "polylora_queue_rows") == 1.0).await;
+        control.device_gate.open();
+        held.await.unwrap();
+        for client in clients {
+            assert!(matches!(client.await.unwrap(), Err(EmbedError::Internal { .. })), "{guilty}");
+        }
+        // Whoever comes when it has failed asks for a computation of his own.
+        assert!(times(&control, guilty) < 10, "{guilty}: {} times", times(&control, guilty));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_waits_for_the_sound_row_of_a_request_that_failed_has_it_computed() {
+    let (engine, control) = start(remembering_one_by_one()).await;
+    let held = hold_device(&engine, &control);
+    let first = client(&engine, ids(None, &[&[NAN], &[9]]));
+    until("his rows wait", || metric(&engine, "polylora_queue_rows") == 2.0).await;
+    let others: Vec<_> = (0..5).map(|_| client(&engine, ids(None, &[&[9]]))).collect();
+    until("all are in", || engine.in_flight().requests == 7).await;
+    control.device_gate.open();
+    held.await.unwrap();
+    assert!(first.await.unwrap().is_err());
+    for other in others {
+        assert_eq!(other.await.unwrap().unwrap().embeddings, [embedding_of(None, &[9])]);
+    }
+    assert_eq!(times(&control, 9), 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_that_wait_for_each_others_rows_both_get_on() {
     let (engine, control) = start(remembering()).await;

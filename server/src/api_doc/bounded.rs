@@ -73,7 +73,11 @@ pub(super) fn schemas(state: &AppState) -> Vec<(&'static str, Value)> {
         names => json!({"type": "string", "enum": names, "description": "A prompt of the model."}),
     };
     vec![
-        ("Text", json!({"type": "string", "minLength": 1, "examples": ["What is deep learning?"]})),
+        (
+            "Text",
+            json!({"type": "string", "minLength": 1, "maxLength": limits.input_chars,
+                   "examples": ["What is deep learning?"]}),
+        ),
         ("TokenId", json!({"type": "integer", "minimum": 0, "maximum": model.vocab_size.saturating_sub(1)})),
         (
             "Inputs",

@@ -144,6 +144,7 @@ impl From<EmbedError> for ApiError {
                 (429, RATE_LIMIT, "rate_limit_exceeded", None)
             }
             EmbedError::ShuttingDown => (503, SERVER, "shutting_down", None),
+            EmbedError::Unavailable { .. } => (503, SERVER, "unavailable", None),
             EmbedError::Internal { .. } => (500, SERVER, "internal_error", None),
         };
         let status = StatusCode::from_u16(status).expect("the statuses above are well-formed");

@@ -59,7 +59,9 @@ impl From<EmbedError> for TeiError {
             EmbedError::Overloaded { .. } | EmbedError::QueueFull { .. } => {
                 (StatusCode::TOO_MANY_REQUESTS, ErrorType::Overloaded)
             }
-            EmbedError::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, ErrorType::Unhealthy),
+            EmbedError::ShuttingDown | EmbedError::Unavailable { .. } => {
+                (StatusCode::SERVICE_UNAVAILABLE, ErrorType::Unhealthy)
+            }
             EmbedError::Internal { .. } => (StatusCode::FAILED_DEPENDENCY, ErrorType::Backend),
         };
         let message = match kind {

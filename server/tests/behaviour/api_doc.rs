@@ -76,6 +76,7 @@ async fn bounds_are_those_of_the_model_that_is_served() {
     assert_eq!(schemas["PromptName"]["enum"], json!(["query"]));
     assert_eq!(schemas["Inputs"]["anyOf"][1]["maxItems"], 4);
     assert_eq!(schemas["Sentences"]["maxItems"], 3);
+    assert_eq!(schemas["Text"]["maxLength"], 1000);
     let mut engine = FakeEngine::default();
     engine.model.prompts.clear();
     let server = Server::with(engine, Settings::default());

@@ -220,7 +220,13 @@ impl EmbeddingService for FakeEngine {
     }
 
     fn limits(&self) -> Limits {
-        Limits { concurrent_requests: 512, client_batch_size: 4, batch_tokens: 1024, tokenize_threads: 2 }
+        Limits {
+            concurrent_requests: 512,
+            client_batch_size: 4,
+            input_chars: 1000,
+            batch_tokens: 1024,
+            tokenize_threads: 2,
+        }
     }
 
     fn model(&self) -> &ModelInfo {
