@@ -187,7 +187,7 @@ async fn the_status_is_bounded_however_many_adapters_are_served() {
 
 #[tokio::test]
 async fn the_page_needs_no_key_and_its_figures_do() {
-    let api_key = Some(parse_setting("s3cret").expect("a key"));
+    let api_key = vec![parse_setting("s3cret").expect("a key")];
     let locked = Server::with(FakeEngine::default(), Settings { api_key, ..Settings::default() });
     let (page, open) = (browse(&locked).await, browse(&Server::new()).await);
     assert_eq!((page.status.as_u16(), &page.text), (200, &open.text), "the page is the same for everybody");
