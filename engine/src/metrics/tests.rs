@@ -17,7 +17,7 @@ fn every_name_of_the_table_is_rendered() {
     metrics.render(Holdings { adapters, memo_bytes: 7 });
     metrics.traffic.domain(Some("law")).request();
     let text = metrics.render(Holdings { adapters, memo_bytes: 7 });
-    let table = include_str!("metrics.rs").lines().filter_map(|line| line.strip_prefix("//! | `"));
+    let table = include_str!("../metrics.rs").lines().filter_map(|line| line.strip_prefix("//! | `"));
     let names: Vec<_> = table.map(|line| line.split(['`', '{']).next().unwrap()).collect();
     assert_eq!(names.len(), text.lines().filter(|line| line.starts_with("# TYPE")).count());
     for name in names {
