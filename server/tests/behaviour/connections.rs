@@ -112,6 +112,30 @@ async fn a_client_that_does_not_read_its_reply_is_let_go() {
 }
 
 #[tokio::test]
+async fn a_client_that_reads_its_reply_slowly_gets_it_whole() {
+    const SIZE: usize = 64 << 20;
+    let router = Router::new().route("/", get(|| async { vec![0_u8; SIZE] }));
+    let server = Server { router, ..Server::new() };
+    let settings = patient(Settings::default(), NEVER, NEVER, 1000);
+    let running = Running::open(server, settings, ConnectionMetrics::default()).await;
+    let mut client = running.send("GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+    let (mut piece, mut came) = (vec![0; 1 << 20], 0);
+    loop {
+        let count = client.read(&mut piece).await.expect("read");
+        if count == 0 {
+            break;
+        }
+        came += count;
+        // Several times the idle time in all.
+        if came < SIZE / 2 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    assert!(came > SIZE, "{came}");
+    assert_eq!(running.metrics.late_so_far(Late::Reading) + running.metrics.late_so_far(Late::Idle), 0);
+}
+
+#[tokio::test]
 async fn connections_over_the_bound_are_429_and_the_others_go_on() {
     let running = with(at_most(2)).await;
     let mut first = running.send(HEALTH).await;
