@@ -40,7 +40,7 @@ pub struct SpikeRun {
 /// Texts with our own embeddings, which the spike compares its own with.
 #[derive(Clone, Copy, Debug)]
 pub struct SpikeTexts<'a> {
-    /// Ids of each, none below [`UNUSED_TOKENS`].
+    /// Ids of each, none below `UNUSED_TOKENS`.
     pub ids: &'a [Vec<u32>],
     /// Embeddings of width 384 in f32.
     pub embeddings: &'a [Vec<f32>],

@@ -3,7 +3,7 @@
 //! | name | kind | what |
 //! |---|---|---|
 //! | `polylora_requests_total{outcome}` | counter | requests that ended: `ok`, `client_error`, `overloaded`, `error`, `cancelled` |
-//! | `polylora_errors_total{code}` | counter | requests that failed, by [`EmbedError::code`] |
+//! | `polylora_errors_total{code}` | counter | requests that failed, by `EmbedError::code` |
 //! | `polylora_tokens_total` | counter | tokens that went through the device |
 //! | `polylora_rows_total` | counter | inputs that went through the device |
 //! | `polylora_batches_total` | counter | batches run |

@@ -100,7 +100,7 @@ async fn each_mistake_has_its_status_code_and_param() {
         (json!({"input": null}), 400, "missing_required_parameter", Some("input")),
         (json!({"model": BASE}), 400, "missing_required_parameter", Some("input")),
         (json!(["a"]), 400, "invalid_json", None),
-        (json!("a"), 400, "invalid_json", None),
+        (json!("a"), 400, "invalid_value", None),
     ] {
         let server = Server::new();
         let reply = server.post(body.to_string()).await;
