@@ -21,7 +21,7 @@ enum Stage {
     Head { since: Instant },
     /// The server is to answer, or its client to read.
     Serving,
-    /// Everything is answered.
+    /// Everything is answered, though the last of it may still be on its way out.
     Idle { since: Instant },
 }
 
@@ -36,6 +36,14 @@ impl ConnectionClock {
         let mut stage = self.stage();
         if let Stage::Idle { .. } = *stage {
             *stage = Stage::Head { since: Instant::now() };
+        }
+    }
+
+    /// Bytes went out: a client that takes its reply bit by bit is not idle.
+    pub(super) fn bytes_went(&self) {
+        let mut stage = self.stage();
+        if let Stage::Idle { .. } = *stage {
+            *stage = Stage::Idle { since: Instant::now() };
         }
     }
 

@@ -31,6 +31,7 @@ impl<S> TimedStream<S> {
     fn written<T>(&mut self, written: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
         if written.is_ready() {
             self.stalled = None;
+            self.clock.bytes_went();
             return written;
         }
         let since = *self.stalled.get_or_insert_with(Instant::now);
@@ -61,7 +62,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for TimedStream<S> {
         if read.is_ready() {
             return read;
         }
-        match this.clock.deadline() {
+        let deadline = match (this.clock.deadline(), this.stalled) {
+            // The reply is not taken yet, so that no request can be due.
+            (Some((_, Late::Idle)), Some(since)) => Some((this.clock.write_deadline(since), Late::Reading)),
+            (deadline, _) => deadline,
+        };
+        match deadline {
             Some((deadline, late)) if this.reading.rings(deadline, context) => {
                 Poll::Ready(Err(this.late(late)))
             }

@@ -3,12 +3,14 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use polylora_server::connections::Late;
+use axum::Router;
+use axum::routing::get;
+use polylora_server::connections::{ConnectionMetrics, Late};
 use polylora_server::settings::Settings;
 use polylora_server::shutdown::{Ended, Phase};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::fake_engine::{FakeEngine, Mood};
+use crate::fake_engine::{FakeEngine, Mood, Server};
 use crate::running::{Running, one_reply, patient, post, post_head, to_end, until};
 
 const NEVER: u64 = 600_000;
@@ -95,6 +97,42 @@ async fn a_request_that_is_computed_for_long_is_no_idle_connection() {
     let running = Running::start(engine, patient(Settings::default(), 100, 100, 100)).await;
     let mut client = running.send(&post("{\"input\":\"a\"}")).await;
     assert!(one_reply(&mut client).await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_its_reply_is_let_go() {
+    // More than the system's buffers take.
+    let router = Router::new().route("/", get(|| async { vec![0_u8; 256 << 20] }));
+    let server = Server { router, ..Server::new() };
+    let settings = patient(Settings::default(), NEVER, NEVER, 200);
+    let running = Running::open(server, settings, ConnectionMetrics::default()).await;
+    let _client = running.send("GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    until("the client is let go", || running.metrics.late_so_far(Late::Reading) == 1).await;
+    until("the connection is gone", || running.metrics.open_connections() == 0).await;
+}
+
+#[tokio::test]
+async fn a_client_that_reads_its_reply_slowly_gets_it_whole() {
+    const SIZE: usize = 64 << 20;
+    let router = Router::new().route("/", get(|| async { vec![0_u8; SIZE] }));
+    let server = Server { router, ..Server::new() };
+    let settings = patient(Settings::default(), NEVER, NEVER, 1000);
+    let running = Running::open(server, settings, ConnectionMetrics::default()).await;
+    let mut client = running.send("GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+    let (mut piece, mut came) = (vec![0; 1 << 20], 0);
+    loop {
+        let count = client.read(&mut piece).await.expect("read");
+        if count == 0 {
+            break;
+        }
+        came += count;
+        // Several times the idle time in all.
+        if came < SIZE / 2 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    assert!(came > SIZE, "{came}");
+    assert_eq!(running.metrics.late_so_far(Late::Reading) + running.metrics.late_so_far(Late::Idle), 0);
 }
 
 #[tokio::test]
