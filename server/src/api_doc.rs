@@ -59,7 +59,7 @@ pub(crate) const OPERATIONS: &str = "Operations";
 /// Paths whose replies have the headers of `tei_timing.rs`.
 const TIMED: [&str; 5] = ["/v1/embeddings", "/embeddings", "/embed", "/embed_all", "/similarity"];
 /// Paths that need no key.
-const PUBLIC: [&str; 3] = ["/health", "/ready", "/openapi.json"];
+const PUBLIC: [&str; 4] = ["/health", "/ping", "/ready", "/openapi.json"];
 
 /// The document for what is served now.
 pub(crate) fn document(state: &AppState) -> Value {
@@ -100,6 +100,7 @@ fn add_paths(paths: &mut Map<String, Value>) {
     alias("/v1/embeddings", "/embeddings".to_owned(), &|operation| {
         operation["operationId"] = json!("embeddings_unversioned");
     });
+    alias("/health", "/ping".to_owned(), &|operation| operation["operationId"] = json!("ping"));
     let parameter = json!([{
         "name": "model", "in": "path", "required": true, "schema": {"$ref": "#/components/schemas/ModelName"},
         "description": "Base model, alias or adapter; a slash within it is written `%2F`.",

@@ -36,6 +36,8 @@ use crate::wire::tei_timing::Timer;
 
 /// Path of the health check.
 pub const HEALTH: &str = "/health";
+/// The health check under the name that text-embeddings-inference also gives it.
+pub const PING: &str = "/ping";
 /// Path of the metrics.
 pub const METRICS: &str = "/metrics";
 
@@ -55,6 +57,7 @@ pub fn router(state: Arc<AppState>, cut_off: CutOff, origins: &[Origin]) -> Rout
     let routes = Router::new()
         .route("/", get(about))
         .route(HEALTH, get(health))
+        .route(PING, get(health))
         .route(READY, get(ready))
         .route(METRICS, get(metrics))
         .route(STATUS, get(status))
@@ -185,7 +188,7 @@ pub(crate) async fn about(headers: HeaderMap) -> Response {
     if page::prefers_html(&headers) {
         return page::front(&headers);
     }
-    let mut endpoints = vec![EMBEDDINGS, MODELS, "/v1/models/{id}", HEALTH, READY, METRICS, STATUS];
+    let mut endpoints = vec![EMBEDDINGS, MODELS, "/v1/models/{id}", HEALTH, PING, READY, METRICS, STATUS];
     endpoints.extend(tei::PATHS);
     endpoints.extend([api_page::DOCUMENT, api_page::PAGE]);
     let about = json!({

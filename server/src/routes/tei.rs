@@ -25,6 +25,9 @@ use crate::wire::tei_tokens::{DecodeBody, SimpleToken, TokenizeBody};
 
 /// The endpoints; the same again stand under [`UNDER_A_MODEL`].
 pub const PATHS: [&str; 6] = ["/embed", "/embed_all", "/similarity", "/tokenize", "/decode", "/info"];
+/// Endpoints for other kinds of models than this server has, and what its model would have to be.
+const OF_OTHER_MODELS: [(&str, &str); 3] =
+    [("/rerank", "a re-ranker"), ("/predict", "a classifier"), ("/embed_sparse", "a sparse (SPLADE) model")];
 /// What stands before a path that names its model.
 pub const UNDER_A_MODEL: &str = "/{model}";
 
@@ -39,6 +42,9 @@ pub(super) fn routes() -> Router<Arc<AppState>> {
             .route(&format!("{prefix}/tokenize"), post(tokenize))
             .route(&format!("{prefix}/decode"), post(decode))
             .route(&format!("{prefix}/info"), get(info));
+        for (path, kind) in OF_OTHER_MODELS {
+            router = router.route(&format!("{prefix}{path}"), post(async move || no_such_model(kind)));
+        }
     }
     router
 }
@@ -47,7 +53,7 @@ pub(super) fn routes() -> Router<Arc<AppState>> {
 pub(super) async fn in_teis_words(request: Request, next: Next) -> Response {
     let is_ours = request.extensions().get::<MatchedPath>().is_some_and(|path| {
         let path = path.as_str();
-        PATHS.contains(&path.strip_prefix(UNDER_A_MODEL).unwrap_or(path))
+        endpoints().any(|ours| ours == path.strip_prefix(UNDER_A_MODEL).unwrap_or(path))
     });
     let mut response = next.run(request).await;
     match response.extensions_mut().remove::<ApiError>().filter(|_| is_ours) {
@@ -58,7 +64,7 @@ pub(super) async fn in_teis_words(request: Request, next: Next) -> Response {
 
 /// Whether a request to this path, which no route has seen, is to be answered in this dialect's words.
 pub(crate) fn speaks_tei(path: &str) -> bool {
-    PATHS.iter().filter_map(|route| path.strip_suffix(route)).any(|before| match before.strip_prefix('/') {
+    endpoints().filter_map(|route| path.strip_suffix(route)).any(|before| match before.strip_prefix('/') {
         Some(model) => !model.is_empty() && !model.contains('/'),
         None => before.is_empty(),
     })
@@ -174,6 +180,17 @@ pub(crate) async fn info(
     check_served(&state, &ChosenModel { adapter, name: name.to_owned() })?;
     let service = state.service();
     Ok(Json(ServerInfo::new(service.model(), service.limits(), name, rules.auto_truncate)))
+}
+
+/// All paths of this dialect, those included that only say what is missing.
+fn endpoints() -> impl Iterator<Item = &'static str> {
+    PATHS.into_iter().chain(OF_OTHER_MODELS.into_iter().map(|(path, _)| path))
+}
+
+/// The status and type that text-embeddings-inference gives this.
+fn no_such_model(kind: &str) -> TeiError {
+    let message = format!("the model is not {kind}: it makes embeddings, POST /embed or /v1/embeddings");
+    ApiError::invalid(StatusCode::FAILED_DEPENDENCY, "wrong_model_kind", message).into()
 }
 
 /// What the engine answered to a request.

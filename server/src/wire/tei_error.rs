@@ -79,6 +79,7 @@ impl From<ApiError> for TeiError {
         let kind = match error.status() {
             StatusCode::TOO_MANY_REQUESTS => ErrorType::Overloaded,
             StatusCode::SERVICE_UNAVAILABLE => ErrorType::Unhealthy,
+            StatusCode::FAILED_DEPENDENCY => ErrorType::Backend,
             status if status.is_server_error() => ErrorType::Backend,
             _ if error.code() == "no_inputs" => ErrorType::Empty,
             _ => ErrorType::Validation,

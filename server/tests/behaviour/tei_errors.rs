@@ -78,6 +78,10 @@ async fn each_mistake_has_its_status_and_type() {
         ("/decode", json!({"ids": "a"}), 422, "Validation"),
         ("/decode", json!({"ids": [30522]}), 422, "Validation"),
         ("/decode", json!({}), 422, "Validation"),
+        ("/rerank", json!({"query": "a", "texts": ["b"]}), 424, "Backend"),
+        ("/predict", json!({"inputs": "a"}), 424, "Backend"),
+        ("/embed_sparse", json!({"inputs": "a"}), 424, "Backend"),
+        ("/law/rerank", json!({"query": "a", "texts": ["b"]}), 424, "Backend"),
         ("/decode", json!({"ids": [1], "adapter_id": "nobody"}), 404, "Validation"),
     ] {
         let server = Server::new();
