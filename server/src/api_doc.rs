@@ -10,8 +10,8 @@ use utoipa::OpenApi;
 
 pub(crate) use bounded::{IdLists, ModelName, PromptName, Sentences, Text, Texts};
 
-use crate::routes::METRICS;
 use crate::routes::tei::{PATHS, UNDER_A_MODEL};
+use crate::routes::{HEALTH, METRICS, PING, PROBES};
 use crate::state::AppState;
 
 /// What is documented; its schemas follow from the operations.
@@ -58,8 +58,6 @@ pub(crate) const OPERATIONS: &str = "Operations";
 
 /// Paths whose replies have the headers of `tei_timing.rs`.
 const TIMED: [&str; 5] = ["/v1/embeddings", "/embeddings", "/embed", "/embed_all", "/similarity"];
-/// Paths that need no key.
-const PUBLIC: [&str; 4] = ["/health", "/ping", "/ready", "/openapi.json"];
 
 /// The document for what is served now.
 pub(crate) fn document(state: &AppState) -> Value {
@@ -79,8 +77,9 @@ pub(crate) fn document(state: &AppState) -> Value {
         add_paths(paths);
         for (path, item) in paths {
             for operation in item.as_object_mut().into_iter().flat_map(Map::values_mut) {
-                let is_public =
-                    PUBLIC.contains(&path.as_str()) || path == METRICS && state.metrics_are_public();
+                let is_public = PROBES.contains(&path.as_str())
+                    || path == page::DOCUMENT
+                    || path == METRICS && state.metrics_are_public();
                 complete(operation, path, needs_key && !is_public);
             }
         }
@@ -100,7 +99,7 @@ fn add_paths(paths: &mut Map<String, Value>) {
     alias("/v1/embeddings", "/embeddings".to_owned(), &|operation| {
         operation["operationId"] = json!("embeddings_unversioned");
     });
-    alias("/health", "/ping".to_owned(), &|operation| operation["operationId"] = json!("ping"));
+    alias(HEALTH, PING.to_owned(), &|operation| operation["operationId"] = json!("ping"));
     let parameter = json!([{
         "name": "model", "in": "path", "required": true, "schema": {"$ref": "#/components/schemas/ModelName"},
         "description": "Base model, alias or adapter; a slash within it is written `%2F`.",

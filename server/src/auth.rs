@@ -9,7 +9,7 @@ use axum::response::Response;
 
 use crate::api_doc::page as api_page;
 use crate::page;
-use crate::routes::{HEALTH, METRICS, PING, READY};
+use crate::routes::{METRICS, PROBES};
 use crate::state::AppState;
 use crate::wire::error::ApiError;
 
@@ -39,7 +39,8 @@ pub async fn require_key(
 /// What says nothing of other clients: probes, the document and its page, the status page without its figures; metrics where
 /// that is set.
 fn is_public(path: &str, headers: &HeaderMap, metrics_are_public: bool) -> bool {
-    [HEALTH, PING, READY, api_page::DOCUMENT, api_page::PAGE].contains(&path)
+    PROBES.contains(&path)
+        || [api_page::DOCUMENT, api_page::PAGE].contains(&path)
         || path.starts_with("/docs/")
         || page::is_public(path, headers)
         || (path == METRICS && metrics_are_public)

@@ -13,7 +13,7 @@ use polylora_engine::{EmbedReply, Timings};
 use tracing::{Instrument, Span};
 
 use crate::request_trace::{milliseconds, record_stages, record_status, request_span};
-use crate::routes::{HEALTH, METRICS, PING, READY, STATUS};
+use crate::routes::{METRICS, PROBES, STATUS};
 use crate::state::AppState;
 use crate::wire::error::ErrorCode;
 
@@ -127,7 +127,7 @@ impl Line {
         }
         match status {
             // Probes, scrapers and open pages come every few seconds.
-            _ if status.is_success() && [HEALTH, PING, READY, METRICS, STATUS].contains(&route) => {
+            _ if status.is_success() && (PROBES.contains(&route) || [METRICS, STATUS].contains(&route)) => {
                 line!(debug)
             }
             _ if status.is_server_error() => line!(warn),

@@ -43,6 +43,8 @@ pub const METRICS: &str = "/metrics";
 
 /// Path of the check whether requests would be served.
 pub const READY: &str = "/ready";
+/// Paths of the probes.
+pub const PROBES: [&str; 3] = [HEALTH, PING, READY];
 /// Path of the live figures.
 pub const STATUS: &str = "/api/status";
 
@@ -188,7 +190,9 @@ pub(crate) async fn about(headers: HeaderMap) -> Response {
     if page::prefers_html(&headers) {
         return page::front(&headers);
     }
-    let mut endpoints = vec![EMBEDDINGS, MODELS, "/v1/models/{id}", HEALTH, PING, READY, METRICS, STATUS];
+    let mut endpoints = vec![EMBEDDINGS, MODELS, "/v1/models/{id}"];
+    endpoints.extend(PROBES);
+    endpoints.extend([METRICS, STATUS]);
     endpoints.extend(tei::PATHS);
     endpoints.extend([api_page::DOCUMENT, api_page::PAGE]);
     let about = json!({

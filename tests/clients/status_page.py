@@ -253,7 +253,6 @@ def a_key_is_asked_for_and_kept_in_the_tab():
         until(driver, "what cannot be a key is said", lambda: "characters" in text(driver, "key-problem"))
         field.send_keys(KEY, "\n")
         until(driver, "the page is open", lambda: text(driver, "state") == "ready")
-        embed("", TEXTS)
         _, second = plain_adapters()
         assert_close(compare(driver, "", second), expected("", second))
         stores = driver.execute_script("return [Object.values(sessionStorage), Object.values(localStorage), document.cookie]")

@@ -43,7 +43,8 @@ pub(super) fn routes() -> Router<Arc<AppState>> {
             .route(&format!("{prefix}/decode"), post(decode))
             .route(&format!("{prefix}/info"), get(info));
         for (path, kind) in OF_OTHER_MODELS {
-            router = router.route(&format!("{prefix}{path}"), post(async move || no_such_model(kind)));
+            router = router
+                .route(&format!("{prefix}{path}"), post(async move || TeiError::wrong_model_kind(kind)));
         }
     }
     router
@@ -53,7 +54,8 @@ pub(super) fn routes() -> Router<Arc<AppState>> {
 pub(super) async fn in_teis_words(request: Request, next: Next) -> Response {
     let is_ours = request.extensions().get::<MatchedPath>().is_some_and(|path| {
         let path = path.as_str();
-        endpoints().any(|ours| ours == path.strip_prefix(UNDER_A_MODEL).unwrap_or(path))
+        let path = path.strip_prefix(UNDER_A_MODEL).unwrap_or(path);
+        endpoints().any(|ours| ours == path)
     });
     let mut response = next.run(request).await;
     match response.extensions_mut().remove::<ApiError>().filter(|_| is_ours) {
@@ -185,12 +187,6 @@ pub(crate) async fn info(
 /// All paths of this dialect, those included that only say what is missing.
 fn endpoints() -> impl Iterator<Item = &'static str> {
     PATHS.into_iter().chain(OF_OTHER_MODELS.into_iter().map(|(path, _)| path))
-}
-
-/// The status and type that text-embeddings-inference gives this.
-fn no_such_model(kind: &str) -> TeiError {
-    let message = format!("the model is not {kind}: it makes embeddings, POST /embed or /v1/embeddings");
-    ApiError::invalid(StatusCode::FAILED_DEPENDENCY, "wrong_model_kind", message).into()
 }
 
 /// What the engine answered to a request.

@@ -79,7 +79,6 @@ impl From<ApiError> for TeiError {
         let kind = match error.status() {
             StatusCode::TOO_MANY_REQUESTS => ErrorType::Overloaded,
             StatusCode::SERVICE_UNAVAILABLE => ErrorType::Unhealthy,
-            StatusCode::FAILED_DEPENDENCY => ErrorType::Backend,
             status if status.is_server_error() => ErrorType::Backend,
             _ if error.code() == "no_inputs" => ErrorType::Empty,
             _ => ErrorType::Validation,
@@ -98,6 +97,16 @@ impl From<ApiError> for TeiError {
 }
 
 impl TeiError {
+    /// The endpoint needs another kind of model than the one that is served.
+    pub fn wrong_model_kind(needed: &str) -> Self {
+        Self {
+            status: StatusCode::FAILED_DEPENDENCY,
+            kind: ErrorType::Backend,
+            message: format!("the model is not {needed}: it makes embeddings, POST /embed or /v1/embeddings"),
+            code: "wrong_model_kind",
+        }
+    }
+
     /// The same error in the place of a reply that told it in OpenAI's words; that reply's other headers stay.
     pub fn instead_of(self, told: Response) -> Response {
         let mut response = self.into_response();
