@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use crate::{AdapterError, AdapterManifest, FileTrust, NameError, SiteCatalog};
+use crate::{AdapterError, AdapterManifest, FileTrust, MAX_VERSIONS, NameError, SiteCatalog};
 
 /// Why a named adapter is not served.
 #[derive(Debug, thiserror::Error)]
@@ -31,9 +31,51 @@ pub enum Refusal {
         /// The system's words.
         source: io::Error,
     },
+    /// Two folders of one adapter mean the same version.
+    #[error("{}: is the same version as {}, expected one folder for it", path.display(), other.display())]
+    SameVersion {
+        /// The folder.
+        path: PathBuf,
+        /// The other one.
+        other: PathBuf,
+    },
+    /// More sub-folders than are looked at.
+    #[error("{}: has more than {MAX_VERSIONS} sub-folders; remove old versions", path.display())]
+    TooManyVersions {
+        /// The adapter's folder.
+        path: PathBuf,
+    },
     /// What its files contain.
     #[error(transparent)]
     Adapter(#[from] AdapterError),
+    /// Its files hold another content than the version that was asked for.
+    #[error("{}: its files were replaced: they are no longer those of {version}", path.display())]
+    Replaced {
+        /// The folder.
+        path: PathBuf,
+        /// The version.
+        version: String,
+    },
+    /// Its folder is gone.
+    #[error("{}: the folder is gone", path.display())]
+    Vanished {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// It was checked against another base model.
+    #[error("it was registered for the base model {found}, this server has {expected}")]
+    OtherBase {
+        /// Registered for.
+        found: String,
+        /// Served.
+        expected: String,
+    },
+    /// It is made of others that do not make it any more.
+    #[error("the virtual adapter cannot be made: {reason}")]
+    Virtual {
+        /// Why.
+        reason: String,
+    },
     /// Its files kept changing under the reader.
     #[error(
         "{}: its files changed while they were read; finish writing elsewhere and rename into place",
@@ -87,7 +129,11 @@ impl AdapterSource {
     /// Why the adapter cannot be served.
     pub fn inspect(&self, catalog: &SiteCatalog) -> Result<AdapterManifest, Refusal> {
         self.check_place()?;
-        let trust = if self.directory.is_some() { FileTrust::WithinFolder } else { FileTrust::FollowLinks };
-        Ok(AdapterManifest::inspect(&self.path, trust, catalog)?)
+        Ok(AdapterManifest::inspect(&self.path, self.trust(), catalog)?)
+    }
+
+    /// How far links of its files are followed.
+    pub(crate) fn trust(&self) -> FileTrust {
+        if self.directory.is_some() { FileTrust::WithinFolder } else { FileTrust::FollowLinks }
     }
 }

@@ -42,6 +42,9 @@ pub enum AdapterError {
     /// The configuration is not a JSON object.
     #[error("{}: not a JSON object: {reason}", file.display())]
     ConfigNotJson { file: PathBuf, reason: String },
+    /// A rank above what the operator allows.
+    #[error("{}: found a site of rank {found}, expected at most {max} (--max-lora-rank)", file.display())]
+    RankAboveLimit { file: PathBuf, found: usize, max: usize },
     /// A field without which nothing can be computed is absent.
     #[error("{}: field `{field}`: missing; expected {expected}", file.display())]
     FieldMissing { file: PathBuf, field: String, expected: &'static str },

@@ -1,40 +1,50 @@
-//! Loaded adapters in host memory: a byte bound, one load for many who wait, and a pause after a failed one.
+//! Loaded adapters in host memory: one load for many who wait, and pauses after failed ones.
 //!
-//! The cache is moka's, which is eventually consistent: entries that no longer fit go when its pending tasks run, which
-//! is after every load here, so it exceeds its capacity by no more than the loads in flight. Least recently used goes
-//! first: an adapter that was just asked for is kept at once, where a policy by frequency would read it again and
-//! again until it is popular. Weights are KiB, rounded up, because moka's are 32 bits wide.
+//! Who is kept and who goes is `cache_books.rs`, who failed is `load_failures.rs`; the locks, the clock and the figures
+//! are here. No lock is held while an adapter is read or freed. Weights are KiB, rounded up.
 
 use std::{
+    collections::HashMap,
     hash::Hash,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    time::Duration,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
-use moka::{policy::EvictionPolicy, sync::Cache};
+use parking_lot::{Condvar, Mutex};
 
-use crate::LoadedAdapter;
-
-/// Most failed loads that are remembered.
-pub const MAX_REMEMBERED_FAILURES: u64 = 1024;
+use crate::{
+    LoadedAdapter,
+    cache_books::{BookLimits, CacheBooks, PinError},
+    load_failures::LoadFailures,
+};
 
 /// Bytes in a unit of weight.
 const UNIT_BYTES: u64 = 1024;
 
+/// Bounds and pauses of a [`HostCache`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostCacheLimits {
+    /// Bytes in all, rounded down to KiB.
+    pub bytes: u64,
+    /// Adapters in all; `None` for as many as the bytes allow.
+    pub adapters: Option<usize>,
+    /// Whether adapters weigh what the CPU's kernels make of them, too.
+    pub counts_packed: bool,
+    /// How long a load that failed once is not tried again. Each further failure in a row doubles it.
+    pub first_pause: Duration,
+    /// The longest that it gets.
+    pub longest_pause: Duration,
+}
+
 /// Loaded adapters by key; `K` must tell one state of an adapter's files from the next, so that a reload under the same
 /// name is another key.
 ///
+/// Least recently used goes first, of those that are not pinned: an adapter that was just asked for is kept at once.
 /// Values that are leased or aliased by a device pool live on after they went from here.
 pub struct HostCache<K, E> {
-    kept: Cache<K, LoadedAdapter>,
-    failures: Cache<K, Arc<E>>,
+    counts_packed: bool,
     capacity_bytes: u64,
-    hits: AtomicU64,
-    loads: AtomicU64,
-    failed_loads: AtomicU64,
+    state: Mutex<State<K, E>>,
 }
 
 /// A cache's figures at one moment; counts of events are since it was made.
@@ -42,225 +52,260 @@ pub struct HostCache<K, E> {
 pub struct HostCacheStats {
     /// Adapters kept.
     pub adapters: u64,
-    /// Their bytes, each rounded up to KiB.
+    /// Adapters kept that are pinned.
+    pub pinned: u64,
+    /// Bytes of the adapters kept, each rounded up to KiB.
     pub bytes: u64,
     /// Bytes in all.
     pub capacity_bytes: u64,
     /// Answers that needed no load of their own.
     pub hits: u64,
-    /// Loads, failed ones included.
+    /// Loads that began, failed ones included.
     pub loads: u64,
     /// Loads that failed.
     pub failed_loads: u64,
+    /// Time that loads took, failed ones included, in microseconds.
+    pub load_micros: u64,
+    /// Adapters that went to make room.
+    pub evictions: u64,
 }
 
-impl<K, E> HostCache<K, E>
-where
-    K: Hash + Eq + Clone + Send + Sync + 'static,
-    E: Send + Sync + 'static,
-{
-    /// An empty cache of `capacity_bytes`, rounded down to KiB. A failed load is not tried again for `retry_after`.
-    /// `counts_packed`: adapters weigh what the CPU's kernels make of them too.
-    pub fn new(capacity_bytes: u64, retry_after: Duration, counts_packed: bool) -> Self {
-        let kept = Cache::builder()
-            .max_capacity(capacity_bytes / UNIT_BYTES)
-            .weigher(move |_, loaded: &LoadedAdapter| units(loaded, counts_packed))
-            .eviction_policy(EvictionPolicy::lru())
-            .build();
-        let failures = Cache::builder()
-            .max_capacity(MAX_REMEMBERED_FAILURES)
-            .time_to_live(retry_after)
-            .eviction_policy(EvictionPolicy::lru())
-            .build();
-        let count = || AtomicU64::new(0);
-        Self { kept, failures, capacity_bytes, hits: count(), loads: count(), failed_loads: count() }
+impl<K: Hash + Eq + Clone, E> HostCache<K, E> {
+    /// An empty cache.
+    pub fn new(limits: HostCacheLimits) -> Self {
+        let HostCacheLimits { bytes, adapters, counts_packed, first_pause, longest_pause } = limits;
+        let state = State {
+            books: CacheBooks::new(BookLimits { units: bytes / UNIT_BYTES, values: adapters }),
+            failures: LoadFailures::new(first_pause, longest_pause),
+            loading: HashMap::new(),
+            hits: 0,
+            loads: 0,
+            failed_loads: 0,
+            load_time: Duration::ZERO,
+        };
+        Self { counts_packed, capacity_bytes: bytes, state: Mutex::new(state) }
     }
 
-    /// The adapter of `key` when it is kept.
+    /// The adapter of `key` when it is kept. Waits for no load.
     pub fn get(&self, key: &K) -> Option<LoadedAdapter> {
-        let kept = self.kept.get(key)?;
-        self.hits.fetch_add(1, Relaxed);
-        Some(kept)
+        self.state.lock().hit(key)
+    }
+
+    /// The keys of all that are kept, in no order.
+    pub fn keys(&self) -> Vec<K> {
+        self.state.lock().books.keys().cloned().collect()
+    }
+
+    /// Whether the adapter of `key` is kept. Counts neither as use nor as hit.
+    pub fn contains(&self, key: &K) -> bool {
+        self.state.lock().books.contains(key)
     }
 
     /// The adapter of `key`, loaded by `load` when it is not kept. Of callers at the same time one loads and all get
-    /// its outcome. An adapter above the capacity is given out and not kept. Blocks while a load runs.
+    /// its outcome; when its load panics, one of the others loads. An adapter that does not fit beside the pinned ones
+    /// is given out and not kept. Blocks while a load runs; `load` must not ask for `key` itself.
     ///
     /// # Errors
-    /// What `load` said, now or less than the pause ago.
+    /// What `load` said, now or before a pause that still lasts.
     pub fn get_or_load(
         &self,
         key: &K,
         load: impl FnOnce() -> Result<LoadedAdapter, E>,
     ) -> Result<LoadedAdapter, Arc<E>> {
-        let mut loaded_here = false;
-        let outcome = self.kept.try_get_with_by_ref(key, || {
-            // Looked up here, where one caller is at a time: whoever waited elsewhere must not load once more.
-            if let Some(failure) = self.failures.get(key) {
-                return Err(failure);
+        loop {
+            match self.next_move(key) {
+                Move::Answer(answer) => return answer,
+                Move::Await(flight) => {
+                    if let Some(outcome) = flight.outcome() {
+                        self.state.lock().hits += u64::from(outcome.is_ok());
+                        return outcome;
+                    }
+                }
+                Move::Load(flight) => {
+                    let mut landing =
+                        Landing { cache: self, key, flight, began: Instant::now(), outcome: None };
+                    let outcome = load().map_err(Arc::new);
+                    landing.outcome = Some(outcome.clone());
+                    return outcome;
+                }
             }
-            loaded_here = true;
-            self.loads.fetch_add(1, Relaxed);
-            load().map_err(|error| {
-                let error = Arc::new(error);
-                self.failed_loads.fetch_add(1, Relaxed);
-                self.failures.insert(key.clone(), Arc::clone(&error));
-                error
-            })
-        });
-        if loaded_here {
-            self.kept.run_pending_tasks();
-        } else if outcome.is_ok() {
-            self.hits.fetch_add(1, Relaxed);
         }
-        outcome.map_err(Arc::unwrap_or_clone)
     }
 
-    /// Forgets `key` and whether it failed.
+    /// Keeps an adapter that was made elsewhere, as a load of `key` would.
+    pub fn insert(&self, key: &K, adapter: LoadedAdapter) {
+        let units = units(&adapter, self.counts_packed);
+        let mut state = self.state.lock();
+        state.failures.forget(key);
+        let gone = state.books.insert(key.clone(), adapter, units);
+        drop(state);
+        drop(gone);
+    }
+
+    /// Whether a load of `key` runs that its next caller would wait for.
+    pub fn is_loading(&self, key: &K) -> bool {
+        self.state.lock().loading.contains_key(key)
+    }
+
+    /// Pins `key`, loaded or not, so that it is not evicted, or unpins it. Pinned adapters count, and are kept above
+    /// the capacity if need be; others then are given out and not kept.
+    ///
+    /// # Errors
+    /// [`PinError::TooMany`]; unpinning never fails.
+    pub fn set_pinned(&self, key: &K, pinned: bool) -> Result<(), PinError> {
+        let mut state = self.state.lock();
+        if pinned {
+            return state.books.pin(key);
+        }
+        let gone = state.books.unpin(key);
+        drop(state);
+        drop(gone);
+        Ok(())
+    }
+
+    /// Forgets `key` and whether it failed; a pin stays. Who waits for a load that runs gets what it reads, and it is
+    /// not kept: the next caller loads anew.
     pub fn forget(&self, key: &K) {
-        self.kept.invalidate(key);
-        self.failures.invalidate(key);
-        self.kept.run_pending_tasks();
+        let mut state = self.state.lock();
+        state.failures.forget(key);
+        state.loading.remove(key);
+        let gone = state.books.remove(key);
+        drop(state);
+        drop(gone);
     }
 
-    /// Ends the pause after a failed load of `key`, if there is one.
+    /// Ends the pause after failed loads of `key`, if there is one.
     pub fn forget_failure(&self, key: &K) {
-        self.failures.invalidate(key);
+        self.state.lock().failures.forget(key);
     }
 
     /// The figures at this moment.
     pub fn stats(&self) -> HostCacheStats {
+        let state = self.state.lock();
         HostCacheStats {
-            adapters: self.kept.entry_count(),
-            bytes: self.kept.weighted_size() * UNIT_BYTES,
+            adapters: state.books.len() as u64,
+            pinned: state.books.pinned() as u64,
+            bytes: state.books.units() * UNIT_BYTES,
             capacity_bytes: self.capacity_bytes,
-            hits: self.hits.load(Relaxed),
-            loads: self.loads.load(Relaxed),
-            failed_loads: self.failed_loads.load(Relaxed),
+            hits: state.hits,
+            loads: state.loads,
+            failed_loads: state.failed_loads,
+            load_micros: u64::try_from(state.load_time.as_micros()).unwrap_or(u64::MAX),
+            evictions: state.books.evictions(),
+        }
+    }
+
+    /// What a caller of [`HostCache::get_or_load`] does next. Decided under one lock, so that one of many loads.
+    fn next_move(&self, key: &K) -> Move<E> {
+        let mut state = self.state.lock();
+        if let Some(kept) = state.hit(key) {
+            return Move::Answer(Ok(kept));
+        }
+        if let Some(flight) = state.loading.get(key) {
+            return Move::Await(Arc::clone(flight));
+        }
+        if let Some(error) = state.failures.pausing(key, Instant::now()) {
+            return Move::Answer(Err(error));
+        }
+        let flight = Arc::new(Flight { stage: Mutex::new(Stage::Flying), landed: Condvar::new() });
+        state.loading.insert(key.clone(), Arc::clone(&flight));
+        state.loads += 1;
+        Move::Load(flight)
+    }
+}
+
+/// What the lock guards.
+struct State<K, E> {
+    books: CacheBooks<K, LoadedAdapter>,
+    failures: LoadFailures<K, E>,
+    loading: HashMap<K, Arc<Flight<E>>>,
+    hits: u64,
+    loads: u64,
+    failed_loads: u64,
+    load_time: Duration,
+}
+
+impl<K: Hash + Eq + Clone, E> State<K, E> {
+    fn hit(&mut self, key: &K) -> Option<LoadedAdapter> {
+        let kept = self.books.get(key)?.clone();
+        self.hits += 1;
+        Some(kept)
+    }
+}
+
+/// What a load came to.
+type Outcome<E> = Result<LoadedAdapter, Arc<E>>;
+
+/// See [`HostCache::next_move`].
+enum Move<E> {
+    Answer(Outcome<E>),
+    Await(Arc<Flight<E>>),
+    Load(Arc<Flight<E>>),
+}
+
+/// One load that runs, and those who wait for it.
+struct Flight<E> {
+    stage: Mutex<Stage<E>>,
+    landed: Condvar,
+}
+
+enum Stage<E> {
+    Flying,
+    Landed(Outcome<E>),
+    /// The load panicked.
+    Lost,
+}
+
+impl<E> Flight<E> {
+    /// Waits for the outcome; `None` when there will be none.
+    fn outcome(&self) -> Option<Outcome<E>> {
+        let mut stage = self.stage.lock();
+        self.landed.wait_while(&mut stage, |stage| matches!(stage, Stage::Flying));
+        match &*stage {
+            Stage::Landed(outcome) => Some(outcome.clone()),
+            Stage::Flying | Stage::Lost => None,
         }
     }
 }
 
-/// An adapter's weight: at least one unit, at most what 32 bits hold (4 TiB).
-fn units(loaded: &LoadedAdapter, counts_packed: bool) -> u32 {
+/// Ends a flight when it is dropped, also by a panic: the books first, so that nobody loads what just landed.
+struct Landing<'a, K: Hash + Eq + Clone, E> {
+    cache: &'a HostCache<K, E>,
+    key: &'a K,
+    flight: Arc<Flight<E>>,
+    began: Instant,
+    outcome: Option<Outcome<E>>,
+}
+
+impl<K: Hash + Eq + Clone, E> Drop for Landing<'_, K, E> {
+    fn drop(&mut self) {
+        let (now, outcome) = (Instant::now(), self.outcome.take());
+        let mut gone = vec![];
+        let mut state = self.cache.state.lock();
+        state.load_time += now - self.began;
+        state.failed_loads += u64::from(!matches!(outcome, Some(Ok(_))));
+        // Forgotten meanwhile: another load of the key may be on its way.
+        if state.loading.get(self.key).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight)) {
+            state.loading.remove(self.key);
+            match &outcome {
+                Some(Ok(loaded)) => {
+                    state.failures.forget(self.key);
+                    let units = units(loaded, self.cache.counts_packed);
+                    gone = state.books.insert(self.key.clone(), loaded.clone(), units);
+                }
+                Some(Err(error)) => state.failures.failed(self.key, Arc::clone(error), now),
+                None => {}
+            }
+        }
+        drop(state);
+        drop(gone);
+        *self.flight.stage.lock() = outcome.map_or(Stage::Lost, Stage::Landed);
+        self.flight.landed.notify_all();
+    }
+}
+
+/// An adapter's weight: at least one unit.
+fn units(loaded: &LoadedAdapter, counts_packed: bool) -> u64 {
     let packed = if counts_packed { loaded.extent.layout().most_packed_bytes() } else { 0 };
-    let units = ((loaded.extent.bytes() + packed) as u64).div_ceil(UNIT_BYTES).max(1);
-    u32::try_from(units).unwrap_or(u32::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::Digest;
-    use polylora_kernels::extent::{ExtentLayout, HostExtent, SiteId, SiteShape};
-    use std::{
-        sync::{Barrier, atomic::AtomicUsize},
-        thread,
-    };
-
-    const NEVER: Duration = Duration::from_secs(3600);
-    type TestCache = HostCache<u8, String>;
-
-    fn adapter(key: u8, kib: usize) -> LoadedAdapter {
-        let (in_width, out_width) = (kib * 256, 0);
-        let shape =
-            SiteShape { site: SiteId(0), in_width, out_width, rank: 1, has_gain: false, has_bias: false };
-        let extent = HostExtent::zeroed(ExtentLayout::new(vec![shape], |site| site.0));
-        LoadedAdapter { digest: Digest([key; 32]), extent: Arc::new(extent) }
-    }
-
-    fn get(cache: &TestCache, key: u8, kib: usize) -> LoadedAdapter {
-        cache.get_or_load(&key, || Ok(adapter(key, kib))).expect("it loads")
-    }
-
-    /// 32 threads ask at once; the load waits until all have started.
-    fn ask_from_32(
-        cache: &TestCache,
-        loads: &AtomicUsize,
-        fails: bool,
-    ) -> Vec<Result<LoadedAdapter, Arc<String>>> {
-        let start = Barrier::new(32);
-        thread::scope(|scope| {
-            let threads: Vec<_> = (0..32)
-                .map(|_| {
-                    scope.spawn(|| {
-                        start.wait();
-                        cache.get_or_load(&7, || {
-                            loads.fetch_add(1, Relaxed);
-                            if fails { Err("broken".to_owned()) } else { Ok(adapter(7, 4)) }
-                        })
-                    })
-                })
-                .collect();
-            threads.into_iter().map(|t| t.join().expect("no thread panics")).collect()
-        })
-    }
-
-    #[test]
-    fn many_who_ask_at_once_cause_one_load_and_share_it() {
-        let (cache, loads) = (TestCache::new(1 << 20, NEVER, false), AtomicUsize::new(0));
-        let answers = ask_from_32(&cache, &loads, false);
-        let first = answers[0].as_ref().expect("it loads");
-        for answer in &answers {
-            assert!(Arc::ptr_eq(&answer.as_ref().expect("it loads").extent, &first.extent));
-        }
-        assert_eq!(loads.into_inner(), 1);
-        let stats = cache.stats();
-        assert_eq!((stats.adapters, stats.bytes, stats.hits, stats.loads), (1, 4096, 31, 1));
-    }
-
-    #[test]
-    fn a_failing_load_answers_all_who_wait_with_one_error() {
-        let (cache, loads) = (TestCache::new(1 << 20, NEVER, false), AtomicUsize::new(0));
-        let answers = ask_from_32(&cache, &loads, true);
-        let first = answers[0].as_ref().expect_err("it fails");
-        assert!(answers.iter().all(|a| a.as_ref().is_err_and(|e| Arc::ptr_eq(e, first) && **e == "broken")));
-        assert_eq!(loads.into_inner(), 1);
-    }
-
-    #[test]
-    fn a_failure_is_remembered_for_the_pause_and_then_tried_again() {
-        for (pause, tried_again) in [(NEVER, false), (Duration::ZERO, true)] {
-            let cache = TestCache::new(1 << 20, pause, false);
-            cache.get_or_load(&1, || Err("first".to_owned())).expect_err("it fails");
-            let again = cache.get_or_load(&1, || Err("second".to_owned())).expect_err("it fails");
-            assert_eq!(*again == "second", tried_again);
-            assert_eq!(cache.get_or_load(&1, || Ok(adapter(1, 1))).is_ok(), tried_again);
-            assert!(cache.get_or_load(&2, || Ok(adapter(2, 1))).is_ok(), "others are not held up");
-            cache.forget(&1);
-            assert!(cache.get_or_load(&1, || Ok(adapter(1, 1))).is_ok(), "forgetting ends the pause");
-        }
-    }
-
-    #[test]
-    fn the_capacity_holds_and_the_least_recently_used_goes_first() {
-        let cache = TestCache::new(10 * 1024, NEVER, false);
-        for key in [1, 2, 3, 1, 4] {
-            get(&cache, key, 3);
-        }
-        let stats = cache.stats();
-        assert_eq!((stats.adapters, stats.bytes, stats.capacity_bytes), (3, 9 * 1024, 10 * 1024));
-        let kept: Vec<u8> = (1..=4).filter(|key| cache.kept.contains_key(key)).collect();
-        assert_eq!(kept, [1, 3, 4]);
-        assert_eq!(get(&cache, 2, 3).digest, Digest([2; 32]), "what went is loaded again");
-        assert_eq!(cache.stats().loads, 5);
-    }
-
-    #[test]
-    fn an_adapter_above_the_capacity_is_given_out_and_not_kept() {
-        let cache = TestCache::new(8 * 1024, NEVER, false);
-        get(&cache, 1, 4);
-        assert_eq!(get(&cache, 2, 9).extent.bytes(), 9 * 1024);
-        let stats = cache.stats();
-        assert_eq!((stats.adapters, stats.bytes), (1, 4096), "and pushes nobody out");
-        assert!(cache.kept.contains_key(&1));
-    }
-
-    #[test]
-    fn a_load_that_panics_leaves_the_next_one_free_to_load() {
-        let cache = TestCache::new(1 << 20, NEVER, false);
-        let broken = std::panic::AssertUnwindSafe(|| cache.get_or_load(&1, || panic!("no answer")));
-        assert!(std::panic::catch_unwind(broken).is_err());
-        assert_eq!(get(&cache, 1, 1).digest, Digest([1; 32]));
-    }
+    ((loaded.extent.bytes() + packed) as u64).div_ceil(UNIT_BYTES).max(1)
 }

@@ -3,10 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use polylora_kernels::extent::HostExtent;
 
 use crate::residency::Residency;
+use crate::sync::Mutex;
 use crate::{Digest, Extent};
 
 /// The right to read one resident adapter. Its place is neither written nor freed before the lease is dropped, which

@@ -1,13 +1,14 @@
-//! The device pool: which adapters are resident on a device, within a byte budget.
+//! The device pool: which adapters are resident on a device, within a budget of bytes and of adapters.
 //!
 //! One owner leases; leases may be dropped anywhere. The lock around the books is never held while a sink works.
 
-use std::sync::Arc;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Weak};
 
-use parking_lot::Mutex;
 use polylora_kernels::extent::HostExtent;
 
 use crate::residency::Residency;
+use crate::sync::Mutex;
 use crate::{Digest, Extent, Lease, LoadedAdapter};
 
 /// What residency means for the values.
@@ -66,7 +67,8 @@ pub enum PoolError {
     /// The adapter will fit once leases are given back. Nothing was evicted.
     #[error(
         "adapter {digest} needs {needed_bytes} bytes on the device: {leased_bytes} of {budget_bytes} are held by \
-         {leases} leases, and the longest place between those has {reachable_bytes}"
+         {leases} leases on {leased} adapters{}, and the longest place between those has {reachable_bytes}",
+        of_most(*.most_adapters)
     )]
     AllLeased {
         /// The adapter.
@@ -77,6 +79,10 @@ pub enum PoolError {
         reachable_bytes: usize,
         /// Bytes of leased adapters.
         leased_bytes: usize,
+        /// Adapters with at least one lease.
+        leased: usize,
+        /// Adapters that may be resident, when that is bounded.
+        most_adapters: Option<NonZeroUsize>,
         /// Leases that are out.
         leases: usize,
         /// Bytes of the pool.
@@ -128,16 +134,22 @@ pub struct DevicePool {
     residency: Arc<Mutex<Residency>>,
 }
 
-/// A view of a pool's figures for other threads.
+/// A view of a pool for other threads: figures, and who is resident. What it says may be over when it is read.
 #[derive(Clone, Debug)]
 pub struct PoolMonitor {
-    residency: Arc<Mutex<Residency>>,
+    residency: Weak<Mutex<Residency>>,
 }
 
 impl DevicePool {
     /// An empty pool of `budget_bytes`, rounded down to whole lines of 64 bytes.
     pub fn new(budget_bytes: usize, mode: PoolMode) -> Self {
-        Self { residency: Arc::new(Mutex::new(Residency::new(budget_bytes, mode))) }
+        Self::with_most(budget_bytes, None, mode)
+    }
+
+    /// An empty pool of `budget_bytes`, rounded down to whole lines of 64 bytes, where at most `most_adapters` are
+    /// resident at one time; `None` for as many as the bytes allow.
+    pub fn with_most(budget_bytes: usize, most_adapters: Option<NonZeroUsize>, mode: PoolMode) -> Self {
+        Self { residency: Arc::new(Mutex::new(Residency::new(budget_bytes, most_adapters, mode))) }
     }
 
     /// Elements that the device's buffer must have in [`PoolMode::Copy`].
@@ -188,9 +200,9 @@ impl DevicePool {
         self.residency.lock().stats()
     }
 
-    /// A view of the figures for other threads.
+    /// A view for other threads.
     pub fn monitor(&self) -> PoolMonitor {
-        PoolMonitor { residency: Arc::clone(&self.residency) }
+        PoolMonitor { residency: Arc::downgrade(&self.residency) }
     }
 
     /// Checks the books against each other. O(n log n).
@@ -203,10 +215,40 @@ impl DevicePool {
 }
 
 impl PoolMonitor {
-    /// The figures at this moment.
+    /// The figures at this moment; all zero once the pool is gone.
     pub fn stats(&self) -> PoolStats {
-        self.residency.lock().stats()
+        self.residency.upgrade().map(|residency| residency.lock().stats()).unwrap_or_default()
     }
+
+    /// The adapters that are resident, leased or not, in order of their digests.
+    pub fn residents(&self) -> Vec<Digest> {
+        let residency = self.residency.upgrade();
+        let mut residents = residency.map(|residency| residency.lock().residents()).unwrap_or_default();
+        residents.sort_unstable();
+        residents
+    }
+
+    /// Whether an adapter is resident.
+    pub fn is_resident(&self, digest: &Digest) -> bool {
+        self.residency.upgrade().is_some_and(|residency| residency.lock().contains(digest))
+    }
+
+    /// Evicts an adapter, at once or with its last lease, unless it is leased anew until then. Waits for nobody.
+    pub fn let_go(&self, digest: &Digest) {
+        if let Some(residency) = self.residency.upgrade() {
+            residency.lock().let_go(digest);
+        }
+    }
+
+    /// Whether the pool is still there, or leases of it.
+    pub fn is_alive(&self) -> bool {
+        self.residency.strong_count() > 0
+    }
+}
+
+/// How many may be resident, in words that follow a number of adapters.
+fn of_most(most_adapters: Option<NonZeroUsize>) -> String {
+    most_adapters.map_or_else(String::new, |most| format!(" of at most {most}"))
 }
 
 /// A place that goes back to the arena unless it is kept: what undoes a store that failed or panicked.

@@ -2,7 +2,8 @@
 //!
 //! No sink, no lock and no thread here; `pool.rs` and `lease.rs` own those.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use polylora_kernels::extent::{EXTENT_ALIGN, HostExtent};
@@ -33,10 +34,13 @@ enum Hold {
 pub(crate) struct Residency {
     mode: PoolMode,
     budget: usize,
+    most_adapters: Option<NonZeroUsize>,
     arena: Arena,
     residents: HashMap<Digest, Resident>,
     /// Those without leases, longest unused first.
     idle: BTreeMap<u64, Digest>,
+    /// Leased ones that go with their last lease.
+    leaving: HashSet<Digest>,
     releases: u64,
     stats: PoolStats,
 }
@@ -47,7 +51,7 @@ fn bytes(elements: usize) -> usize {
 }
 
 impl Residency {
-    pub(crate) fn new(budget_bytes: usize, mode: PoolMode) -> Self {
+    pub(crate) fn new(budget_bytes: usize, most_adapters: Option<NonZeroUsize>, mode: PoolMode) -> Self {
         let budget = budget_bytes / size_of::<f32>() / EXTENT_ALIGN * EXTENT_ALIGN;
         let capacity = match mode {
             PoolMode::Copy => budget,
@@ -57,9 +61,11 @@ impl Residency {
         Self {
             mode,
             budget,
+            most_adapters,
             arena: Arena::new(capacity),
             residents: HashMap::new(),
             idle: BTreeMap::new(),
+            leaving: HashSet::new(),
             releases: 0,
             stats: PoolStats::default(),
         }
@@ -73,9 +79,16 @@ impl Residency {
         self.residents.contains_key(digest)
     }
 
+    /// In no order.
+    pub(crate) fn residents(&self) -> Vec<Digest> {
+        self.residents.keys().copied().collect()
+    }
+
     /// One more lease on `digest` when it is resident: its place and, when aliased, its values.
     pub(crate) fn lease(&mut self, digest: &Digest) -> Option<(Extent, Option<Arc<HostExtent>>)> {
         let resident = self.residents.get_mut(digest)?;
+        // Somebody asked for it again: it is registered again, or its request is older than its end.
+        self.leaving.remove(digest);
         resident.hold = match resident.hold {
             Hold::Leased(count) => Hold::Leased(count + 1),
             Hold::Idle { since } => {
@@ -90,8 +103,8 @@ impl Residency {
         Some((resident.place, resident.pinned.clone()))
     }
 
-    /// A place for `len` elements, evicting the longest unused until there is one. When even evicting every one
-    /// without a lease would not give one, none is evicted.
+    /// A place for `len` elements of one more resident, evicting the longest unused until there is one. When even
+    /// evicting every one without a lease would not give one, none is evicted.
     pub(crate) fn reserve(&mut self, digest: Digest, len: usize) -> Result<Extent, PoolError> {
         let need = Arena::rounded(len).filter(|need| *need <= self.budget);
         let Some(need) = need else {
@@ -102,13 +115,15 @@ impl Residency {
             return Ok(place);
         }
         let reachable = self.reachable();
-        if reachable < need {
+        if reachable < need || self.is_full(self.stats.leased) {
             self.stats.refusals += 1;
             return Err(PoolError::AllLeased {
                 digest,
                 needed_bytes: bytes(need),
                 reachable_bytes: bytes(reachable),
                 leased_bytes: self.stats.leased_bytes,
+                leased: self.stats.leased,
+                most_adapters: self.most_adapters,
                 leases: self.stats.leases,
                 budget_bytes: bytes(self.budget),
             });
@@ -157,6 +172,16 @@ impl Residency {
             Hold::Leased(count) => Hold::Leased(count - 1),
             Hold::Idle { .. } => panic!("{digest:?} was released more often than leased"),
         };
+        if matches!(resident.hold, Hold::Idle { .. }) && self.leaving.remove(digest) {
+            self.evict(digest);
+        }
+    }
+
+    /// Evicts `digest` now, or with its last lease, unless it is leased anew until then.
+    pub(crate) fn let_go(&mut self, digest: &Digest) {
+        if !self.evict(digest) && self.contains(digest) {
+            self.leaving.insert(*digest);
+        }
     }
 
     /// Evicts `digest` unless it is leased or not there; says whether it went.
@@ -194,6 +219,8 @@ impl Residency {
     pub(crate) fn check_integrity(&self) {
         self.arena.check_integrity();
         assert!(self.arena.used() <= self.budget, "the budget is exceeded");
+        let most = self.most_adapters.map_or(usize::MAX, NonZeroUsize::get);
+        assert!(self.residents.len() <= most, "more than {most} are resident");
         let held: usize = self.residents.values().map(|r| r.place.len).sum();
         assert_eq!(held, self.arena.used(), "places and arena disagree");
         let (mut leases, mut leased, mut leased_len) = (0, 0, 0);
@@ -210,6 +237,9 @@ impl Residency {
             }
         }
         assert_eq!(self.idle.len() + leased, self.residents.len(), "the list of idle ones is off");
+        let is_leased =
+            |digest: &Digest| self.residents.get(digest).is_some_and(|r| matches!(r.hold, Hold::Leased(_)));
+        assert!(self.leaving.iter().all(is_leased), "one without a lease has not left");
         assert_eq!(
             (leases, leased, bytes(leased_len)),
             (self.stats.leases, self.stats.leased, self.stats.leased_bytes),
@@ -217,9 +247,15 @@ impl Residency {
         );
     }
 
-    /// `need` elements within arena and budget, as things stand.
+    /// `need` elements within arena and budget for one more resident, as things stand.
     fn take(&mut self, need: usize) -> Option<Extent> {
-        if self.arena.used() + need > self.budget { None } else { self.arena.allocate(need) }
+        let exceeds = self.is_full(self.residents.len()) || self.arena.used() + need > self.budget;
+        if exceeds { None } else { self.arena.allocate(need) }
+    }
+
+    /// Whether no resident may join `adapters` others.
+    fn is_full(&self, adapters: usize) -> bool {
+        self.most_adapters.is_some_and(|most| adapters >= most.get())
     }
 
     /// Elements of the longest place that evicting every idle one would give. O(n log n), and only asked for when

@@ -97,6 +97,26 @@ pub(crate) struct FoldedSite {
     bias: Option<Vec<f32>>,
 }
 
+impl FoldedSite {
+    /// What is brought to a site of width `in_width` to `out_width`, without what has no effect: a product that is
+    /// zero, a gain that is one throughout. `a` is `[rank, in_width]`; `b` is transposed, with everything folded in,
+    /// `[rank, out_width]`; the rest `[out_width]`. `None` when nothing is left.
+    pub(crate) fn new(
+        site: SiteId,
+        [in_width, out_width]: [usize; 2],
+        [a, b]: [Vec<f32>; 2],
+        gain: Option<Vec<f32>>,
+        bias: Option<Vec<f32>>,
+    ) -> Option<Self> {
+        let product = b.iter().any(|&v| v != 0.0) && a.iter().any(|&v| v != 0.0);
+        let gain = gain.filter(|g| g.iter().any(|&v| v != 1.0));
+        let (rank, a, b) = if product { (a.len() / in_width, a, b) } else { (0, vec![], vec![]) };
+        let (has_gain, has_bias) = (gain.is_some(), bias.is_some());
+        let shape = SiteShape { site, in_width, out_width, rank, has_gain, has_bias };
+        (product || has_gain || has_bias).then_some(Self { shape, a, b, gain, bias })
+    }
+}
+
 impl SiteValues {
     /// Folds scale and gain into `B`. `None` when the site has no effect: no low-rank product, no gain other than
     /// one, no bias.
@@ -113,19 +133,7 @@ impl SiteValues {
                 b[r * self.out_width + o] = folded;
             }
         }
-        let product = b.iter().any(|&v| v != 0.0) && self.a.iter().any(|&v| v != 0.0);
-        let gain = gain.filter(|g| g.iter().any(|&v| v != 1.0));
-        let (rank, a, b) = if product { (self.rank, self.a, b) } else { (0, vec![], vec![]) };
-        let shape = SiteShape {
-            site: self.site,
-            in_width: self.in_width,
-            out_width: self.out_width,
-            rank,
-            has_gain: gain.is_some(),
-            has_bias: self.bias.is_some(),
-        };
-        let has_effect = product || shape.has_gain || shape.has_bias;
-        Ok(has_effect.then_some(FoldedSite { shape, a, b, gain, bias: self.bias }))
+        Ok(FoldedSite::new(self.site, [self.in_width, self.out_width], [self.a, b], gain, self.bias))
     }
 
     /// DoRA's `g = m / ||W + scale * B A||` by row (arXiv 2402.09353).

@@ -1,6 +1,7 @@
 //! Laws of the device pool, over random sequences of leases, drops, evictions and failures.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -57,16 +58,23 @@ impl ExtentSink for Memory {
 }
 
 /// What a pool should be: who is where, and who was given back when.
-#[derive(Default)]
 struct Model {
+    most: Option<NonZeroUsize>,
     places: BTreeMap<u8, Extent>,
     idle: Vec<u8>,
+    /// Those that go with their last lease.
+    leaving: Vec<u8>,
     leases: Vec<(u8, Lease)>,
 }
 
 impl Model {
     fn leased(&self) -> Vec<Extent> {
         self.places.iter().filter(|(tag, _)| !self.idle.contains(tag)).map(|(_, place)| *place).collect()
+    }
+
+    /// Whether one more of `need` elements can join those at `taken`.
+    fn has_room(&self, taken: Vec<Extent>, capacity: usize, need: usize) -> bool {
+        self.most.is_none_or(|most| taken.len() < most.get()) && Self::longest_hole(taken, capacity) >= need
     }
 
     /// The longest run outside `taken`.
@@ -91,6 +99,7 @@ impl Model {
         if self.places.contains_key(&tag) {
             assert!(!reached_the_sink && gone.is_empty(), "a hit stores and evicts nothing");
             self.idle.retain(|t| *t != tag);
+            self.leaving.retain(|t| *t != tag);
             let lease = outcome.expect("nothing panics on a hit").expect("a hit has a lease");
             assert_eq!(lease.place(), self.places[&tag]);
             self.leases.push((tag, lease));
@@ -101,7 +110,7 @@ impl Model {
         if let Some((last, rest)) = expected.split_last() {
             let kept =
                 self.places.iter().filter(|(t, _)| !rest.contains(t)).map(|(_, place)| *place).collect();
-            assert!(Self::longest_hole(kept, capacity) < need, "{last} was evicted without need");
+            assert!(!self.has_room(kept, capacity, need), "{last} was evicted without need");
         }
         expected.sort();
         assert_eq!(gone, expected, "the least recently used go first");
@@ -122,11 +131,12 @@ impl Model {
                 assert!(needed_bytes > budget_bytes && need > capacity && !reached_the_sink);
                 assert!(gone.is_empty());
             }
-            Ok(Err(PoolError::AllLeased { reachable_bytes, leases, .. })) => {
+            Ok(Err(PoolError::AllLeased { reachable_bytes, leases, leased, most_adapters, .. })) => {
                 assert!(gone.is_empty() && !reached_the_sink, "a refusal evicts and writes nothing");
                 assert_eq!(reachable_bytes, Self::longest_hole(self.leased(), capacity) * 4);
-                assert!(reachable_bytes < need * 4 && need <= capacity);
-                assert_eq!(leases, self.leases.len());
+                assert!(!self.has_room(self.leased(), capacity, need) && need <= capacity);
+                assert_eq!((leases, leased), (self.leases.len(), self.leased().len()));
+                assert_eq!(most_adapters, self.most);
             }
             Ok(Err(PoolError::Store { .. })) | Err(_) => {
                 assert!(fate != Fate::Works && reached_the_sink);
@@ -144,8 +154,23 @@ impl Model {
         }
         let (tag, lease) = self.leases.swap_remove(index.index(self.leases.len()));
         drop(lease);
-        if self.leases.iter().all(|(t, _)| *t != tag) {
+        if self.leases.iter().any(|(t, _)| *t == tag) {
+            return;
+        }
+        if self.leaving.contains(&tag) {
+            self.leaving.retain(|t| *t != tag);
+            self.places.remove(&tag);
+        } else {
             self.idle.push(tag);
+        }
+    }
+
+    fn let_go(&mut self, tag: u8) {
+        if self.idle.contains(&tag) {
+            self.idle.retain(|t| *t != tag);
+            self.places.remove(&tag);
+        } else if self.places.contains_key(&tag) && !self.leaving.contains(&tag) {
+            self.leaving.push(tag);
         }
     }
 
@@ -153,7 +178,13 @@ impl Model {
         pool.check_integrity();
         let stats = pool.stats();
         assert!(stats.resident_bytes <= stats.budget_bytes);
+        assert!(self.most.is_none_or(|most| stats.resident <= most.get()));
         assert_eq!(stats.resident, self.places.len());
+        let residents: Vec<Digest> = self.places.keys().map(|tag| Digest([*tag; 32])).collect();
+        assert_eq!(pool.monitor().residents(), residents);
+        assert!(
+            (0..16).all(|t| pool.monitor().is_resident(&Digest([t; 32])) == self.places.contains_key(&t))
+        );
         assert_eq!(stats.leases, self.leases.len());
         assert_eq!(stats.leased, self.places.len() - self.idle.len());
         assert_eq!(stats.leased_bytes, self.leased().iter().map(|p| p.len * 4).sum::<usize>());
@@ -172,6 +203,7 @@ enum Step {
     Lease(u8, Fate),
     Drop(prop::sample::Index),
     Evict(u8),
+    LetGo(u8),
     EvictIdle,
 }
 
@@ -181,6 +213,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (0u8..16, fate).prop_map(|(tag, fate)| Step::Lease(tag, fate)),
         6 => any::<prop::sample::Index>().prop_map(Step::Drop),
         1 => (0u8..16).prop_map(Step::Evict),
+        1 => (0u8..16).prop_map(Step::LetGo),
         1 => Just(Step::EvictIdle),
     ]
 }
@@ -189,12 +222,14 @@ proptest! {
     #[test]
     fn leased_slots_are_never_written_and_the_least_recently_used_go_first(
         lines in 0usize..40,
+        most in prop::option::of(1usize..7),
         steps in prop::collection::vec(step(), 0..150),
     ) {
-        let mut pool = DevicePool::new(lines * LINE_BYTES + 17, PoolMode::Copy);
+        let most = most.and_then(NonZeroUsize::new);
+        let mut pool = DevicePool::with_most(lines * LINE_BYTES + 17, most, PoolMode::Copy);
         prop_assert_eq!(pool.capacity(), lines * LINE);
         let mut memory = Memory { tags: vec![None; lines * LINE], leased: vec![], next: (0, Fate::Works), stored: 0 };
-        let mut model = Model::default();
+        let mut model = Model { most, places: BTreeMap::new(), idle: vec![], leaving: vec![], leases: vec![] };
         for step in steps {
             match step {
                 Step::Lease(tag, fate) => model.lease(&mut pool, &mut memory, tag, fate),
@@ -207,6 +242,10 @@ proptest! {
                         model.idle.retain(|t| *t != tag);
                     }
                 }
+                Step::LetGo(tag) => {
+                    pool.monitor().let_go(&Digest([tag; 32]));
+                    model.let_go(tag);
+                }
                 Step::EvictIdle => {
                     prop_assert_eq!(pool.evict_idle(), model.idle.len());
                     for tag in model.idle.drain(..) {
@@ -217,6 +256,7 @@ proptest! {
             model.check(&pool, &memory);
         }
         model.leases.clear();
+        model.places.retain(|tag, _| !model.leaving.contains(tag));
         prop_assert_eq!(pool.evict_idle(), model.places.len());
         let stats = pool.stats();
         prop_assert_eq!((stats.resident, stats.resident_bytes, stats.leases), (0, 0, 0));
@@ -268,6 +308,29 @@ fn holes_matter_to_copies_and_not_to_aliases() {
             );
             assert_eq!(pool.stats().evictions, 0);
         }
+    }
+}
+
+#[test]
+fn when_only_the_number_is_reached_the_least_recently_used_goes() {
+    for mode in [PoolMode::Copy, PoolMode::Alias] {
+        let mut pool = DevicePool::with_most(100 * LINE_BYTES, NonZeroUsize::new(2), mode);
+        let mut lease = |tag| pool.lease(&adapter(tag, 1), &mut NoCopy);
+        let held = lease(0).expect("it fits");
+        for tag in [1, 2] {
+            drop(lease(tag).expect("an idle one goes"));
+        }
+        let other = lease(3).expect("an idle one goes");
+        let error = lease(4).expect_err("both are leased");
+        assert!(matches!(error, PoolError::AllLeased { leased: 2, leases: 2, .. }), "{error}");
+        assert!(error.to_string().contains("2 leases on 2 adapters of at most 2"), "{error}");
+        let again = lease(0).expect("a resident needs no place");
+        drop((held, other));
+        drop(lease(4).expect("one is idle"));
+        drop(again);
+        assert_eq!(pool.monitor().residents(), [Digest([0; 32]), Digest([4; 32])]);
+        assert_eq!((pool.stats().evictions, pool.stats().refusals), (3, 1));
+        pool.check_integrity();
     }
 }
 

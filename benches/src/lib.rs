@@ -8,6 +8,7 @@
 //! - `cargo bench -p polylora-benches --bench http`: the real server under 1, 100 and 500 clients.
 //! - `cargo bench -p polylora-benches --bench modes`: the ways to serve many domains, side by side.
 //! - `cargo bench -p polylora-benches --bench overload`: ten times more requests than the server can answer.
+//! - `cargo bench -p polylora-benches --bench fleet`: adapters that come, change and go while the server runs.
 //! - `benches/spike.sh DIR`: the library in turn with the fused spike that it grew out of.
 //! - `benches/peers.sh DIR`: the `lockstep` program in turn with sentence-transformers, PyTorch, ONNX Runtime and PEFT.
 //!
@@ -28,6 +29,16 @@ mod ceilings;
 mod device_layer;
 mod device_options;
 mod error;
+mod fleet_client;
+mod fleet_cold;
+mod fleet_floor;
+mod fleet_peer;
+mod fleet_reload;
+mod fleet_setup;
+mod fleet_switch;
+mod fleet_tiers;
+mod fleet_windows;
+mod fleet_zipf;
 mod flops;
 mod gpu_card;
 mod gpu_floor;
@@ -65,6 +76,15 @@ pub use ceilings::Ceilings;
 pub use device_layer::{DeviceLayer, random_matrix, random_vector};
 pub use device_options::{DeviceOptions, is_software};
 pub use error::BenchError;
+pub use fleet_client::{FleetClient, FleetReply};
+pub use fleet_cold::ColdLoads;
+pub use fleet_floor::{ReadFloor, SyncedFile, file_system};
+pub use fleet_peer::{FleetPeer, PeerLoad, PeerRivals};
+pub use fleet_reload::HotReloads;
+pub use fleet_setup::{FLEET_RANK, FleetSetup, StateDir, link_adapters};
+pub use fleet_switch::Switches;
+pub use fleet_tiers::{TierOptions, Tiers};
+pub use fleet_zipf::Zipf;
 pub use flops::Targets;
 pub use gpu_card::Card;
 pub use gpu_floor::{Floor, LayerSize, LoraWork, attention_floor, embedding_floor, pooling_floor};

@@ -8,15 +8,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use polylora_adapters::LoadedAdapter;
+use polylora_adapters::Ticket;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::EmbedError;
-use crate::adapter_source::AdapterSource;
+use crate::adapter_source::{AdapterSource, ServedAdapter};
 
-type LoadResult = Option<Result<LoadedAdapter, EmbedError>>;
-type Loading = Arc<Mutex<HashMap<String, watch::Receiver<LoadResult>>>>;
+type LoadResult = Option<Result<ServedAdapter, EmbedError>>;
+type Loading = Arc<Mutex<HashMap<Ticket, watch::Receiver<LoadResult>>>>;
 
 /// The loads under way.
 pub(crate) struct AdapterLoads {
@@ -31,27 +31,27 @@ impl AdapterLoads {
         Self { source, runtime, loading: Loading::default() }
     }
 
-    /// Loads `name`, or waits for the load that is under way.
-    pub(crate) async fn load(&self, name: &str) -> Result<LoadedAdapter, EmbedError> {
-        let mut result = self.join(name);
+    /// Loads what `ticket` stands for, or waits for the load that is under way.
+    pub(crate) async fn load(&self, ticket: &Ticket) -> Result<ServedAdapter, EmbedError> {
+        let mut result = self.join(ticket);
         let loaded = result.wait_for(Option::is_some).await;
         loaded.ok().and_then(|loaded| loaded.clone()).unwrap_or_else(|| {
-            Err(EmbedError::Internal { reason: format!("loading adapter `{name}` was broken off") })
+            Err(EmbedError::Internal { reason: format!("loading an adapter ({ticket:?}) was broken off") })
         })
     }
 
-    fn join(&self, name: &str) -> watch::Receiver<LoadResult> {
+    fn join(&self, ticket: &Ticket) -> watch::Receiver<LoadResult> {
         let mut loading = self.loading.lock();
-        if let Some(result) = loading.get(name) {
+        if let Some(result) = loading.get(ticket) {
             return result.clone();
         }
         let (sender, result) = watch::channel(None);
-        loading.insert(name.to_owned(), result.clone());
+        loading.insert(ticket.clone(), result.clone());
         // Made here, so that the entry goes even when the closure panics or never runs.
-        let entry = Entry { loading: Arc::clone(&self.loading), name: name.to_owned() };
+        let entry = Entry { loading: Arc::clone(&self.loading), ticket: ticket.clone() };
         let source = Arc::clone(&self.source);
         self.runtime.spawn_blocking(move || {
-            let loaded = source.load(&entry.name);
+            let loaded = source.load(&entry.ticket);
             // The entry goes first: who comes later asks the source again, which remembers what it may.
             drop(entry);
             sender.send_replace(Some(loaded));
@@ -62,11 +62,11 @@ impl AdapterLoads {
 
 struct Entry {
     loading: Loading,
-    name: String,
+    ticket: Ticket,
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        self.loading.lock().remove(&self.name);
+        self.loading.lock().remove(&self.ticket);
     }
 }

@@ -30,8 +30,20 @@ pub struct EngineConfig {
     pub tick: Duration,
     /// Bytes of embeddings that are kept for rows that come again; 0 keeps none.
     pub embedding_cache_bytes: u64,
+    /// What a request gets whose adapter cannot be loaded.
+    pub on_adapter_error: OnAdapterError,
     /// Whether the device computes what is to come once before the engine is ready.
     pub warm_up: bool,
+}
+
+/// What a request gets whose adapter is there and cannot be loaded. For one that does not exist it is always an error.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnAdapterError {
+    /// The reason, as an error.
+    #[default]
+    Error,
+    /// What the base model makes of it, and the reason beside it.
+    Base,
 }
 
 impl Default for EngineConfig {
@@ -47,6 +59,7 @@ impl Default for EngineConfig {
             mode: Mode::default(),
             tick: Duration::from_millis(10),
             embedding_cache_bytes: 0,
+            on_adapter_error: OnAdapterError::default(),
             warm_up: true,
         }
     }

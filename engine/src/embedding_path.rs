@@ -4,11 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use polylora_adapters::LoadedAdapter;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::adapter_loads::AdapterLoads;
-use crate::adapter_source::{AdapterSource, FoundAdapter};
+use crate::adapter_source::{AdapterQuery, AdapterSource, FoundAdapter, ServedAdapter};
 use crate::admission::Admission;
 use crate::embedding_cut::cut_and_normalise;
 use crate::instances::{Burden, Instances};
@@ -22,7 +21,8 @@ use crate::token_requests::MOST_TOKEN_VECTORS;
 use crate::tokenize::{TokenizeJob, TokenizePool};
 use crate::traffic::{SubmittedRequest, WaitingRows};
 use crate::{
-    EmbedError, EmbedInput, EmbedReply, EmbedRequest, RowOutput, StartError, Timings, TruncationSide,
+    Blame, EmbedError, EmbedInput, EmbedReply, EmbedRequest, OnAdapterError, RowOutput, ServedBy, StartError,
+    Timings, TruncationSide,
 };
 
 /// All that a request passes.
@@ -37,6 +37,8 @@ pub(crate) struct EmbeddingPath {
     pub(crate) adapters: Arc<dyn AdapterSource>,
     /// Loads under way.
     pub(crate) loads: AdapterLoads,
+    /// What a request gets whose adapter cannot be loaded.
+    pub(crate) on_adapter_error: OnAdapterError,
     /// The ways to the devices; `None` once the engine has stopped.
     pub(crate) instances: Mutex<Option<Instances>>,
     /// What rows became, if that is kept.
@@ -54,7 +56,7 @@ impl EmbeddingPath {
             return Err(EmbedError::ShuttingDown);
         }
         let prompt = self.check.check(&request)?;
-        let found = request.adapter.as_deref().map(|name| self.adapters.find(name)).transpose()?;
+        let found = self.find(&request)?;
         let _permits = self.admission.admit(request.inputs.len())?;
         self.metrics.traffic.domain(request.adapter.as_deref()).request();
         self.compute(request, prompt, found).await
@@ -97,24 +99,28 @@ impl EmbeddingPath {
         &self,
         request: EmbedRequest,
         prompt: Option<Arc<str>>,
-        found: Option<FoundAdapter>,
+        found: Found,
     ) -> Result<EmbedReply, EmbedError> {
+        let began = Instant::now();
         let EmbedRequest { inputs, adapter: name, dimensions, truncate, truncation_side, output, .. } =
             request;
         let traffic = self.metrics.traffic.domain(name.as_deref());
         let tokenize = self.tokenize(TokenizeJob { inputs, prompt, truncate, truncation_side });
-        let load = self.load(name, found);
-        let ((rows, tokenize), adapter) = tokio::try_join!(tokenize, load)?;
+        let load = self.load(found);
+        let ((rows, tokenize), Chosen { adapter, fallback_reason }) = tokio::try_join!(tokenize, load)?;
+        let (adapter, served_by) = adapter.map(|served| (served.adapter, served.served_by)).unzip();
         let tokens = rows.iter().map(|row| row.len()).sum();
         if output == RowOutput::Tokens && tokens > MOST_TOKEN_VECTORS {
             return Err(EmbedError::TooManyTokens { found: tokens, max: MOST_TOKEN_VECTORS });
         }
         let job = RowsToRun { rows, claims: vec![], adapter, output, traffic };
-        let JobReply { mut embeddings, queue, compute } = match &self.memo {
+        let ran = match &self.memo {
             // A vector for each token would push everything else out.
-            Some(memo) if output != RowOutput::Tokens => self.run_memoised(memo, job).await?,
-            Some(_) | None => self.run(job).await?,
+            Some(memo) if output != RowOutput::Tokens => self.run_memoised(memo, job).await,
+            Some(_) | None => self.run(job).await,
         };
+        self.tell_outcome(served_by.as_ref(), &ran, began);
+        let JobReply { mut embeddings, queue, compute } = ran?;
         match (dimensions, output) {
             (None, _) | (_, RowOutput::Tokens) => {}
             (Some(width), RowOutput::Raw) => embeddings.iter_mut().for_each(|embedding| {
@@ -125,7 +131,38 @@ impl EmbeddingPath {
                 embeddings.iter_mut().for_each(|embedding| cut_and_normalise(embedding, width));
             }
         }
-        Ok(EmbedReply { embeddings, tokens, timings: Timings { tokenize, queue, compute } })
+        let timings = Timings { tokenize, queue, compute };
+        Ok(EmbedReply { embeddings, tokens, served_by, fallback_reason, timings })
+    }
+
+    /// What a request's adapter is, as far as it can be said without waiting.
+    fn find(&self, request: &EmbedRequest) -> Result<Found, EmbedError> {
+        let Some(name) = request.adapter.as_deref() else { return Ok(Found::Base) };
+        match self.adapters.find(&AdapterQuery { name, split_key: request.split_key }) {
+            Ok(found) => Ok(Found::Adapter(found)),
+            Err(error) => self.instead(error).map(Found::Fallback),
+        }
+    }
+
+    /// The reason to tell when the base model answers in place of an adapter that failed with `error`.
+    fn instead(&self, error: EmbedError) -> Result<String, EmbedError> {
+        let is_the_adapters = matches!(error, EmbedError::AdapterInvalid { .. });
+        if is_the_adapters && self.on_adapter_error == OnAdapterError::Base {
+            self.metrics.adapter_fallbacks.inc();
+            return Ok(error.to_string());
+        }
+        Err(error)
+    }
+
+    /// Has the adapter's source hear how a version fared; what the client or the load is to blame for is nothing to it.
+    fn tell_outcome(&self, served_by: Option<&ServedBy>, ran: &Result<JobReply, EmbedError>, began: Instant) {
+        let Some(served_by) = served_by else { return };
+        let is_ok = match ran {
+            Ok(_) => true,
+            Err(error) if error.blame() == Blame::Server => false,
+            Err(_) => return,
+        };
+        self.adapters.answered(served_by.id, is_ok, began.elapsed());
     }
 
     async fn tokenize(&self, job: TokenizeJob) -> Result<(Vec<Arc<[u32]>>, Duration), EmbedError> {
@@ -136,15 +173,18 @@ impl EmbeddingPath {
         Ok((rows, took))
     }
 
-    async fn load(
-        &self,
-        name: Option<String>,
-        found: Option<FoundAdapter>,
-    ) -> Result<Option<LoadedAdapter>, EmbedError> {
-        match (name, found) {
-            (_, Some(FoundAdapter::Loaded(adapter))) => Ok(Some(adapter)),
-            (Some(name), Some(FoundAdapter::NotLoaded)) => self.loads.load(&name).await.map(Some),
-            (_, None) | (None, Some(FoundAdapter::NotLoaded)) => Ok(None),
+    async fn load(&self, found: Found) -> Result<Chosen, EmbedError> {
+        let ticket = match found {
+            Found::Base => return Ok(Chosen::default()),
+            Found::Fallback(reason) => return Ok(Chosen { fallback_reason: Some(reason), adapter: None }),
+            Found::Adapter(FoundAdapter::Loaded(adapter)) => {
+                return Ok(Chosen { adapter: Some(adapter), fallback_reason: None });
+            }
+            Found::Adapter(FoundAdapter::NotLoaded(ticket)) => ticket,
+        };
+        match self.loads.load(&ticket).await {
+            Ok(adapter) => Ok(Chosen { adapter: Some(adapter), fallback_reason: None }),
+            Err(error) => Ok(Chosen { fallback_reason: Some(self.instead(error)?), adapter: None }),
         }
     }
 
@@ -188,6 +228,23 @@ impl EmbeddingPath {
             false => EmbedError::Unavailable { reason: "its worker is gone".to_owned() },
         }
     }
+}
+
+/// What a look at a request's adapter found.
+enum Found {
+    /// It asks for none.
+    Base,
+    /// There is one.
+    Adapter(FoundAdapter),
+    /// There is one that cannot be used, and the base model answers; why.
+    Fallback(String),
+}
+
+/// What a request is computed with.
+#[derive(Default)]
+struct Chosen {
+    adapter: Option<ServedAdapter>,
+    fallback_reason: Option<String>,
 }
 
 /// The way to a device, and the rows counted on it.

@@ -1,8 +1,11 @@
 //! The runner for encoders: leases the batch's adapters, builds the packed batch, computes, reads back once.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use polylora_adapters::{BaseModel, DevicePool, Digest, ExtentSink, Lease, PoolError, PoolMode, StoreError};
+use polylora_adapters::{
+    BaseModel, DevicePool, Digest, ExtentSink, Lease, PoolError, PoolMode, PoolMonitor, StoreError,
+};
 use polylora_kernels::device::{Preparation, is_cpu, preparation};
 use polylora_kernels::device_memory::{self, DeviceMemory};
 use polylora_kernels::extent::HostExtent;
@@ -14,6 +17,15 @@ use crate::warm_up_adapter::warm_up_adapter;
 use crate::warm_up_plan::{WarmUpBounds, WarmUpDepth, WarmUpShape, warm_up_plan};
 use crate::{BatchRow, EmbedError, RowOutput};
 
+/// The room for adapters on a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoraRoom {
+    /// Their bytes.
+    pub bytes: usize,
+    /// How many at once; `None` is as many as there are bytes for.
+    pub adapters: Option<NonZeroUsize>,
+}
+
 /// An embedding model on its device, with the device's adapters.
 pub struct EncoderRunner {
     model: Arc<EmbeddingModel>,
@@ -22,17 +34,17 @@ pub struct EncoderRunner {
 }
 
 impl EncoderRunner {
-    /// A runner over `model` with room for `lora_bytes` of adapters.
+    /// A runner over `model` with `room` for adapters.
     ///
     /// On the CPU in f32 the kernels read adapters where the host cache put them and nothing is allocated; elsewhere
     /// the arena is allocated here, and is no larger than one buffer of the device.
     ///
     /// # Errors
     /// When there is not so much memory.
-    pub fn new(model: Arc<EmbeddingModel>, lora_bytes: usize) -> Result<Self, RunError> {
+    pub fn new(model: Arc<EmbeddingModel>, room: LoraRoom) -> Result<Self, RunError> {
         let (device, dtype) = (model.device(), model.dtype());
         // The pool counts in f32 elements whatever the arena's dtype.
-        let asked = lora_bytes / size_of::<f32>();
+        let asked = room.bytes / size_of::<f32>();
         let capacity =
             if is_cpu(device) { asked } else { asked.min(largest_buffer(device, dtype) / dtype.size()) };
         let lora_bytes = capacity * size_of::<f32>();
@@ -48,7 +60,12 @@ impl EncoderRunner {
             AdapterMemory::HostAlias => PoolMode::Alias,
             AdapterMemory::Arena(_) => PoolMode::Copy,
         };
-        Ok(Self { model, pool: DevicePool::new(lora_bytes, mode), memory })
+        Ok(Self { model, pool: DevicePool::with_most(lora_bytes, room.adapters, mode), memory })
+    }
+
+    /// A view of the adapters on the device for other threads.
+    pub fn pool_monitor(&self) -> PoolMonitor {
+        self.pool.monitor()
     }
 }
 

@@ -166,6 +166,7 @@ impl Engine {
             ),
             loads: AdapterLoads::new(Arc::clone(&adapters), runtime.clone()),
             instances: Mutex::new(Some(Instances::new(ways))),
+            on_adapter_error: config.on_adapter_error,
             memo,
             tokenizer,
             adapters,

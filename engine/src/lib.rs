@@ -11,7 +11,6 @@
 
 mod adapter_loads;
 mod adapter_source;
-mod adapter_store_source;
 mod admission;
 mod batch_policy;
 mod bisection;
@@ -23,6 +22,7 @@ mod embedding_path;
 mod encoder_runner;
 mod engine;
 mod error;
+mod fleet_source;
 mod instances;
 mod memo;
 mod memo_path;
@@ -47,15 +47,16 @@ mod warm_up_adapter;
 mod warm_up_plan;
 mod worker;
 
-pub use adapter_source::{AdapterMemory, AdapterSource, FoundAdapter};
+pub use adapter_source::{AdapterMemory, AdapterQuery, AdapterSource, FoundAdapter, ServedAdapter};
 pub use batch_policy::BatchLimits;
-pub use config::{EngineConfig, StartError};
-pub use encoder_runner::EncoderRunner;
+pub use config::{EngineConfig, OnAdapterError, StartError};
+pub use encoder_runner::{EncoderRunner, LoraRoom};
 pub use engine::{Engine, EngineParts, InFlight, Shutdown};
 pub use error::{Blame, EmbedError};
 pub use mode::{Batching, Mode};
+pub use polylora_adapters::{SplitKey, Ticket, VersionId};
 pub use polylora_models::TextToken;
-pub use request::{EmbedInput, EmbedReply, EmbedRequest, RowOutput, Timings, TruncationSide};
+pub use request::{EmbedInput, EmbedReply, EmbedRequest, RowOutput, ServedBy, Timings, TruncationSide};
 pub use runner::{Batch, BatchOutput, BatchRow, PoolUsage, RowOutcome, RunError, Runner, RunnerFactory};
 pub use scheduler::{Commit, Domain, Picked, PickedBatch, Row, Scheduler};
 pub use service::{AdapterInfo, BoxFuture, EmbeddingService, Health, Limits, ModelInfo};

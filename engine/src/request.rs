@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use polylora_adapters::{SplitKey, VersionId};
 pub use polylora_models::RowOutput;
 
 /// One text to embed.
@@ -28,8 +29,10 @@ pub enum TruncationSide {
 pub struct EmbedRequest {
     /// The inputs, in the order of the reply.
     pub inputs: Vec<EmbedInput>,
-    /// Name of the adapter; `None` is the base model.
+    /// Name of the adapter, or `name@version`; `None` is the base model.
     pub adapter: Option<String>,
+    /// What stands for the client where an adapter's traffic is split; without one he gets the active version.
+    pub split_key: Option<SplitKey>,
     /// Name of a prompt of the model that goes in front of each text.
     pub prompt_name: Option<String>,
     /// Cut the embedding to so many values and normalise it again, unless [`RowOutput::Raw`] is asked for.
@@ -49,8 +52,21 @@ pub struct EmbedReply {
     pub embeddings: Vec<Vec<f32>>,
     /// Tokens computed, special tokens included.
     pub tokens: usize,
+    /// The adapter's version that answered; `None` for the base model.
+    pub served_by: Option<ServedBy>,
+    /// Why the base model answered in place of the adapter.
+    pub fallback_reason: Option<String>,
     /// Where the time went.
     pub timings: Timings,
+}
+
+/// The version that answers a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServedBy {
+    /// Its number.
+    pub id: VersionId,
+    /// Who it is, for people: `name@version#digest8`.
+    pub tag: String,
 }
 
 /// Where a request's time went.

@@ -44,8 +44,10 @@ pub struct AdapterInfo {
     pub root: String,
     /// Highest rank among its sites.
     pub max_rank: usize,
-    /// Content digest in lower-case hex, once it was loaded.
+    /// Content digest in lower-case hex.
     pub digest: Option<String>,
+    /// Whether it is in memory.
+    pub is_loaded: bool,
     /// When the adapter was found, seconds since the Unix epoch.
     pub created: u64,
 }

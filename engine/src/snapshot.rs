@@ -34,6 +34,8 @@ pub struct DomainSnapshot {
     pub requests: u64,
     /// Inputs that wait for the device.
     pub waiting_rows: usize,
+    /// Requests of which a row is being computed or was.
+    pub running_requests: usize,
 }
 
 /// Whose traffic it is.

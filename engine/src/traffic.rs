@@ -31,6 +31,7 @@ struct Load {
 pub(crate) struct DomainTraffic {
     requests: AtomicU64,
     waiting: AtomicI64,
+    running: AtomicI64,
     all: Arc<Load>,
 }
 
@@ -80,7 +81,8 @@ impl Traffic {
 
 impl DomainTraffic {
     fn new(all: &Arc<Load>) -> Self {
-        Self { requests: AtomicU64::new(0), waiting: AtomicI64::new(0), all: Arc::clone(all) }
+        let (waiting, running) = (AtomicI64::new(0), AtomicI64::new(0));
+        Self { requests: AtomicU64::new(0), waiting, running, all: Arc::clone(all) }
     }
 
     /// Counts a request that was let in.
@@ -100,14 +102,16 @@ impl DomainTraffic {
     }
 
     /// A request is being computed until the guard goes.
-    pub(crate) fn request_runs(&self) -> RunningRequest {
+    pub(crate) fn request_runs(self: &Arc<Self>) -> RunningRequest {
         self.all.running.fetch_add(1, Ordering::Relaxed);
-        RunningRequest(Arc::clone(&self.all))
+        self.running.fetch_add(1, Ordering::Relaxed);
+        RunningRequest(Arc::clone(self))
     }
 
     fn figures(&self, domain: DomainLabel) -> DomainSnapshot {
         let requests = self.requests.load(Ordering::Relaxed);
-        DomainSnapshot { domain, requests, waiting_rows: count(&self.waiting) }
+        let (waiting_rows, running_requests) = (count(&self.waiting), count(&self.running));
+        DomainSnapshot { domain, requests, waiting_rows, running_requests }
     }
 }
 
@@ -123,11 +127,12 @@ impl Drop for SubmittedRequest {
 
 /// A request that is being computed.
 #[derive(Debug)]
-pub(crate) struct RunningRequest(Arc<Load>);
+pub(crate) struct RunningRequest(Arc<DomainTraffic>);
 
 impl Drop for RunningRequest {
     fn drop(&mut self) {
         self.0.running.fetch_sub(1, Ordering::Relaxed);
+        self.0.all.running.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

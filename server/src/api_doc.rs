@@ -33,6 +33,21 @@ use crate::state::AppState;
         crate::routes::tei::tokenize,
         crate::routes::tei::decode,
         crate::routes::tei::info,
+        crate::routes::adapters::registry,
+        crate::routes::adapters::metadata,
+        crate::routes::adapters::versions,
+        crate::routes::adapters::health,
+        crate::routes::adapters::register,
+        crate::routes::adapters::promote,
+        crate::routes::adapters::rollback,
+        crate::routes::adapters::ab,
+        crate::routes::adapters::end_ab,
+        crate::routes::adapters::pin,
+        crate::routes::adapters::retire,
+        crate::routes::adapters::remove,
+        crate::routes::lora::load,
+        crate::routes::lora::unload,
+        crate::routes::lora::list,
         crate::routes::about,
         crate::routes::status,
         crate::routes::health,
@@ -44,6 +59,7 @@ use crate::state::AppState;
     tags(
         (name = OPENAI, description = "As OpenAI's clients speak, with vLLM's ways to name an adapter."),
         (name = TEI, description = "As clients of text-embeddings-inference speak; each also under `/{model}`."),
+        (name = FLEET, description = "The adapters: what there is, and changes of it, which need an admin key."),
         (name = OPERATIONS, description = "For whoever runs the server."),
     ),
 )]
@@ -53,6 +69,8 @@ struct Described;
 pub(crate) const OPENAI: &str = "OpenAI";
 /// Operations in text-embeddings-inference's dialect.
 pub(crate) const TEI: &str = "text-embeddings-inference";
+/// Operations on the fleet of adapters.
+pub(crate) const FLEET: &str = "Adapters";
 /// Operations beside the embedding.
 pub(crate) const OPERATIONS: &str = "Operations";
 

@@ -5,10 +5,10 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use polylora_adapters::{AdapterDirectory, AdapterName, AdapterStore, BaseModel, OpenError, StoreOptions};
+use polylora_adapters::{BaseModel, Fleet};
 use polylora_engine::{
-    EmbeddingService, EncoderRunner, Engine, EngineConfig, EngineParts, ModelInfo, RunError, Runner,
-    RunnerFactory, StartError,
+    EmbeddingService, EncoderRunner, Engine, EngineConfig, EngineParts, LoraRoom, ModelInfo, RunError,
+    Runner, RunnerFactory, StartError,
 };
 use polylora_hub::{Catalogue, HubConfig, ModelDir, Puller};
 use polylora_kernels::device::{DTypeSpec, DeviceSpec, OpenDevice, built_in, is_cpu, open};
@@ -17,6 +17,8 @@ use polylora_kernels_cpu::WeightFormat;
 use polylora_models::EmbeddingModel;
 use tokio::runtime::Handle;
 
+use crate::fleet_duty::warm_up;
+use crate::open_fleet::open_fleet;
 use crate::settings::{DeviceChoice, DtypeChoice, ModeChoice, Settings};
 
 /// Tokens in one forward pass on the CPU: more no longer make it faster, but their activations leave the caches, and
@@ -50,6 +52,8 @@ pub struct Assembly {
     pub aliases: Vec<String>,
     /// Names of the adapters that were found and refused; each has a log line with its reason.
     pub refused_adapters: Vec<String>,
+    /// The adapters, where they are the server's to manage.
+    pub fleet: Option<Arc<Fleet>>,
 }
 
 /// A step of the assembly that failed.
@@ -89,13 +93,14 @@ pub fn start_engine(settings: &Settings, extra: &[NamedAdapter]) -> Result<Assem
     let step = format!("loading the model `{}`", settings.embedding_model);
     let model = EmbeddingModel::load(&model_dir.path, &device).map_err(AssembleError::at(step))?;
     let model = Arc::new(model);
-    let directory = find_adapters(settings, extra, &model)?;
-    let refused_adapters = directory.refused().into_iter().map(|refused| refused.name).collect();
     let info = describe(&model_dir, &model, &device);
-    let runners = runners(settings, &model, &device)?;
-    let packs_adapters = device.weight_format().is_some_and(|format| format != WeightFormat::F32);
-    let engine = start(settings, info, model, directory, (runners, packs_adapters))?;
-    Ok(Assembly { service: Arc::new(engine), aliases, refused_adapters })
+    let counts_packed = device.weight_format().is_some_and(|format| format != WeightFormat::F32);
+    let fleet = Arc::new(open_fleet(settings, extra, &model, &info.name, counts_packed)?);
+    let refused_adapters = fleet.refused().into_iter().map(|refused| refused.name).collect();
+    let runners = runners(settings, &model, &device, &fleet)?;
+    let engine = start(settings, info, model, Arc::clone(&fleet), runners)?;
+    Handle::current().block_on(warm_up(&engine, &fleet, settings));
+    Ok(Assembly { service: Arc::new(engine), aliases, refused_adapters, fleet: Some(fleet) })
 }
 
 /// The compute threads, and those that load adapters: one a core, or as many as the settings say.
@@ -208,41 +213,6 @@ fn keep_kernels(settings: &Settings, device: DeviceSpec) -> Result<(), AssembleE
     Ok(())
 }
 
-/// The folder of adapters, or the one adapter that a command names.
-fn find_adapters(
-    settings: &Settings,
-    extra: &[NamedAdapter],
-    model: &EmbeddingModel,
-) -> Result<AdapterDirectory, AssembleError> {
-    let catalog = model.catalog();
-    if let [NamedAdapter { name, path }] = extra {
-        let step = || format!("checking the adapter {}", path.display());
-        let name = AdapterName::new(name).map_err(AssembleError::at(step()))?;
-        let single = AdapterDirectory::single(name, path, catalog);
-        return all_served(single).map_err(AssembleError::at(step()));
-    }
-    let Some(folder) = &settings.adapters_dir else {
-        return Ok(AdapterDirectory::default());
-    };
-    let step = || format!("checking the adapters in {}", folder.display());
-    let directory = AdapterDirectory::open(folder, catalog).map_err(AssembleError::at(step()))?;
-    if settings.strict_adapters {
-        all_served(directory).map_err(AssembleError::at(step()))
-    } else {
-        Ok(directory)
-    }
-}
-
-/// The directory when nothing in it is refused. One refusal is told by its own words, several as a list.
-fn all_served(directory: AdapterDirectory) -> Result<AdapterDirectory, Box<dyn Error + Send + Sync>> {
-    directory.strict().map_err(|error| match &error {
-        OpenError::Refused { refused } if refused.len() == 1 => {
-            format!("1 adapter is refused: {}", refused[0]).into()
-        }
-        _ => error.into(),
-    })
-}
-
 /// A bound out of range under the name of its flag, where it has one.
 fn by_flag(error: StartError) -> Box<dyn Error + Send + Sync> {
     const FLAGS: [&str; 4] =
@@ -286,6 +256,7 @@ fn runners(
     settings: &Settings,
     model: &Arc<EmbeddingModel>,
     device: &OpenDevice,
+    fleet: &Arc<Fleet>,
 ) -> Result<Vec<RunnerFactory>, AssembleError> {
     let instances = match settings.mode {
         ModeChoice::Pooled => settings.pool_size.get(),
@@ -297,10 +268,10 @@ fn runners(
     }
     let mode = settings.mode.with(settings.batching);
     tracing::info!("serving {mode}, {}", count(instances, "instance"));
-    let lora_bytes = settings.lora_memory.bytes();
+    let room = LoraRoom { bytes: settings.lora_memory.bytes(), adapters: settings.max_loras };
     let factory = |index| {
         let mut own = (index == 0).then(|| Arc::clone(model));
-        let (dir, device) = (model.dir().to_owned(), device.clone());
+        let (dir, device, fleet) = (model.dir().to_owned(), device.clone(), Arc::clone(fleet));
         let build = move || {
             let model = match &own {
                 Some(model) => Arc::clone(model),
@@ -309,7 +280,9 @@ fn runners(
                     Arc::clone(own.insert(loaded.map_err(|e| RunError::Start { reason: e.to_string() })?))
                 }
             };
-            Ok(Box::new(EncoderRunner::new(model, lora_bytes)?) as Box<dyn Runner>)
+            let runner = EncoderRunner::new(model, room)?;
+            fleet.watch_pool(runner.pool_monitor());
+            Ok(Box::new(runner) as Box<dyn Runner>)
         };
         Box::new(build) as RunnerFactory
     };
@@ -321,18 +294,16 @@ fn start(
     settings: &Settings,
     info: ModelInfo,
     model: Arc<EmbeddingModel>,
-    directory: AdapterDirectory,
-    (runners, counts_packed): (Vec<RunnerFactory>, bool),
+    fleet: Arc<Fleet>,
+    runners: Vec<RunnerFactory>,
 ) -> Result<Engine, AssembleError> {
-    let options = StoreOptions { counts_packed, ..StoreOptions::new(settings.host_cache_bytes.0) };
-    let store = AdapterStore::new(directory, model.clone(), options);
     let config = engine_config(settings, is_cpu(model.device()));
     let parts = EngineParts {
         model: info,
         tokenizer: Arc::new(model.tokenizer().clone()),
         prompts: model.settings().prompts.clone(),
         default_prompt: model.settings().default_prompt.clone(),
-        adapters: Arc::new(store),
+        adapters: fleet,
         runners,
         head: format!("{:?}, normalised: {}", model.settings().pooling, model.settings().normalize),
     };
@@ -355,6 +326,7 @@ fn engine_config(settings: &Settings, on_cpu: bool) -> EngineConfig {
         mode: settings.mode.with(settings.batching),
         tick: settings.tick_ms.duration(),
         embedding_cache_bytes: settings.embedding_cache_bytes.0,
+        on_adapter_error: settings.on_adapter_error.0,
         warm_up: !settings.skip_warmup,
         ..default
     }

@@ -1,11 +1,12 @@
-//! The command line: `polylora [serve]`, `polylora embed`, `polylora pull`, `polylora bench`.
+//! The command line: `polylora [serve]`, `polylora embed`, `polylora pull`, `polylora bench`, `polylora adapters`.
 
 mod flags;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use flags::{
-    BenchFlags, EmbedFlags, EngineFlags, LimitFlags, OutputFormat, PullFlags, SecurityFlags, ServeFlags,
+    ActivateChoice, AdaptersAction, AdaptersFlags, BenchFlags, EmbedFlags, EngineFlags, ExpectFlag,
+    FleetFlags, LimitFlags, OutputFormat, PullFlags, RegisterFlags, SecurityFlags, ServeFlags, TargetFlags,
     TraceFlags,
 };
 
@@ -45,6 +46,8 @@ pub enum Command {
     Pull(PullFlags),
     /// Measure this machine's CPU: peaks, and the model's speed and exactness in each number format.
     Bench(BenchFlags),
+    /// List, register, promote, test, check, retire and delete adapters.
+    Adapters(Box<AdaptersFlags>),
 }
 
 /// Parses the arguments of the process, the program's name first. `devices` are the kinds of device that this build has,
@@ -101,6 +104,8 @@ mod tests {
             &["embed", "--help"],
             &["pull", "--help"],
             &["bench", "--help"],
+            &["adapters", "--help"],
+            &["adapters", "promote", "--help"],
             &["-h"],
         ] {
             let error = command(arguments).expect_err("help");
@@ -207,6 +212,29 @@ mod tests {
         assert_eq!(
             named(bench(&["bench", "--model", "x"])),
             named(bench(&["bench", "--embedding-model", "x"]))
+        );
+    }
+
+    #[test]
+    fn flags_of_adapters_are_not_taken_for_those_of_serve() {
+        for arguments in [
+            &["adapters", "--state-dir", "s", "--api-key", "a", "--admin-api-key", "b", "list", "--json"][..],
+            &["adapters", "list", "--json", "--state-dir", "s", "--api-key", "a", "--admin-api-key", "b"],
+        ] {
+            match command(arguments).expect("parsed") {
+                Command::Adapters(flags) => {
+                    assert!(
+                        flags.json && flags.target.api_key.is_some() && flags.target.admin_api_key.is_some()
+                    );
+                    assert_eq!(flags.target.state_dir.as_deref(), Some(Path::new("s")));
+                }
+                other => panic!("expected adapters, found {other:?}"),
+            }
+        }
+        let register = ["adapters", "register", "law", "dir", "--version", "1.2.0"];
+        assert!(
+            matches!(command(&register), Ok(Command::Adapters(_))),
+            "--version is not the program's here"
         );
     }
 

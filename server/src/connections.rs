@@ -9,6 +9,7 @@ pub mod tls;
 
 use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -100,8 +101,8 @@ impl Door {
                 () = &mut closing => break,
                 accepted = listener.accept() => accepted,
             };
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
+            let (stream, peer) = match accepted {
+                Ok((stream, peer)) => (stream, Peer(peer)),
                 Err(error) if is_the_clients(&error) => continue,
                 Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Err(error),
                 Err(error) => {
@@ -116,7 +117,7 @@ impl Door {
             }
             match Arc::clone(&slots).try_acquire_owned() {
                 Ok(slot) => {
-                    tokio::spawn(Arc::clone(&opened).hold(stream, slot, graceful.watcher()));
+                    tokio::spawn(Arc::clone(&opened).hold(stream, peer, slot, graceful.watcher()));
                 }
                 Err(_) => {
                     opened.metrics.refused();
@@ -129,6 +130,10 @@ impl Door {
         Ok(())
     }
 }
+
+/// Who is at the other end of a connection; an extension of each of its requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer(pub SocketAddr);
 
 /// The client was gone before it was let in.
 fn is_the_clients(error: &io::Error) -> bool {
@@ -146,23 +151,36 @@ struct Opened {
 
 impl Opened {
     /// Holds a connection to its end.
-    async fn hold(self: Arc<Self>, stream: TcpStream, slot: OwnedSemaphorePermit, watcher: Watcher) {
+    async fn hold(
+        self: Arc<Self>,
+        stream: TcpStream,
+        peer: Peer,
+        slot: OwnedSemaphorePermit,
+        watcher: Watcher,
+    ) {
         let _held = (slot, self.metrics.opened());
-        let Some(tls) = &self.tls else { return self.speak(stream, watcher).await };
+        let Some(tls) = &self.tls else { return self.speak(stream, peer, watcher).await };
         match tokio::time::timeout(self.rules.header_read_timeout, tls.accept(stream)).await {
-            Ok(Ok(stream)) => self.speak(stream, watcher).await,
+            Ok(Ok(stream)) => self.speak(stream, peer, watcher).await,
             Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
             Err(_) => self.metrics.late(Late::Handshake),
         }
     }
 
     /// Speaks HTTP/1 until the connection ends.
-    async fn speak(&self, stream: impl AsyncRead + AsyncWrite + Unpin + 'static, watcher: Watcher) {
+    async fn speak(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+        peer: Peer,
+        watcher: Watcher,
+    ) {
         let clock = Arc::new(ConnectionClock::new(self.rules));
         let stream = TimedStream::new(stream, Arc::clone(&clock), self.metrics.clone());
         let service = service_fn(move |request: Request<Incoming>| {
             let serving = clock.serving();
-            let answer = self.router.clone().oneshot(request.map(Body::new));
+            let mut request = request.map(Body::new);
+            request.extensions_mut().insert(peer);
+            let answer = self.router.clone().oneshot(request);
             async move {
                 let Ok(response) = answer.await;
                 Ok::<_, Infallible>(answered(response, serving))

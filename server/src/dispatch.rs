@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 
+use crate::adapters_command::{AdaptersCommandError, adapters};
 use crate::bench_command::{BenchCommandError, BenchJob, bench};
 use crate::cli::{Cli, Command};
 use crate::embed_command::{EmbedCommandError, EmbedJob, embed};
@@ -42,6 +43,9 @@ pub enum Failure {
     /// `bench` failed.
     #[error(transparent)]
     Bench(#[from] BenchCommandError),
+    /// `adapters` failed.
+    #[error(transparent)]
+    Adapters(#[from] AdaptersCommandError),
 }
 
 impl Failure {
@@ -50,7 +54,13 @@ impl Failure {
         match self {
             Self::Settings(_) | Self::Telemetry(_) | Self::Embed(EmbedCommandError::NoTexts) => 2,
             Self::Bench(error) if error.is_usage() => 2,
-            Self::Runtime(_) | Self::Serve(_) | Self::Embed(_) | Self::Pull(_) | Self::Bench(_) => 1,
+            Self::Adapters(error) if error.is_usage() => 2,
+            Self::Runtime(_)
+            | Self::Serve(_)
+            | Self::Embed(_)
+            | Self::Pull(_)
+            | Self::Bench(_)
+            | Self::Adapters(_) => 1,
         }
     }
 
@@ -102,6 +112,11 @@ pub fn run(cli: Cli, environment: &Environment) -> Result<(), Failure> {
                 json: flags.json,
             };
             Ok(bench(&settings, &job)?)
+        }
+        Command::Adapters(flags) => {
+            let variable =
+                |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+            Ok(adapters(*flags, &variable)?)
         }
     }
 }

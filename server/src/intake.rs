@@ -61,8 +61,8 @@ pub async fn bring_in(
     if request.method() != Method::POST {
         return Ok(next.run(request).await);
     }
-    let gate = state.gate();
     let (parts, body) = request.into_parts();
+    let gate = state.gate(parts.uri.path());
     let waits = parts.headers.contains_key(header::EXPECT);
     if !gate.has_place() {
         // The refusal does not wait for the body, but the body must be read, or the connection would break under its

@@ -3,6 +3,8 @@
 //! This crate alone knows JSON and status codes. Everything behind the routes goes through
 //! [`polylora_engine::EmbeddingService`], so that the whole HTTP surface runs without a model in tests.
 
+pub mod adapters_command;
+pub mod admin;
 pub(crate) mod api_doc;
 pub mod api_keys;
 pub mod assemble;
@@ -13,10 +15,13 @@ pub mod connections;
 pub mod cors;
 pub mod dispatch;
 pub mod embed_command;
+pub mod fleet_duty;
+pub mod fleet_metrics;
 pub mod held_body;
 pub mod http_metrics;
 pub mod intake;
 pub mod model_names;
+pub(crate) mod open_fleet;
 pub mod otlp;
 pub(crate) mod page;
 pub mod pull_command;

@@ -95,6 +95,12 @@ impl ModelNames {
 
     /// What a name stands for. What is no name of the base is an adapter's, never silently the base's.
     pub fn resolve<'a>(&self, name: &'a str) -> ModelRef<'a> {
-        if self.iter().any(|known| known == name) { ModelRef::Base } else { ModelRef::Adapter(name) }
+        let is_base = |name: &str| self.iter().any(|known| known == name);
+        match name.split_once(':') {
+            _ if is_base(name) => ModelRef::Base,
+            // SGLang's way to name an adapter, with the base before it.
+            Some((base, adapter)) if is_base(base) && !adapter.is_empty() => ModelRef::Adapter(adapter),
+            _ => ModelRef::Adapter(name),
+        }
     }
 }

@@ -52,9 +52,14 @@ impl Served {
     }
 }
 
+/// A request's id, for those who handle it: an extension of the request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestId(pub String);
+
 /// Gives a request its id, logs it and counts it.
-pub async fn record(State(state): State<Arc<AppState>>, request: Request, next: Next) -> Response {
+pub async fn record(State(state): State<Arc<AppState>>, mut request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
+    request.extensions_mut().insert(RequestId(id.to_str().unwrap_or_default().to_owned()));
     let route = request.extensions().get::<MatchedPath>().cloned();
     let route_name = route_name(route.as_ref());
     let id_text = id.to_str().unwrap_or_default();

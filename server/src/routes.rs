@@ -1,5 +1,7 @@
 //! Which path answers what.
 
+pub mod adapters;
+pub mod lora;
 pub mod tei;
 
 use std::any::Any;
@@ -8,21 +10,23 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
-use polylora_engine::{EmbedError, Health};
+use axum::{Extension, Json, Router};
+use polylora_engine::{EmbedError, EmbedReply, Health};
 use serde_json::json;
 use tower_http::catch_panic::CatchPanicLayer;
 
+use crate::admin::Updater;
 use crate::api_doc::{OPENAI, OPERATIONS, page as api_page};
 use crate::auth::require_key;
 use crate::cors;
+use crate::fleet_metrics;
 use crate::intake::bring_in;
 use crate::page;
-use crate::request_log::{Served, record};
+use crate::request_log::{RequestId, Served, record};
 use crate::settings::Origin;
 use crate::shutdown::{CutOff, until_cut_off};
 use crate::startup::starting;
@@ -48,6 +52,13 @@ pub const PROBES: [&str; 3] = [HEALTH, PING, READY];
 /// Path of the live figures.
 pub const STATUS: &str = "/api/status";
 
+/// The header that names who answered: `name@version#digest8`.
+pub const ADAPTER: HeaderName = HeaderName::from_static("x-polylora-adapter");
+/// The header that says why the base model answered in place of an adapter.
+pub const FALLBACK_REASON: HeaderName = HeaderName::from_static("x-polylora-fallback-reason");
+/// Bytes of a text that go into a header.
+const MOST_HEADER_BYTES: usize = 1000;
+
 const EMBEDDINGS: &str = "/v1/embeddings";
 /// The same without a version, as text-embeddings-inference has it.
 const EMBEDDINGS_UNVERSIONED: &str = "/embeddings";
@@ -69,6 +80,8 @@ pub fn router(state: Arc<AppState>, cut_off: CutOff, origins: &[Origin]) -> Rout
         .route(MODELS, get(models))
         .route(MODEL, get(model))
         .merge(tei::routes())
+        .merge(adapters::routes())
+        .merge(lora::routes())
         .route(api_page::DOCUMENT, get(api_page::document))
         .route(api_page::PAGE, get(api_page::to_page))
         .route("/docs/", get(api_page::page))
@@ -93,9 +106,19 @@ pub fn router(state: Arc<AppState>, cut_off: CutOff, origins: &[Origin]) -> Rout
     responses((status = 200, description = "One embedding an input", body = EmbeddingsResponse)))]
 pub(crate) async fn embeddings(
     State(state): State<Arc<AppState>>,
+    id: Option<Extension<RequestId>>,
+    headers: HeaderMap,
+    updater: Result<Updater, ApiError>,
     JsonBody(body): JsonBody<EmbeddingsRequest>,
 ) -> Result<Response, ApiError> {
-    let ReadRequest { engine, encoding, model, named_by } = body.read(state.reading_rules())?;
+    let ReadRequest { mut engine, encoding, model, named_by, user, lora_request } =
+        body.read(state.reading_rules())?;
+    if let Some(request) = &lora_request {
+        lora::bring_along(&state, updater, request).await?;
+    }
+    if engine.adapter.is_some() {
+        engine.split_key = state.split_key(user.as_deref(), &headers, id.as_deref());
+    }
     let inputs = engine.inputs.len();
     let timer = Timer::start(&engine.inputs);
     let reply = state.service().embed(engine).await.map_err(|error| {
@@ -115,8 +138,32 @@ pub(crate) async fn embeddings(
     }
     let mut response = EmbeddingsResponse::new(&reply, &model, encoding)?.into_response();
     timer.tell(&mut response, &reply, state.service().model());
+    name_who_answered(&mut response, &reply);
     response.extensions_mut().insert(served);
     Ok(response)
+}
+
+/// Says in headers which version of an adapter answered, or why none did.
+fn name_who_answered(response: &mut Response, reply: &EmbedReply) {
+    let headers = response.headers_mut();
+    if let Some(served_by) = &reply.served_by {
+        headers.insert(ADAPTER, in_a_header(&served_by.tag));
+    }
+    if let Some(reason) = &reply.fallback_reason {
+        headers.insert(FALLBACK_REASON, in_a_header(reason));
+    }
+}
+
+/// A text as a header's value: what is not plain ASCII is written as URLs write it.
+fn in_a_header(text: &str) -> HeaderValue {
+    let mut value = String::new();
+    for byte in text.bytes().take(MOST_HEADER_BYTES) {
+        match byte {
+            b' '..=b'~' if byte != b'%' => value.push(char::from(byte)),
+            _ => value.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    HeaderValue::try_from(value).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
 /// The base model under each of its names, and the adapters.
@@ -172,6 +219,9 @@ pub(crate) async fn metrics(State(state): State<Arc<AppState>>) -> impl IntoResp
         text.push('\n');
     }
     text.push_str(&state.http_metrics().render());
+    if let Some(fleet) = state.fleet() {
+        text.push_str(&fleet_metrics::render(fleet, &state.service().snapshot(), state.max_loras()));
+    }
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)
 }
 
@@ -194,6 +244,7 @@ pub(crate) async fn about(headers: HeaderMap) -> Response {
     endpoints.extend(PROBES);
     endpoints.extend([METRICS, STATUS]);
     endpoints.extend(tei::PATHS);
+    endpoints.extend([adapters::REGISTRY, adapters::REGISTER, lora::LOAD, lora::UNLOAD, lora::LIST]);
     endpoints.extend([api_page::DOCUMENT, api_page::PAGE]);
     let about = json!({
         "name": "polylora",

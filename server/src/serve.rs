@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket, lookup_host};
 
+use crate::admin::AdminRules;
 use crate::api_keys::{ApiKeys, ApiKeysError};
 use crate::assemble::{AssembleError, Assembly, start_engine};
 use crate::connections::tls::{self, TlsError};
 use crate::connections::{ConnectionMetrics, ConnectionRules, Door, descriptors};
+use crate::fleet_duty::FleetDuty;
 use crate::routes::router;
 use crate::settings::Settings;
 use crate::shutdown::{CutOff, Ended, Phase, Stop, reached, reread_on_hangup, serve_until, watch_signals};
@@ -55,6 +57,12 @@ pub enum ServeError {
     /// An adapter cannot be told from the base model.
     #[error(transparent)]
     Names(#[from] NameClash),
+    /// The adapters directory cannot be watched.
+    #[error(transparent)]
+    Watch(#[from] polylora_adapters::WatchError),
+    /// The record of changes cannot be opened.
+    #[error("the record of changes in the state directory cannot be opened (--state-dir)")]
+    Audit(#[source] io::Error),
     /// The listener broke.
     #[error("the listener on {address} broke")]
     Listener {
@@ -75,6 +83,7 @@ pub enum ServeError {
 pub async fn serve(settings: Settings) -> Result<(), ServeError> {
     let phase = watch_signals().map_err(ServeError::Signals)?;
     let api_keys = Arc::new(ApiKeys::load(&settings)?);
+    let admin = AdminRules::new(&settings).map_err(ServeError::Audit)?;
     let tls = tls::acceptor(&settings)?;
     let scheme = if tls.is_some() { "https" } else { "http" };
     let (listener, address) = bind(&settings.host, settings.port, settings.connection_backlog.get()).await?;
@@ -102,10 +111,13 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         return Ok(());
     };
     let refused = assembly.refused_adapters.len();
-    let state = AppState::behind(Gatehouse { api_keys, connections }, assembly, &settings)?;
+    let state = AppState::behind(Gatehouse { api_keys, connections, admin }, assembly, &settings)?;
+    let fleet = state.fleet().cloned();
+    let duty = fleet.map(|fleet| FleetDuty::start(fleet, &settings)).transpose()?;
     surface.open(router(Arc::clone(&state), cut_off, &settings.allowed_origins));
     announce(address, scheme, &state, refused);
     let ended = serving.await;
+    drop(duty);
     // Whoever is still in the engine is nobody's any more; the device is let go of in good order.
     let stopped = tokio::time::timeout(DEVICE_GRACE, state.service().shutdown(Duration::ZERO)).await;
     if stopped.is_err() {

@@ -1,6 +1,7 @@
 //! What the server is told before it starts: defaults, under a TOML file, under `POLYLORA__…` variables, under flags.
 
 mod choices;
+mod fleet;
 mod layers;
 mod lists;
 mod security;
@@ -16,6 +17,7 @@ use polylora_engine::Batching;
 use serde::Deserialize;
 
 pub use choices::{ByteSize, DeviceChoice, DtypeChoice, LogFilter, LogFormat};
+pub use fleet::{AdapterErrorChoice, AdapterWarmup, Factor, HeaderField, StateDir};
 pub use layers::{CONFIG_VARIABLE, ENVIRONMENT_PREFIX, Environment, SettingsError, load};
 pub use security::{ApiKey, Origin, Origins};
 pub use serving::{BatchingChoice, CacheBytes, Milliseconds, ModeChoice};
@@ -133,6 +135,48 @@ pub struct Settings {
     /// Bytes for adapters in the host's cache.
     #[serde(deserialize_with = "scalar")]
     pub host_cache_bytes: ByteSize,
+    /// Where the registry of adapters is kept.
+    #[serde(deserialize_with = "scalar")]
+    pub state_dir: StateDir,
+    /// Take in adapters that appear or change while the server runs.
+    #[serde(deserialize_with = "scalar")]
+    pub watch: bool,
+    /// Folder that is looked into for adapters that are not known.
+    #[serde(deserialize_with = "optional")]
+    pub lora_resolver: Option<PathBuf>,
+    /// Adapters on the device at once; `None` is as many as their memory holds.
+    #[serde(deserialize_with = "optional")]
+    pub max_loras: Option<NonZeroUsize>,
+    /// Adapters in the host's cache; `None` is as many as it holds.
+    #[serde(deserialize_with = "optional")]
+    pub max_cpu_loras: Option<NonZeroUsize>,
+    /// Highest rank of an adapter; `None` is the highest that is read at all.
+    #[serde(deserialize_with = "optional")]
+    pub max_lora_rank: Option<NonZeroUsize>,
+    /// Adapters that are loaded before the server is ready.
+    #[serde(deserialize_with = "scalar")]
+    pub warmup: AdapterWarmup,
+    /// What a request gets whose adapter cannot be loaded.
+    #[serde(deserialize_with = "scalar")]
+    pub on_adapter_error: AdapterErrorChoice,
+    /// Keys of those who may change the registry; without any nobody may.
+    #[serde(deserialize_with = "several")]
+    pub admin_api_key: Vec<ApiKey>,
+    /// Let clients on this machine load and unload adapters without such a key.
+    #[serde(deserialize_with = "scalar")]
+    pub allow_runtime_lora_updating: bool,
+    /// Header that says who a client is, for A/B tests.
+    #[serde(deserialize_with = "scalar")]
+    pub ab_header: HeaderField,
+    /// Seconds between two checks whether every adapter could answer; 0 is never.
+    #[serde(deserialize_with = "scalar")]
+    pub adapter_check_interval: u64,
+    /// How many times worse a candidate may do before its A/B test ends; `None` is any.
+    #[serde(deserialize_with = "optional")]
+    pub auto_rollback_factor: Option<Factor>,
+    /// How far back it is compared.
+    #[serde(deserialize_with = "scalar")]
+    pub auto_rollback_window: Timeout,
     /// Bytes one request's body may have.
     #[serde(deserialize_with = "scalar")]
     pub payload_limit: ByteSize,
@@ -190,6 +234,20 @@ impl Default for Settings {
             idle_timeout: Timeout::seconds(75),
             lora_memory: ByteSize(512 << 20),
             host_cache_bytes: ByteSize(1 << 30),
+            state_dir: StateDir(None),
+            watch: false,
+            lora_resolver: None,
+            max_loras: None,
+            max_cpu_loras: None,
+            max_lora_rank: None,
+            warmup: AdapterWarmup::None,
+            on_adapter_error: AdapterErrorChoice::default(),
+            admin_api_key: Vec::new(),
+            allow_runtime_lora_updating: false,
+            ab_header: HeaderField::default(),
+            adapter_check_interval: 60,
+            auto_rollback_factor: None,
+            auto_rollback_window: Timeout::seconds(300),
             payload_limit: ByteSize(2_000_000),
             shutdown_timeout: 30,
             otlp_traces_endpoint: None,

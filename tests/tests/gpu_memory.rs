@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use polylora_adapters::{AdapterManifest, BaseModel, FileTrust, LoadedAdapter};
-use polylora_engine::{Batch, BatchRow, EncoderRunner, RowOutcome, Runner};
+use polylora_engine::{Batch, BatchRow, EncoderRunner, LoraRoom, RowOutcome, Runner};
 use polylora_kernels::device_memory::{self, DeviceMemory};
 use polylora_models::EmbeddingModel;
 use polylora_tests::{BertSize, RandomAdapter, fixtures, wgpu_or_not_run};
@@ -75,7 +75,8 @@ fn memory_is_steady_over_ten_thousand_batches_of_random_shapes() {
     let model = EmbeddingModel::load(&fixtures("encoders/bert/model"), &device).expect("loads");
     let model = Arc::new(model);
     let adapters = adapters(&model);
-    let mut runner = EncoderRunner::new(model.clone(), LORA_BYTES).expect("a runner");
+    let mut runner =
+        EncoderRunner::new(model.clone(), LoraRoom { bytes: LORA_BYTES, adapters: None }).expect("a runner");
     let mut random = Random(0x5eed);
     let mut settled: Option<(DeviceMemory, Option<usize>)> = None;
     let usage = || device_memory::usage(&device.device).expect("a GPU has pools");

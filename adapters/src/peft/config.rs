@@ -28,6 +28,8 @@ pub(super) struct LoraConfig {
     file: PathBuf,
     /// The base model's name in training: for people.
     pub(super) base_model: Option<String>,
+    /// What it was trained for, as far as it can be shown: for people.
+    pub(super) task_type: Option<String>,
     pub(super) targets: Targets,
     /// target_modules as the file has it, for errors.
     pub(super) targets_shown: String,
@@ -37,7 +39,8 @@ pub(super) struct LoraConfig {
     pub(super) trains_bias: bool,
     use_rslora: bool,
     rank: usize,
-    alpha: f64,
+    /// Of the modules that no alpha_pattern names.
+    pub(super) alpha: f64,
     rank_pattern: PatternMap<usize>,
     alpha_pattern: PatternMap<f64>,
 }
@@ -65,6 +68,7 @@ impl LoraConfig {
         Ok(Self {
             file: file.to_owned(),
             base_model: fields.text("base_model_name_or_path")?.map(str::to_owned),
+            task_type: task_type(&fields),
             targets: targets(file, &fields)?,
             targets_shown,
             use_dora: fields.switch("use_dora")?,
@@ -91,6 +95,14 @@ impl LoraConfig {
             Ok(Strength { rank, scale })
         });
         strengths.collect()
+    }
+}
+
+/// It has no effect, so a value that is no string is no defect.
+fn task_type(fields: &Fields) -> Option<String> {
+    match fields.get("task_type") {
+        Some(Json::Text(text)) => Some(crate::error::excerpt(text)),
+        _ => None,
     }
 }
 

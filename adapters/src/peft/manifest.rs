@@ -1,6 +1,7 @@
 //! An adapter's folder in two steps: what can be known without its numbers, then the numbers.
 
 use std::{
+    collections::BTreeSet,
     io::{self, Read},
     path::{Path, PathBuf},
     sync::Arc,
@@ -40,7 +41,10 @@ pub struct AdapterManifest {
     trust: FileTrust,
     identity: AdapterIdentity,
     base_model: Option<String>,
-    max_rank: usize,
+    task_type: Option<String>,
+    alpha: f64,
+    ranks: BTreeSet<usize>,
+    target_modules: BTreeSet<String>,
     bytes: usize,
     targets: usize,
 }
@@ -58,7 +62,10 @@ impl AdapterManifest {
             trust,
             identity: opened.identity,
             base_model: opened.base_model,
-            max_rank: opened.plans.iter().map(|plan| plan.tensors.strength.rank).max().unwrap_or(0),
+            task_type: opened.task_type,
+            alpha: opened.alpha,
+            ranks: opened.plans.iter().map(|plan| plan.tensors.strength.rank).collect(),
+            target_modules: opened.plans.iter().map(|plan| last_component(&plan.name)).collect(),
             bytes: extent_bytes(&opened.plans, catalog),
             targets: opened.plans.len(),
         })
@@ -78,9 +85,13 @@ impl AdapterManifest {
 
     /// Whether the files are no longer those that were inspected (or can no longer be opened).
     pub fn is_stale(&self) -> bool {
-        let identity = |name| folder::open(&self.folder, name, self.trust).ok().flatten().map(|f| f.identity);
-        identity(CONFIG_FILE) != Some(self.identity.config)
-            || identity(WEIGHTS_FILE) != Some(self.identity.weights)
+        Self::identity_now(&self.folder, self.trust) != Some(self.identity)
+    }
+
+    /// The state of the files that lie in `folder` now; `None` when they cannot be opened.
+    pub fn identity_now(folder: &Path, trust: FileTrust) -> Option<AdapterIdentity> {
+        let identity = |name| folder::open(folder, name, trust).ok().flatten().map(|file| file.identity);
+        Some(AdapterIdentity { config: identity(CONFIG_FILE)?, weights: identity(WEIGHTS_FILE)? })
     }
 
     /// The adapter's folder.
@@ -100,7 +111,28 @@ impl AdapterManifest {
 
     /// The highest rank among its sites.
     pub fn max_rank(&self) -> usize {
-        self.max_rank
+        self.ranks.last().copied().unwrap_or(0)
+    }
+
+    /// The ranks among its sites, each once, ascending.
+    pub fn ranks(&self) -> Vec<usize> {
+        self.ranks.iter().copied().collect()
+    }
+
+    /// The last components of its sites' names (`query`, `value`), each once, sorted.
+    pub fn target_modules(&self) -> Vec<String> {
+        self.target_modules.iter().cloned().collect()
+    }
+
+    /// What it was trained for, if the configuration tells (`FEATURE_EXTRACTION`), cut where it is longer than anything
+    /// real: for people, nothing is judged by it.
+    pub fn task_type(&self) -> Option<&str> {
+        self.task_type.as_deref()
+    }
+
+    /// lora_alpha of the configuration, before any alpha_pattern.
+    pub fn alpha(&self) -> f64 {
+        self.alpha
     }
 
     /// The most memory that its extent takes, in bytes. Sites that turn out to be without effect take none.
@@ -118,6 +150,8 @@ impl AdapterManifest {
 struct OpenedAdapter {
     identity: AdapterIdentity,
     base_model: Option<String>,
+    task_type: Option<String>,
+    alpha: f64,
     tensors: TensorFile,
     plans: Vec<SitePlan>,
 }
@@ -138,7 +172,8 @@ impl OpenedAdapter {
         let identity = AdapterIdentity { config: config_identity, weights: weights_file.identity };
         let tensors = TensorFile::read_header(weights_file)?;
         let plans = plan(tensors.path(), tensors.entries().cloned(), &config, catalog)?;
-        Ok(Self { identity, base_model: config.base_model, tensors, plans })
+        let LoraConfig { base_model, task_type, alpha, .. } = config;
+        Ok(Self { identity, base_model, task_type, alpha, tensors, plans })
     }
 
     fn load(mut self, base: &dyn BaseModel) -> Result<LoadedAdapter, AdapterError> {
@@ -213,6 +248,11 @@ fn read_config(open: OpenFile) -> Result<Vec<u8>, AdapterError> {
         return Err(too_large(bytes.len() as u64));
     }
     Ok(bytes)
+}
+
+/// What follows the last dot of a module's name.
+fn last_component(name: &str) -> String {
+    name.rsplit('.').next().unwrap_or(name).to_owned()
 }
 
 fn fold_error(file: &Path, tensors: &SiteTensors, fault: FoldFault) -> AdapterError {

@@ -250,29 +250,38 @@ pub fn adapter(number: u8) -> LoadedAdapter {
     LoadedAdapter { digest: Digest([number; 32]), extent: Arc::new(extent) }
 }
 
+/// The adapter of that number, as its own version.
+fn served(number: u8) -> ServedAdapter {
+    let served_by = ServedBy { id: VersionId(number.into()), tag: format!("a{number}@1.0.0#fake") };
+    ServedAdapter { adapter: adapter(number), served_by }
+}
+
 impl AdapterSource for FakeAdapters {
-    fn find(&self, name: &str) -> Result<FoundAdapter, EmbedError> {
+    fn find(&self, query: &AdapterQuery<'_>) -> Result<FoundAdapter, EmbedError> {
+        let name = query.name;
         let number = |prefix: &str| name.strip_prefix(prefix).and_then(|n| n.parse::<u8>().ok());
+        let later = || Ok(FoundAdapter::NotLoaded(Ticket::Resolve(name.to_owned())));
         match name {
-            "huge" => Ok(FoundAdapter::Loaded(adapter(HUGE))),
-            "panics" => Ok(FoundAdapter::NotLoaded),
+            "huge" => Ok(FoundAdapter::Loaded(served(HUGE))),
+            "panics" => later(),
             "refused" => {
                 Err(EmbedError::AdapterInvalid { name: name.to_owned(), reason: "it is a fake".to_owned() })
             }
-            _ if number("slow-").is_some() => Ok(FoundAdapter::NotLoaded),
+            _ if number("slow-").is_some() => later(),
             _ => match number("a") {
-                Some(number) => Ok(FoundAdapter::Loaded(adapter(number))),
+                Some(number) => Ok(FoundAdapter::Loaded(served(number))),
                 None => Err(EmbedError::UnknownAdapter { name: name.to_owned() }),
             },
         }
     }
 
-    fn load(&self, name: &str) -> Result<LoadedAdapter, EmbedError> {
+    fn load(&self, ticket: &Ticket) -> Result<ServedAdapter, EmbedError> {
+        let Ticket::Resolve(name) = ticket else { panic!("fakes give names as tickets") };
         self.0.loads.fetch_add(1, Ordering::SeqCst);
         assert_ne!(name, "panics");
         self.0.adapter_gate.pass();
         let number: u8 = name.trim_start_matches("slow-").parse().unwrap();
-        Ok(adapter(100 + number))
+        Ok(served(100 + number))
     }
 
     fn list(&self) -> Vec<AdapterInfo> {

@@ -6,4 +6,4 @@ mod error;
 mod request;
 
 pub use error::{Blame, EmbedError};
-pub use request::{EmbedInput, EmbedReply, EmbedRequest, RowOutput, Timings, TruncationSide};
+pub use request::{EmbedInput, EmbedReply, EmbedRequest, RowOutput, ServedBy, Timings, TruncationSide};

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::TEI;
+use super::{FLEET, TEI};
 
 /// An error as both dialects tell it.
 struct Told {
@@ -35,6 +35,24 @@ const OF_BODIES: [Told; 6] = [
     NOT_FOUND,
 ];
 
+/// What a change of the fleet can come to.
+const OF_CHANGES: [Told; 4] = [
+    told("401", "invalid_request_error", "invalid_admin_key", "No admin key, or none of the server's."),
+    told(
+        "403",
+        "invalid_request_error",
+        "admin_off",
+        "The server takes no changes, or not from this client.",
+    ),
+    told("404", "invalid_request_error", "adapter_not_found", "No adapter or version of that name."),
+    told(
+        "409",
+        "invalid_request_error",
+        "conflict",
+        "It does not fit what is registered, or another version is active.",
+    ),
+];
+
 /// What a body can bring about in text-embeddings-inference's dialect.
 const OF_TEIS_BODIES: [Told; 10] = [
     told("400", "Empty", "", "There is nothing to compute, or the body is no JSON object."),
@@ -59,6 +77,10 @@ pub(super) fn of(dialect: &str, path: &str, has_body: bool, needs_key: bool) -> 
     };
     if path.contains('{') && !has_body {
         errors.extend([&BAD_PATH, &NOT_FOUND]);
+    }
+    if dialect == FLEET {
+        errors.push(&BAD_PATH);
+        errors.extend(&OF_CHANGES);
     }
     errors.push(&UNAVAILABLE);
     if needs_key {

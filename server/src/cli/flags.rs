@@ -1,5 +1,7 @@
 //! The flags, and how they are laid over the settings.
 
+mod adapters;
+mod fleet;
 mod limits;
 mod security;
 mod traces;
@@ -15,6 +17,8 @@ use crate::settings::{
     ModeChoice, Settings, parse_setting,
 };
 
+pub use adapters::{ActivateChoice, AdaptersAction, AdaptersFlags, ExpectFlag, RegisterFlags, TargetFlags};
+pub use fleet::FleetFlags;
 pub use limits::LimitFlags;
 pub use security::SecurityFlags;
 pub use traces::TraceFlags;
@@ -93,6 +97,9 @@ pub struct ServeFlags {
     /// Most requests in flight; more are answered 429 [default: 512].
     #[arg(long, value_name = "N", value_parser = parse_setting::<NonZeroUsize>)]
     pub max_concurrent_requests: Option<NonZeroUsize>,
+    /// The fleet of adapters.
+    #[command(flatten)]
+    pub fleet: FleetFlags,
     /// Keys, TLS and origins.
     #[command(flatten)]
     pub security: SecurityFlags,
@@ -235,6 +242,7 @@ impl ServeFlags {
         put(&mut settings.skip_warmup, self.skip_warmup.then_some(true));
         put(&mut settings.max_client_batch_size, self.max_client_batch_size);
         put(&mut settings.max_concurrent_requests, self.max_concurrent_requests);
+        self.fleet.lay_over(settings);
         self.security.lay_over(settings);
         self.limits.lay_over(settings);
         self.traces.lay_over(settings);

@@ -1,19 +1,21 @@
 //! text-embeddings-inference's endpoints, each also under `/{model}` for a model or adapter that the path names.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{FromRequestParts, MatchedPath, RawPathParams, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use polylora_engine::{DecodeRequest, EmbedInput, EmbedReply, EmbedRequest, RowOutput};
 
+use super::name_who_answered;
 use crate::api_doc::TEI;
-use crate::request_log::Served;
+use crate::request_log::{RequestId, Served};
 use crate::state::AppState;
 use crate::wire::body::JsonBody;
 use crate::wire::error::ApiError;
@@ -93,9 +95,10 @@ impl<S: Send + Sync> FromRequestParts<S> for PathModel {
 pub(crate) async fn embed(
     State(state): State<Arc<AppState>>,
     PathModel(path): PathModel,
+    client: Client,
     JsonBody(body): JsonBody<EmbedBody>,
 ) -> Result<Response, TeiError> {
-    let answered = answer(&state, body.read(path.as_deref(), state.reading_rules())?).await?;
+    let answered = answer(&state, client, body.read(path.as_deref(), state.reading_rules())?).await?;
     let response = json(&answered.reply.embeddings)?;
     Ok(answered.told(response, &state))
 }
@@ -106,9 +109,10 @@ pub(crate) async fn embed(
 pub(crate) async fn embed_all(
     State(state): State<Arc<AppState>>,
     PathModel(path): PathModel,
+    client: Client,
     JsonBody(body): JsonBody<EmbedAllBody>,
 ) -> Result<Response, TeiError> {
-    let answered = answer(&state, body.read(path.as_deref(), state.reading_rules())?).await?;
+    let answered = answer(&state, client, body.read(path.as_deref(), state.reading_rules())?).await?;
     let width = state.service().model().dimensions;
     // Millions of numbers would hold an async thread for too long.
     let writing = tokio::task::spawn_blocking(move || {
@@ -126,9 +130,10 @@ pub(crate) async fn embed_all(
 pub(crate) async fn similarity(
     State(state): State<Arc<AppState>>,
     PathModel(path): PathModel,
+    client: Client,
     JsonBody(body): JsonBody<SimilarityBody>,
 ) -> Result<Response, TeiError> {
-    let answered = answer(&state, body.read(path.as_deref(), state.reading_rules())?).await?;
+    let answered = answer(&state, client, body.read(path.as_deref(), state.reading_rules())?).await?;
     let response = json(&similarities(&answered.reply.embeddings))?;
     Ok(answered.told(response, &state))
 }
@@ -189,6 +194,20 @@ fn endpoints() -> impl Iterator<Item = &'static str> {
     PATHS.into_iter().chain(OF_OTHER_MODELS.into_iter().map(|(path, _)| path))
 }
 
+/// What tells a client from others.
+pub(crate) struct Client {
+    headers: HeaderMap,
+    id: Option<RequestId>,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Client {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Infallible> {
+        Ok(Self { headers: parts.headers.clone(), id: parts.extensions.get().cloned() })
+    }
+}
+
 /// What the engine answered to a request.
 struct Answered {
     reply: EmbedReply,
@@ -200,13 +219,17 @@ impl Answered {
     /// The response with its headers, and with what the log line needs.
     fn told(self, mut response: Response, state: &AppState) -> Response {
         self.timer.tell(&mut response, &self.reply, state.service().model());
+        name_who_answered(&mut response, &self.reply);
         response.extensions_mut().insert(self.served);
         response
     }
 }
 
-async fn answer(state: &AppState, request: TeiRequest) -> Result<Answered, TeiError> {
+async fn answer(state: &AppState, client: Client, request: TeiRequest) -> Result<Answered, TeiError> {
     let TeiRequest { mut engine, model } = request;
+    if engine.adapter.is_some() {
+        engine.split_key = state.split_key(None, &client.headers, client.id.as_ref());
+    }
     let timer = Timer::start(&engine.inputs);
     let (inputs, output) = (engine.inputs.len(), engine.output);
     if engine.prompt_name.is_some() {

@@ -52,10 +52,14 @@ pub enum SettingsError {
     },
 }
 
+/// vLLM's variable for `allow_runtime_lora_updating`: 1 or true switch it on.
+pub const VLLM_RUNTIME_UPDATING: &str = "VLLM_ALLOW_RUNTIME_LORA_UPDATING";
+
 /// The part of the environment that concerns the server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Environment {
     config: Option<PathBuf>,
+    allows_updating: bool,
     settings: BTreeMap<String, String>,
 }
 
@@ -76,6 +80,9 @@ impl Environment {
             let Some(name) = name.to_str() else { continue };
             if name == CONFIG_VARIABLE {
                 environment.config = (!value.is_empty()).then(|| value.into());
+            } else if name == VLLM_RUNTIME_UPDATING {
+                environment.allows_updating =
+                    value.to_str().is_some_and(|text| ["1", "true", "True"].contains(&text));
             } else if name.starts_with(ENVIRONMENT_PREFIX) {
                 let value = value.into_string().map_err(|_| SettingsError::Variable {
                     variable: name.to_owned(),
@@ -100,6 +107,9 @@ pub fn load(config: Option<&Path>, environment: &Environment) -> Result<Settings
         Some(path) => read_file(path)?,
         None => Table::new(),
     };
+    if environment.allows_updating {
+        table.insert("allow_runtime_lora_updating".to_owned(), Value::Boolean(true));
+    }
     for (variable, value) in &environment.settings {
         let key = variable[ENVIRONMENT_PREFIX.len()..].to_ascii_lowercase();
         let value = Value::String(value.clone());
@@ -280,6 +290,20 @@ mod tests {
             idle_timeout = "11.5"
             lora_memory = 1024
             host_cache_bytes = "1GB"
+            state_dir = "state"
+            watch = true
+            lora_resolver = "more"
+            max_loras = 2
+            max_cpu_loras = 3
+            max_lora_rank = 64
+            warmup = "top:3"
+            on_adapter_error = "base"
+            admin_api_key = "root"
+            allow_runtime_lora_updating = true
+            ab_header = "x-user"
+            adapter_check_interval = 5
+            auto_rollback_factor = 1.5
+            auto_rollback_window = 60
             payload_limit = "1kB"
             shutdown_timeout = 6
             otlp_traces_endpoint = "http://localhost:4318"

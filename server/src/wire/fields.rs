@@ -176,12 +176,14 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
     }
 }
 
-/// vLLM's object for an adapter; what else it holds (ids, paths) is the server's to know and is ignored.
+/// vLLM's object for an adapter; its number is the server's to give, so what a client says of it is ignored.
 #[derive(Clone, Debug, PartialEq, Eq, ToSchema)]
 pub struct LoraRequest {
     /// The adapter.
     #[schema(value_type = ModelName)]
     pub lora_name: String,
+    /// Its folder, to be loaded when the name is not known; only where adapters may be loaded at run time.
+    pub lora_path: Option<String>,
 }
 
 impl<'de> Deserialize<'de> for LoraRequest {
@@ -196,6 +198,8 @@ struct LoraRequestVisitor;
 #[derive(Deserialize)]
 struct LoraRequestFields {
     lora_name: String,
+    #[serde(alias = "lora_local_path")]
+    lora_path: Option<String>,
 }
 
 impl<'de> Visitor<'de> for LoraRequestVisitor {
@@ -206,7 +210,8 @@ impl<'de> Visitor<'de> for LoraRequestVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<LoraRequest, A::Error> {
-        let LoraRequestFields { lora_name } = Deserialize::deserialize(MapAccessDeserializer::new(map))?;
-        Ok(LoraRequest { lora_name })
+        let LoraRequestFields { lora_name, lora_path } =
+            Deserialize::deserialize(MapAccessDeserializer::new(map))?;
+        Ok(LoraRequest { lora_name, lora_path })
     }
 }

@@ -9,6 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use polylora_engine::{EmbedReply, EmbedRequest};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::adapter_choice::agreed_adapter;
@@ -37,6 +38,9 @@ pub struct EmbeddingsRequest {
     encoding_format: Option<EncodingFormat>,
     /// Width to cut embeddings to.
     dimensions: Option<Dimensions>,
+    /// Who the client's user is: in an A/B test of an adapter he always gets the same version.
+    #[schema(value_type = Value)]
+    user: Option<Value>,
     /// Prompt of the model that goes in front of each text.
     #[schema(value_type = Option<PromptName>)]
     prompt_name: Option<String>,
@@ -66,6 +70,10 @@ pub struct ReadRequest {
     pub model: String,
     /// The field that named the adapter, for errors.
     pub named_by: &'static str,
+    /// Who the client's user is.
+    pub user: Option<String>,
+    /// vLLM's object for the adapter.
+    pub lora_request: Option<LoraRequest>,
 }
 
 impl EmbeddingsRequest {
@@ -80,11 +88,11 @@ impl EmbeddingsRequest {
             ApiError::invalid(StatusCode::BAD_REQUEST, "missing_required_parameter", message).naming("input")
         })?;
         let truncate = read_truncation(self.truncate_prompt_tokens, rules)?;
-        let lora_request = self.lora_request.map(|request| request.lora_name);
+        let lora_request = self.lora_request.as_ref().map(|request| request.lora_name.as_str());
         let (adapter, named_by) = agreed_adapter(&[
             ("model", self.model.as_deref().and_then(|name| rules.names.resolve(name).adapter())),
             ("lora_name", self.lora_name.as_deref()),
-            ("lora_request.lora_name", lora_request.as_deref()),
+            ("lora_request.lora_name", lora_request),
         ])?;
         let adapter = adapter.map(str::to_owned);
         let model =
@@ -97,7 +105,10 @@ impl EmbeddingsRequest {
             truncate,
             ..EmbedRequest::default()
         };
-        Ok(ReadRequest { engine, encoding: self.encoding_format.unwrap_or_default(), model, named_by })
+        let encoding = self.encoding_format.unwrap_or_default();
+        // As OpenAI has it a text; anything else says nothing of a client.
+        let user = self.user.and_then(|user| user.as_str().map(str::to_owned));
+        Ok(ReadRequest { engine, encoding, model, named_by, user, lora_request: self.lora_request })
     }
 }
 
@@ -125,6 +136,9 @@ pub struct EmbeddingsResponse<'a> {
     data: Vec<EmbeddingObject<'a>>,
     model: &'a str,
     usage: Usage,
+    /// Why the base model answered in place of the adapter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fallback_reason: Option<&'a str>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -169,7 +183,8 @@ impl<'a> EmbeddingsResponse<'a> {
             },
         });
         let usage = Usage { prompt_tokens: reply.tokens, total_tokens: reply.tokens };
-        Ok(Self { object: "list", data: data.collect(), model, usage })
+        let fallback_reason = reply.fallback_reason.as_deref();
+        Ok(Self { object: "list", data: data.collect(), model, usage, fallback_reason })
     }
 
     /// About how long the body is, rather too long than too short.

@@ -208,7 +208,7 @@ impl From<Health> for ServerState {
 
 impl From<AdapterInfo> for AdapterStatus {
     fn from(adapter: AdapterInfo) -> Self {
-        Self { name: adapter.name, max_rank: adapter.max_rank, loaded: adapter.digest.is_some() }
+        Self { name: adapter.name, max_rank: adapter.max_rank, loaded: adapter.is_loaded }
     }
 }
 

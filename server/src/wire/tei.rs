@@ -168,6 +168,7 @@ impl EmbedBody {
         let engine = EmbedRequest {
             inputs: needed(self.inputs, "inputs")?.0,
             adapter,
+            split_key: None,
             prompt_name: self.prompt_name,
             dimensions: self.dimensions.map(|Dimensions(width)| width),
             truncate: self.truncate.unwrap_or(rules.auto_truncate),

@@ -47,7 +47,11 @@ async fn every_described_operation_is_there_and_no_other_method() {
             let reply = server.send(request.body(Body::empty()).expect("a request")).await;
             let described = methods.contains(&method.as_str().to_lowercase().as_str());
             assert_eq!(reply.status != 405, described, "{method} {path}");
-            assert_ne!(reply.status, 404, "{method} {path}");
+            // The engine of these tests has no adapters to manage: that is said, but not that there is no such path.
+            assert!(
+                !reply.text.contains("unknown_url") && (reply.status != 404 || path.contains("/adapters/")),
+                "{method} {path}"
+            );
         }
     }
 }
@@ -63,7 +67,7 @@ async fn every_reference_leads_somewhere_and_no_schema_is_empty() {
         assert!(schema.is_some(), "{reference}");
     }
     for (name, schema) in document["components"]["schemas"].as_object().expect("schemas") {
-        let says_something = ["type", "anyOf", "enum"].iter().any(|key| schema.get(key).is_some());
+        let says_something = ["type", "anyOf", "allOf", "enum"].iter().any(|key| schema.get(key).is_some());
         assert!(says_something, "{name}: {schema}");
     }
 }

@@ -132,7 +132,7 @@ impl FakeEngine {
             RowOutput::Embedding | RowOutput::Normalized => embedding(index),
         };
         let embeddings = (0..request.inputs.len()).map(row).collect();
-        Ok(EmbedReply { embeddings, tokens, timings: self.timings })
+        Ok(EmbedReply { embeddings, tokens, served_by: None, fallback_reason: None, timings: self.timings })
     }
 }
 
@@ -239,6 +239,7 @@ impl EmbeddingService for FakeEngine {
             root: format!("/adapters/{name}"),
             max_rank: 8,
             digest: None,
+            is_loaded: false,
             created: 1_700_000_000,
         };
         self.adapters.iter().map(info).collect()
@@ -267,7 +268,7 @@ pub struct Server {
 /// The engine with the catalogue's alias and these refused adapters.
 pub fn assembly(service: Arc<FakeEngine>, refused: &[&str]) -> Assembly {
     let refused_adapters = refused.iter().map(|&name| name.into()).collect();
-    Assembly { service, aliases: vec![CATALOGUE_ALIAS.into()], refused_adapters }
+    Assembly { service, aliases: vec![CATALOGUE_ALIAS.into()], refused_adapters, fleet: None }
 }
 
 /// What came back.

@@ -1,5 +1,6 @@
 //! The laws of the HTTP surface and of the commands, against an engine without a model.
 
+mod admin;
 mod api_doc;
 mod auth;
 mod connections;

@@ -91,7 +91,12 @@ async fn a_browser_that_has_a_file_is_not_sent_it_again() {
 
 #[tokio::test]
 async fn the_status_is_what_the_engine_says() {
-    let domain = |domain, requests, waiting_rows| DomainSnapshot { domain, requests, waiting_rows };
+    let domain = |domain, requests, waiting_rows| DomainSnapshot {
+        domain,
+        requests,
+        waiting_rows,
+        running_requests: 0,
+    };
     let snapshot = Snapshot {
         device: "cpu (avx512)".into(),
         mode: "batched, mixed".into(),
@@ -148,6 +153,7 @@ async fn the_status_is_told_also_when_there_is_trouble() {
 async fn markup_in_the_name_of_an_adapter_is_data_and_never_part_of_the_page() {
     let snapshot = Snapshot {
         domains: vec![DomainSnapshot {
+            running_requests: 0,
             domain: DomainLabel::Adapter(MARKUP.into()),
             requests: 1,
             waiting_rows: 0,
@@ -172,6 +178,7 @@ async fn the_status_is_bounded_however_many_adapters_are_served() {
     let adapters = names(2000).map(|name| &*name.leak()).collect();
     // As many as an engine tells apart.
     let domains = names(66).map(|name| DomainSnapshot {
+        running_requests: 0,
         domain: DomainLabel::Adapter(name),
         requests: u64::MAX,
         waiting_rows: usize::MAX,

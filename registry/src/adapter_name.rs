@@ -2,6 +2,8 @@
 
 use std::{borrow::Borrow, fmt, sync::Arc};
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+
 /// Longest name, in bytes: what file systems allow for one path component.
 pub const MAX_NAME_BYTES: usize = 255;
 
@@ -69,6 +71,18 @@ impl AdapterName {
 impl Borrow<str> for AdapterName {
     fn borrow(&self) -> &str {
         &self.0
+    }
+}
+
+impl Serialize for AdapterName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for AdapterName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::new(&String::deserialize(deserializer)?).map_err(D::Error::custom)
     }
 }
 

@@ -1,0 +1,282 @@
+//! Takes in what folders hold: at the start, when something changed, and when a name is asked for that is not known.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use polylora_registry::{
+    Activate, AdapterName, Change, Event, NewVersion, Registry, Selector, Source, StoreError, Version,
+    VersionId,
+};
+use rayon::prelude::*;
+
+use super::examination::{Examined, stamp};
+use super::{Fleet, LoadError, Look, OpenFleetError, now};
+use crate::{Digest, Finding, FoundVersion, Layout, Refusal, RefusedFolder};
+
+/// Names whose locks are kept; more than that are asked for only by somebody who tries names out.
+const MOST_LOCKS: usize = 1_024;
+
+/// What came of a look at the folders.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Adopted {
+    /// Versions that are new.
+    pub registered: usize,
+    /// Names for which another version answers now.
+    pub activated: usize,
+    /// Folders that are refused.
+    pub refused: usize,
+}
+
+impl Fleet {
+    /// Takes in what the adapters directory holds now.
+    ///
+    /// # Errors
+    /// When it cannot be listed, or the registry not be written.
+    pub fn rescan(&self) -> Result<Adopted, OpenFleetError> {
+        let Some(root) = self.roots.scanned.clone() else {
+            return Ok(self.single()?);
+        };
+        let layout = Layout::scan(&root, self.base.catalog())?;
+        *self.nameless.lock() = layout.nameless.clone();
+        let found: BTreeSet<_> = layout.versions.iter().map(|version| version.name.clone()).collect();
+        self.turned_away.lock().retain(|name, (_, path)| found.contains(name) || !path.starts_with(&root));
+        self.note_vanished(&layout);
+        Ok(self.adopt(layout.versions)?)
+    }
+
+    /// Takes in what the folders hold under a name.
+    pub(super) fn look_for(&self, name: &str) -> Result<(), LoadError> {
+        let Ok(name) = AdapterName::new(name) else { return Ok(()) };
+        let lock = self.name_lock(&name);
+        let _one_at_a_time = lock.lock();
+        if self.store.read().alias(name.as_str()).is_some() {
+            return Ok(());
+        }
+        for root in self.roots.all() {
+            let Ok(layout) = Layout::scan_adapter(root, &name, self.base.catalog()) else { continue };
+            if layout.versions.is_empty() {
+                continue;
+            }
+            let stored = self.adopt(layout.versions);
+            let failed =
+                |error: StoreError| LoadError::Store { name: name.to_string(), reason: error.to_string() };
+            return stored.map(drop).map_err(failed);
+        }
+        self.turned_away.lock().remove(name.as_str());
+        Ok(())
+    }
+
+    /// Reads what is new among `found` and registers it. A name that nobody answers under gets its newest version; replaced
+    /// files take over from what they replaced; any other new version waits to be promoted.
+    pub(super) fn adopt(&self, found: Vec<FoundVersion>) -> Result<Adopted, StoreError> {
+        let news: Vec<_> = {
+            let registry = self.store.read();
+            found.into_iter().filter(|found| self.is_news(&registry, found)).collect()
+        };
+        let examined: Vec<_> = news
+            .into_par_iter()
+            .map(|found| {
+                let outcome = match &found.finding {
+                    Finding::Served(_) => self.examine(&found.source).map_err(Arc::new),
+                    Finding::Refused(reason) => Err(Arc::clone(reason)),
+                };
+                (found, outcome)
+            })
+            .collect();
+        let mut good = vec![];
+        let mut refused = 0;
+        for (found, outcome) in examined {
+            match outcome {
+                Ok(examined) => good.push((found, examined)),
+                Err(reason) => {
+                    refused += 1;
+                    self.turn_away(&found, &reason);
+                }
+            }
+        }
+        for (_, examined) in &good {
+            self.cache.insert(&examined.loaded.digest, examined.loaded.clone());
+        }
+        let events = self.change_all(|registry| self.registrations(registry, &good))?;
+        let registered: Vec<_> =
+            events.iter().filter(|event| matches!(event, Event::Registered(_))).collect();
+        for event in &registered {
+            let Event::Registered(version) = event else { continue };
+            let (tag, bytes) = (version.tag(), version.content.bytes);
+            tracing::info!(adapter = ?version.name, version = tag, bytes, "adapter registered");
+            if !version.content.has_effect {
+                tracing::warn!(adapter = ?version.name, version = tag, "the adapter changes nothing: it answers as the base does");
+            }
+        }
+        for (found, examined) in &good {
+            self.turned_away.lock().remove(found.name.as_str());
+            let digest = Selector::Digest(examined.loaded.digest.to_hex());
+            let id = self.store.read().select(found.name.as_str(), &digest).map(|version| version.id);
+            id.into_iter().for_each(|id| self.note_look(id, None));
+        }
+        let activated = events.iter().filter(|event| matches!(event, Event::Activated { .. })).count();
+        Ok(Adopted { registered: registered.len(), activated, refused })
+    }
+
+    pub(super) fn name_lock(&self, name: &AdapterName) -> Arc<Mutex<()>> {
+        let mut locks = self.adopting.lock();
+        if locks.len() >= MOST_LOCKS {
+            locks.retain(|_, lock| Arc::strong_count(lock) > 1);
+        }
+        Arc::clone(locks.entry(name.clone()).or_default())
+    }
+
+    /// The reason why a name has only refused folders.
+    pub(super) fn turned_away(&self, name: &str) -> Option<Arc<Refusal>> {
+        let turned_away = self.turned_away.lock();
+        let (look, _) = turned_away.get(name)?;
+        look.fault.as_ref().map(|(reason, _)| Arc::clone(reason))
+    }
+
+    /// The folders that are not served, as last seen.
+    pub fn refused(&self) -> Vec<RefusedFolder> {
+        let turned_away = self.turned_away.lock();
+        let named = turned_away.iter().filter_map(|(name, (look, _))| {
+            let (reason, _) = look.fault.as_ref()?;
+            Some(RefusedFolder { name: name.to_string(), reason: Arc::clone(reason) })
+        });
+        let mut refused: Vec<_> = named.chain(self.nameless.lock().iter().cloned()).collect();
+        drop(turned_away);
+        let looks = self.looks.lock();
+        let registry = self.store.read();
+        for (id, look) in looks.iter() {
+            let (Some(version), Some((reason, _))) = (registry.version(*id), &look.fault) else { continue };
+            let name = version.name.to_string();
+            if registry.alias(&name).is_some_and(|alias| alias.active == Some(*id)) {
+                refused.push(RefusedFolder { name, reason: Arc::clone(reason) });
+            }
+        }
+        refused.sort_by(|a, b| a.name.cmp(&b.name));
+        refused
+    }
+
+    fn single(&self) -> Result<Adopted, StoreError> {
+        let Some((name, folder)) = self.roots.single.clone() else { return Ok(Adopted::default()) };
+        let source = self.roots.source(&folder);
+        let finding = match source.inspect(self.base.catalog()) {
+            Ok(manifest) => Finding::Served(manifest),
+            Err(reason) => Finding::Refused(Arc::new(reason)),
+        };
+        self.adopt(vec![FoundVersion { name, label: None, source, finding }])
+    }
+
+    /// Whether a folder is not one that is registered as it is, nor one that was deleted.
+    fn is_news(&self, registry: &Registry, found: &FoundVersion) -> bool {
+        let Finding::Served(manifest) = &found.finding else { return true };
+        let (folder, files) = (manifest.folder().to_owned(), stamp(manifest.identity()));
+        if registry.is_buried(&found.name, &folder, &files) {
+            return false;
+        }
+        let known = registry.versions_of(found.name.as_str()).any(|version| {
+            version.base.digest == self.base_ref.digest
+                && version.source == Source::Folder { path: folder.clone(), stamp: files }
+        });
+        !known
+    }
+
+    /// The changes that register what was read.
+    fn registrations(&self, registry: &Registry, good: &[(FoundVersion, Examined)]) -> Vec<Change> {
+        let mut changes = vec![];
+        let mut newest: BTreeMap<&AdapterName, (NewVersion, bool)> = BTreeMap::new();
+        let mut seen: BTreeSet<(&AdapterName, Digest)> = BTreeSet::new();
+        for (found, examined) in good {
+            let name = &found.name;
+            if !seen.insert((name, examined.loaded.digest)) {
+                continue;
+            }
+            let same = registry.select(name.as_str(), &Selector::Digest(examined.loaded.digest.to_hex()));
+            // A label stands for one content: where its folder has another one now, the next free label is taken.
+            let is_taken =
+                |label: &semver::Version| registry.versions_of(name.as_str()).any(|v| v.label == *label);
+            let label = match same {
+                Some(same) => Some(same.label.clone()),
+                None => found.label.clone().filter(|label| !is_taken(label)),
+            };
+            let new = NewVersion {
+                name: name.clone(),
+                label,
+                digest: examined.loaded.digest,
+                content: examined.content.clone(),
+                source: examined.source.clone(),
+                base: self.base_ref.clone(),
+                about: examined.about.clone(),
+                activate: Activate::Never,
+            };
+            changes.push(Change::Register(Box::new(new.clone())));
+            newest.insert(name, (new, self.replaces_active(registry, name, examined.source.folder())));
+        }
+        // Who answers is settled once all of a name's versions are there.
+        changes.extend(newest.into_values().map(|(new, replaces)| {
+            let activate = if replaces { Activate::Now } else { Activate::IfVacant };
+            // Its label is settled by then, whichever it got.
+            Change::Register(Box::new(NewVersion { label: None, activate, ..new }))
+        }));
+        changes
+    }
+
+    /// Whether what answers now came from that folder, or cannot answer on this base.
+    fn replaces_active(&self, registry: &Registry, name: &AdapterName, folder: Option<&PathBuf>) -> bool {
+        let active = registry.alias(name.as_str()).and_then(|alias| alias.active);
+        active.and_then(|id| registry.version(id)).is_some_and(|active| {
+            active.base.digest != self.base_ref.digest
+                || (folder.is_some() && active.source.folder() == folder)
+        })
+    }
+
+    fn turn_away(&self, found: &FoundVersion, reason: &Arc<Refusal>) {
+        tracing::warn!(adapter = ?found.name, folder = %found.source.path().display(), %reason, "adapter refused");
+        let known: Option<VersionId> = {
+            let registry = self.store.read();
+            let from_there = |version: &&Arc<Version>| version.source.folder() == Some(found.source.path());
+            registry.versions_of(found.name.as_str()).filter(from_there).last().map(|version| version.id)
+        };
+        if let Some(version) = known.and_then(|id| self.store.read().version(id).cloned()) {
+            let _ = self.failed(&version, Arc::clone(reason));
+        } else if self.store.read().alias(found.name.as_str()).is_none() {
+            let mut turned_away = self.turned_away.lock();
+            let before = turned_away.get(found.name.as_str()).and_then(|(look, _)| look.fault.as_ref());
+            let tries = before.map_or(1, |(_, tries)| tries.saturating_add(1));
+            let look = Look { at: Instant::now(), fault: Some((Arc::clone(reason), tries)) };
+            turned_away.insert(found.name.clone(), (look, found.source.path().clone()));
+        }
+    }
+
+    /// Notes which versions' folders under the scanned root are gone.
+    fn note_vanished(&self, layout: &Layout) {
+        let there: BTreeSet<&PathBuf> = layout.versions.iter().map(|found| found.source.path()).collect();
+        let Some(root) = &self.roots.scanned else { return };
+        let gone: Vec<_> = {
+            let registry = self.store.read();
+            let is_gone = |version: &&Arc<Version>| {
+                let folder = version.source.folder();
+                folder.is_some_and(|path| path.starts_with(root) && !there.contains(path) && !path.exists())
+            };
+            registry.versions().filter(is_gone).cloned().collect()
+        };
+        for version in gone {
+            let Some(path) = version.source.folder().cloned() else { continue };
+            let _ = self.failed(&version, Arc::new(Refusal::Vanished { path }));
+        }
+    }
+
+    pub(super) fn change(&self, change: Change) -> Result<Vec<Event>, StoreError> {
+        self.change_all(|_| vec![change])
+    }
+
+    pub(super) fn change_all(
+        &self,
+        decide: impl FnOnce(&Registry) -> Vec<Change>,
+    ) -> Result<Vec<Event>, StoreError> {
+        let events = self.store.change_all(decide, now())?;
+        self.follow(&events);
+        Ok(events)
+    }
+}

@@ -1,0 +1,289 @@
+//! From a name to the version that answers, and from a version to its values.
+
+use std::mem::discriminant;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use polylora_registry::{
+    Activate, AdapterName, Change, NewVersion, Phase, ResolveError, Selector, Source, SplitKey, Version,
+    VersionId, VirtualPart,
+};
+
+use super::examination::Examined;
+use super::{Answering, Fleet, FleetFound, LoadError, Look, MOST_MISSES, Ticket};
+use crate::{LoadedAdapter, Refusal, compose};
+
+impl Fleet {
+    /// The version that answers a request for `model`, a name or `name@version`; `key` stands for the client where there is
+    /// an A/B test. Touches no file and waits for nobody.
+    ///
+    /// # Errors
+    /// [`LoadError::Unknown`], or [`LoadError::Refused`] while a refused adapter is not looked at again.
+    pub fn find(&self, model: &str, key: Option<SplitKey>) -> Result<FleetFound, LoadError> {
+        let resolved = self.store.read().resolve(model, key).cloned();
+        let version = match resolved {
+            Ok(version) => version,
+            Err(ResolveError::UnknownName { .. }) => return self.unknown(model),
+            Err(other) => {
+                return Err(LoadError::Unknown { name: model.to_owned(), reason: other.to_string() });
+            }
+        };
+        self.fits_base(&version)?;
+        if let Some(reason) = self.standing_fault(version.id) {
+            return Err(refused(&version, &reason));
+        }
+        let is_due = version.source.folder().is_some() && self.is_due(version.id);
+        match self.cache.get(&version.digest).filter(|_| !is_due) {
+            Some(adapter) => Ok(FleetFound::Loaded(Answering { adapter, version })),
+            None => Ok(FleetFound::NotLoaded(Ticket::Version(version.id))),
+        }
+    }
+
+    /// What a ticket stands for, read where needed. Blocks meanwhile: not for async threads.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub fn load(&self, ticket: &Ticket) -> Result<Answering, LoadError> {
+        match ticket {
+            Ticket::Version(id) => {
+                let version = self.store.read().version(*id).cloned();
+                let unknown = || LoadError::Unknown {
+                    name: format!("version {id}"),
+                    reason: format!("version {id} was deleted meanwhile"),
+                };
+                self.load_version(&version.ok_or_else(unknown)?)
+            }
+            Ticket::Resolve(model) => {
+                let name = Selector::split(model).map_or(model.as_str(), |(name, _)| name);
+                self.look_for(name)?;
+                match self.store.read().resolve(model, None).cloned() {
+                    Ok(version) => self.load_version(&version),
+                    Err(error) => {
+                        self.note_miss(model);
+                        match self.turned_away(name) {
+                            Some(reason) => Err(LoadError::Refused { name: name.to_owned(), reason }),
+                            None => {
+                                Err(LoadError::Unknown { name: model.clone(), reason: error.to_string() })
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// The adapter of that name, found and loaded in one. Blocks.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub fn get(&self, model: &str) -> Result<Answering, LoadError> {
+        match self.find(model, None)? {
+            FleetFound::Loaded(answering) => Ok(answering),
+            FleetFound::NotLoaded(ticket) => self.load(&ticket),
+        }
+    }
+
+    /// Has the next look at a version's files happen at once, and what failed tried again.
+    pub fn refresh(&self, name: &str) {
+        let ids: Vec<_> =
+            self.store.read().versions_of(name).map(|version| (version.id, version.digest)).collect();
+        let mut looks = self.looks.lock();
+        for (id, digest) in ids {
+            looks.remove(&id);
+            self.cache.forget_failure(&digest);
+        }
+        drop(looks);
+        self.misses.lock().remove(name);
+        self.turned_away.lock().remove(name);
+    }
+
+    fn load_version(&self, version: &Arc<Version>) -> Result<Answering, LoadError> {
+        self.fits_base(version)?;
+        let folder = match &version.source {
+            Source::Virtual { parts } => return self.load_virtual(version, parts),
+            Source::Folder { path, stamp } => {
+                if self.is_due(version.id) && self.stamp(path) != Some(*stamp) {
+                    return self.load_changed(version, path);
+                }
+                path
+            }
+        };
+        self.note_look(version.id, None);
+        let read = || {
+            let examined = self.examine(&self.roots.source(folder))?;
+            let is_it = examined.loaded.digest == version.digest;
+            let changed = || Refusal::Replaced { path: folder.clone(), version: version.tag() };
+            is_it.then_some(examined.loaded).ok_or_else(changed)
+        };
+        match self.cache.get_or_load(&version.digest, read) {
+            Ok(adapter) => {
+                self.recovered(version);
+                Ok(Answering { adapter, version: Arc::clone(version) })
+            }
+            Err(reason) if matches!(*reason, Refusal::Replaced { .. }) => {
+                self.cache.forget_failure(&version.digest);
+                self.load_changed(version, folder)
+            }
+            Err(reason) => Err(self.failed(version, reason)),
+        }
+    }
+
+    /// The files of a version are not what they were. The same content may have been touched or put back; another one is
+    /// another version, which answers in place of this one if this one did.
+    fn load_changed(&self, version: &Arc<Version>, folder: &Path) -> Result<Answering, LoadError> {
+        let lock = self.name_lock(&version.name);
+        let guard = lock.lock();
+        let name = version.name.as_str();
+        let current = self.store.read().version(version.id).cloned().unwrap_or_else(|| Arc::clone(version));
+        if current.source != version.source {
+            drop(guard);
+            return self.load_version(&current);
+        }
+        let examined = match self.examine(&self.roots.source(folder)) {
+            Ok(examined) => examined,
+            Err(reason) => return Err(self.failed(version, Arc::new(reason))),
+        };
+        let was_active = self.store.read().alias(name).is_some_and(|alias| alias.active == Some(version.id));
+        let activate = if was_active { Activate::Now } else { Activate::Never };
+        let Examined { loaded, content, source, about } = examined;
+        let digest = loaded.digest;
+        let new = NewVersion {
+            name: version.name.clone(),
+            label: None,
+            digest,
+            content,
+            source,
+            base: self.base_ref.clone(),
+            about,
+            activate,
+        };
+        let stored = |error: &dyn std::error::Error| LoadError::Store {
+            name: name.to_owned(),
+            reason: error.to_string(),
+        };
+        self.change(Change::Register(Box::new(new))).map_err(|error| stored(&error))?;
+        let select = Selector::Digest(digest.to_hex());
+        let found = self.store.read().select(name, &select).cloned();
+        let Some(registered) = found else {
+            return Err(LoadError::Unknown {
+                name: name.to_owned(),
+                reason: "it was deleted meanwhile".to_owned(),
+            });
+        };
+        tracing::info!(adapter = name, version = registered.tag(), "adapter's files changed and were read");
+        self.cache.insert(&digest, loaded.clone());
+        self.note_look(registered.id, None);
+        if digest == version.digest || was_active {
+            return Ok(Answering { adapter: loaded, version: registered });
+        }
+        let reason = Refusal::Replaced { path: folder.to_owned(), version: version.tag() };
+        Err(self.failed(version, Arc::new(reason)))
+    }
+
+    fn load_virtual(&self, version: &Arc<Version>, parts: &[VirtualPart]) -> Result<Answering, LoadError> {
+        let mut loaded: Vec<(LoadedAdapter, f32)> = vec![];
+        for part in parts {
+            let answering = self.load(&Ticket::Version(part.id))?;
+            loaded.push((answering.adapter, part.weight));
+        }
+        let made = self.cache.get_or_load(&version.digest, || {
+            let made = compose(&loaded, &*self.base)
+                .map_err(|error| Refusal::Virtual { reason: error.to_string() })?;
+            let is_it = made.digest == version.digest;
+            let reason = || Refusal::Virtual { reason: "its parts are not what they were".to_owned() };
+            is_it.then_some(made).ok_or_else(reason)
+        });
+        match made {
+            Ok(adapter) => Ok(Answering { adapter, version: Arc::clone(version) }),
+            Err(reason) => Err(self.failed(version, reason)),
+        }
+    }
+
+    /// What is known of a name that is not registered.
+    fn unknown(&self, model: &str) -> Result<FleetFound, LoadError> {
+        let name = Selector::split(model).map_or(model, |(name, _)| name);
+        if let Some((look, _)) = self.turned_away.lock().get(name)
+            && let Some((reason, tries)) = &look.fault
+            && look.at.elapsed() < self.pause(*tries)
+        {
+            return Err(LoadError::Refused { name: name.to_owned(), reason: Arc::clone(reason) });
+        }
+        let unknown = || LoadError::Unknown {
+            name: model.to_owned(),
+            reason: ResolveError::UnknownName { name: model.to_owned() }.to_string(),
+        };
+        let can_be_there = AdapterName::new(name).is_ok() && self.roots.all().next().is_some();
+        let is_missed =
+            self.misses.lock().get(model).is_some_and(|at| at.elapsed() < self.options.recheck_after);
+        match can_be_there && !is_missed {
+            true => Ok(FleetFound::NotLoaded(Ticket::Resolve(model.to_owned()))),
+            false => Err(unknown()),
+        }
+    }
+
+    fn note_miss(&self, model: &str) {
+        let mut misses = self.misses.lock();
+        if misses.len() >= MOST_MISSES {
+            misses.clear();
+        }
+        misses.insert(model.to_owned(), Instant::now());
+    }
+
+    fn fits_base(&self, version: &Version) -> Result<(), LoadError> {
+        if version.base.digest == self.base_ref.digest {
+            return Ok(());
+        }
+        let (found, expected) = (version.base.name.clone(), self.base_ref.name.clone());
+        Err(refused(version, &Arc::new(Refusal::OtherBase { found, expected })))
+    }
+
+    /// A fault that is too fresh to look again.
+    fn standing_fault(&self, id: VersionId) -> Option<Arc<Refusal>> {
+        let looks = self.looks.lock();
+        let look = looks.get(&id)?;
+        let (reason, tries) = look.fault.as_ref()?;
+        (look.at.elapsed() < self.pause(*tries)).then(|| Arc::clone(reason))
+    }
+
+    fn is_due(&self, id: VersionId) -> bool {
+        self.looks.lock().get(&id).is_none_or(|look| look.at.elapsed() >= self.options.recheck_after)
+    }
+
+    pub(super) fn note_look(&self, id: VersionId, fault: Option<&Arc<Refusal>>) {
+        let mut looks = self.looks.lock();
+        let tries = looks.get(&id).and_then(|look| look.fault.as_ref()).map_or(0, |(_, tries)| *tries);
+        let fault = fault.map(|reason| (Arc::clone(reason), tries.saturating_add(1)));
+        looks.insert(id, Look { at: Instant::now(), fault });
+    }
+
+    /// Notes that a version cannot be loaded, here and in the registry.
+    pub(super) fn failed(&self, version: &Version, reason: Arc<Refusal>) -> LoadError {
+        self.note_look(version.id, Some(&reason));
+        let is_news = match &version.phase {
+            Phase::Errored { reason: before } => *before != reason.to_string(),
+            other => discriminant(other) == discriminant(&Phase::Registered),
+        };
+        if is_news {
+            tracing::warn!(adapter = ?version.name, version = version.tag(), %reason, "adapter refused");
+            self.note_fault(version.id, Some(reason.to_string()));
+        }
+        refused(version, &reason)
+    }
+
+    pub(super) fn recovered(&self, version: &Version) {
+        if matches!(version.phase, Phase::Errored { .. }) {
+            self.note_fault(version.id, None);
+        }
+    }
+
+    fn note_fault(&self, id: VersionId, reason: Option<String>) {
+        if let Err(error) = self.change(Change::Fault { id, reason }) {
+            tracing::warn!(%id, %error, "an adapter's state could not be stored");
+        }
+    }
+}
+
+fn refused(version: &Version, reason: &Arc<Refusal>) -> LoadError {
+    LoadError::Refused { name: version.name.to_string(), reason: Arc::clone(reason) }
+}

@@ -1,0 +1,292 @@
+//! Laws of leases under a model checker: loom runs each model in every order in which its threads can take the lock.
+//!
+//! The pool, its leases and its books are compiled here once more, from the same files, with loom's lock in the place
+//! of parking_lot's. Each line of the device's memory is a cell of loom's, which fails a model when a line is written
+//! without being ordered after every read of it, or read without being ordered after what was written.
+
+#[expect(dead_code, reason = "not every door of the pool is used here")]
+#[path = "../src/lease.rs"]
+mod lease;
+#[expect(dead_code, reason = "not every door of the pool is used here")]
+#[path = "../src/pool.rs"]
+mod pool;
+#[path = "../src/residency.rs"]
+mod residency;
+
+/// What `src/sync.rs` is to the crate.
+mod sync {
+    /// loom's lock with parking_lot's face.
+    #[derive(Debug)]
+    pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
+
+    impl<T> Mutex<T> {
+        pub(crate) fn new(value: T) -> Self {
+            Self(loom::sync::Mutex::new(value))
+        }
+
+        pub(crate) fn lock(&self) -> loom::sync::MutexGuard<'_, T> {
+            self.0.lock().expect("nobody panics with the lock")
+        }
+    }
+}
+
+use std::cell::Cell;
+use std::num::NonZeroUsize;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use loom::{cell::UnsafeCell, thread};
+use polylora_adapters::{Arena, Digest, Extent, LoadedAdapter};
+use polylora_kernels::extent::{ExtentLayout, HostExtent, SiteId, SiteShape};
+
+use lease::Lease;
+use pool::{DevicePool, ExtentSink, PoolError, PoolMode, StoreError};
+
+const LINE: usize = 16;
+const LINE_BYTES: usize = LINE * 4;
+
+/// Adapter number `tag`, of `lines` lines of 64 bytes.
+fn adapter(tag: u8, lines: usize) -> LoadedAdapter {
+    let (in_width, out_width) = (lines * LINE, 0);
+    let shape = SiteShape { site: SiteId(0), in_width, out_width, rank: 1, has_gain: false, has_bias: false };
+    let extent = HostExtent::zeroed(ExtentLayout::new(vec![shape], |site| site.0));
+    LoadedAdapter { digest: Digest([tag; 32]), extent: Arc::new(extent) }
+}
+
+/// 64 bytes of the device.
+struct Line {
+    /// Judges the order of accesses; its value does not matter.
+    accesses: UnsafeCell<()>,
+    /// Whose values it has.
+    tag: Cell<u8>,
+}
+
+/// The device's memory, which its readers share with the sink. An `Rc`, since loom's threads take turns on one thread,
+/// and sharing must not order anything.
+#[derive(Clone)]
+struct Memory {
+    lines: Rc<[Line]>,
+    /// The adapter that the next store is of, and whether it fails.
+    next: (u8, bool),
+}
+
+impl Memory {
+    fn new(lines: usize) -> Self {
+        let line = || Line { accesses: UnsafeCell::new(()), tag: Cell::new(0) };
+        Self { lines: (0..lines).map(|_| line()).collect(), next: (0, false) }
+    }
+
+    /// The owner's way to a lease.
+    fn lease(&mut self, pool: &mut DevicePool, tag: u8, lines: usize) -> Result<Lease, PoolError> {
+        self.next.0 = tag;
+        let lease = pool.lease(&adapter(tag, lines), self);
+        pool.check_integrity();
+        lease
+    }
+
+    /// What a kernel does with a lease.
+    fn read(&self, lease: &Lease) {
+        for line in &self.lines[lease.place().offset / LINE..lease.place().end() / LINE] {
+            line.accesses.with(|_| ());
+            assert_eq!(line.tag.get(), lease.digest().0[0], "another adapter's values");
+        }
+    }
+
+    /// A thread that reads once and gives the lease back.
+    fn reader(&self, lease: Lease) -> thread::JoinHandle<()> {
+        let memory = self.clone();
+        thread::spawn(move || {
+            memory.read(&lease);
+            drop(lease);
+        })
+    }
+}
+
+impl ExtentSink for Memory {
+    fn store(&mut self, offset: usize, extent: &Arc<HostExtent>) -> Result<(), StoreError> {
+        let (tag, fails) = self.next;
+        for line in &self.lines[offset / LINE..(offset + extent.values().len()) / LINE] {
+            line.accesses.with_mut(|_| ());
+            line.tag.set(tag);
+        }
+        if fails { Err(StoreError { reason: "the device is full".into() }) } else { Ok(()) }
+    }
+}
+
+/// How often a model went one way and the other: one that goes only one way shows nothing.
+#[derive(Clone, Default)]
+struct Ways(Arc<[AtomicUsize; 2]>);
+
+impl Ways {
+    fn note(&self, way: bool) {
+        self.0[usize::from(way)].fetch_add(1, Relaxed);
+    }
+
+    fn assert_both(&self) {
+        let [no, yes] = &*self.0;
+        assert!(no.load(Relaxed) > 0 && yes.load(Relaxed) > 0, "the orders were not explored");
+    }
+}
+
+/// All is given back, and everybody fits again.
+fn assert_whole(mut pool: DevicePool, mut memory: Memory) {
+    pool.check_integrity();
+    let stats = pool.stats();
+    assert_eq!((stats.leases, stats.leased, stats.leased_bytes), (0, 0, 0), "a release was lost");
+    let all = memory.lines.len();
+    let lease = memory.lease(&mut pool, 99, all).expect("everything else can go");
+    memory.read(&lease);
+    drop(lease);
+    assert_eq!(pool.evict_idle(), 1);
+    assert_eq!(pool.stats().resident_bytes, 0, "a place was lost");
+    pool.check_integrity();
+}
+
+#[test]
+fn a_place_is_written_only_after_its_last_reader_gave_it_back() {
+    let ways = Ways::default();
+    let seen = ways.clone();
+    loom::model(move || {
+        let (mut pool, mut memory) = (DevicePool::new(2 * LINE_BYTES, PoolMode::Copy), Memory::new(2));
+        let readers = [(); 2].map(|()| {
+            let lease = memory.lease(&mut pool, 1, 1).expect("it fits");
+            memory.reader(lease)
+        });
+        let wide = memory.lease(&mut pool, 2, 2);
+        seen.note(wide.is_ok());
+        match &wide {
+            Ok(lease) => memory.read(lease),
+            Err(error) => assert!(matches!(error, PoolError::AllLeased { leases: 1..=2, leased: 1, .. })),
+        }
+        drop(wide);
+        for reader in readers {
+            reader.join().expect("a reader");
+        }
+        assert_whole(pool, memory);
+    });
+    ways.assert_both();
+}
+
+#[test]
+fn a_resident_that_is_leased_again_while_it_is_given_back_stays() {
+    let ways = Ways::default();
+    let seen = ways.clone();
+    loom::model(move || {
+        let (mut pool, mut memory) = (DevicePool::new(LINE_BYTES, PoolMode::Copy), Memory::new(1));
+        let lease = memory.lease(&mut pool, 1, 1).expect("it fits");
+        let reader = memory.reader(lease);
+        let went = pool.evict(&Digest([1; 32]));
+        seen.note(went);
+        let again = memory.lease(&mut pool, 1, 1).expect("it is resident, or its place is free");
+        assert_eq!((pool.stats().hits, pool.stats().misses), if went { (0, 2) } else { (1, 1) });
+        memory.lease(&mut pool, 2, 1).expect_err("the only place is leased");
+        assert!(!pool.evict(&Digest([1; 32])), "a leased one does not go");
+        memory.read(&again);
+        reader.join().expect("a reader");
+        memory.read(&again);
+        drop(again);
+        assert_whole(pool, memory);
+    });
+    ways.assert_both();
+}
+
+#[test]
+fn the_number_of_residents_holds_while_leases_are_given_back() {
+    let ways = Ways::default();
+    let seen = ways.clone();
+    loom::model(move || {
+        let most = NonZeroUsize::new(2);
+        let mut pool = DevicePool::with_most(8 * LINE_BYTES, most, PoolMode::Copy);
+        let mut memory = Memory::new(8);
+        let readers = [1, 2].map(|tag| {
+            let lease = memory.lease(&mut pool, tag, 1).expect("it fits");
+            memory.reader(lease)
+        });
+        let third = memory.lease(&mut pool, 3, 1);
+        seen.note(third.is_ok());
+        assert_eq!(pool.monitor().residents().len(), 2);
+        assert_eq!(third.is_ok(), pool.monitor().is_resident(&Digest([3; 32])));
+        drop(third);
+        for reader in readers {
+            reader.join().expect("a reader");
+        }
+        assert_whole(pool, memory);
+    });
+    ways.assert_both();
+}
+
+#[test]
+fn a_store_that_fails_gives_its_place_back_whatever_is_given_back_meanwhile() {
+    let ways = Ways::default();
+    let seen = ways.clone();
+    loom::model(move || {
+        let (mut pool, mut memory) = (DevicePool::new(2 * LINE_BYTES, PoolMode::Copy), Memory::new(2));
+        let readers = [1, 2].map(|tag| {
+            let lease = memory.lease(&mut pool, tag, 1).expect("it fits");
+            memory.reader(lease)
+        });
+        memory.next.1 = true;
+        let error = memory.lease(&mut pool, 3, 1).expect_err("the device is full, or leased");
+        memory.next.1 = false;
+        seen.note(matches!(error, PoolError::Store { .. }));
+        assert!(!pool.is_resident(&Digest([3; 32])));
+        for reader in readers {
+            reader.join().expect("a reader");
+        }
+        assert_whole(pool, memory);
+    });
+    ways.assert_both();
+}
+
+#[test]
+fn an_adapter_that_others_let_go_is_gone_after_its_last_lease_and_not_before() {
+    let ways = Ways::default();
+    let seen = ways.clone();
+    loom::model(move || {
+        let (mut pool, mut memory) = (DevicePool::new(LINE_BYTES, PoolMode::Copy), Memory::new(1));
+        let lease = memory.lease(&mut pool, 1, 1).expect("it fits");
+        let reader = memory.reader(lease);
+        let other = thread::spawn({
+            let monitor = pool.monitor();
+            move || monitor.let_go(&Digest([1; 32]))
+        });
+        let next = memory.lease(&mut pool, 2, 1);
+        seen.note(next.is_ok());
+        drop(next);
+        reader.join().expect("a reader");
+        other.join().expect("another thread");
+        assert!(!pool.is_resident(&Digest([1; 32])));
+        assert_whole(pool, memory);
+    });
+    ways.assert_both();
+}
+
+#[test]
+fn others_see_whole_books_and_the_pool_may_go_before_its_leases() {
+    let ways = Ways::default();
+    let seen = ways.clone();
+    loom::model(move || {
+        let (mut pool, mut memory) = (DevicePool::new(2 * LINE_BYTES, PoolMode::Alias), Memory::new(2));
+        let monitor = pool.monitor();
+        let reader = {
+            let lease = memory.lease(&mut pool, 1, 1).expect("it fits");
+            memory.reader(lease)
+        };
+        let watcher = thread::spawn({
+            let (monitor, seen) = (monitor.clone(), seen.clone());
+            move || {
+                let stats = monitor.stats();
+                seen.note(stats.leased == 1);
+                assert_eq!((stats.leases, stats.leased_bytes), (stats.leased, stats.leased * LINE_BYTES));
+                assert_eq!(stats.resident as u64, stats.misses - stats.evictions);
+            }
+        });
+        pool.evict_idle();
+        drop(pool);
+        reader.join().expect("a reader");
+        watcher.join().expect("a watcher");
+        assert_eq!(monitor.stats().leases, 0);
+    });
+    ways.assert_both();
+}
