@@ -11,7 +11,7 @@ pub const MAX_ADAPTERS: usize = 10_000;
 #[derive(Clone, Debug)]
 pub enum Finding {
     /// Configuration, header, shapes and sites are right; tensors were not read.
-    Served(AdapterManifest),
+    Served(Box<AdapterManifest>),
     /// Something is not.
     Refused(Arc<Refusal>),
 }

@@ -108,7 +108,7 @@ struct Unnamed {
 impl Unnamed {
     fn inspect(label: Option<Version>, source: AdapterSource, catalog: &SiteCatalog) -> Self {
         let finding = match source.inspect(catalog) {
-            Ok(manifest) => Finding::Served(manifest),
+            Ok(manifest) => Finding::Served(Box::new(manifest)),
             Err(refusal) => Finding::Refused(Arc::new(refusal)),
         };
         Self { label, source, finding }

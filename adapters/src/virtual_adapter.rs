@@ -110,7 +110,7 @@ pub fn compose(parts: &[(LoadedAdapter, f32)], base: &dyn BaseModel) -> Result<L
         for slot in adapter.extent.layout().slots() {
             let shape = slot.shape;
             let known = base.catalog().sites().get(shape.site.0 as usize);
-            if !known.is_some_and(|s| (s.in_width, s.out_width) == (shape.in_width, shape.out_width)) {
+            if known.is_none_or(|s| (s.in_width, s.out_width) != (shape.in_width, shape.out_width)) {
                 return Err(ComposeError::ForeignSite { part, site: shape.site.0 });
             }
             sites.insert(shape.site);

@@ -12,6 +12,7 @@
 //! | `polylora_rows_deferred_total` | counter | rows put back because their adapter found no place in the device pool |
 //! | `polylora_batch_retries_total` | counter | halves of a failed batch that were run again |
 //! | `polylora_adapter_requests_total{adapter}` | counter | requests let in, by adapter; `(base)` is the base model, `other` are all adapters after the first 64; adapters of these names are `./(base)` and `./other` |
+//! | `polylora_adapter_fallbacks_total` | counter | requests that the base model answered because their adapter could not be loaded |
 //! | `polylora_memo_hits_total` | counter | inputs that were not computed: the memo had them, or others computed the same at the time |
 //! | `polylora_memo_misses_total` | counter | inputs that the memo did not have |
 //! | `polylora_worker_restarts_total` | counter | runners built anew after a panic or a lost device |

@@ -23,7 +23,7 @@ use crate::settings::{DeviceChoice, DtypeChoice, ModeChoice, Settings};
 
 /// Tokens in one forward pass on the CPU: more no longer make it faster, but their activations leave the caches, and
 /// whoever comes next waits longer.
-const CPU_BATCH_TOKENS: usize = 1024;
+const CPU_BATCH_TOKENS: usize = 768;
 /// But so many for each thread, where there are more threads than that leaves work for.
 const CPU_BATCH_TOKENS_A_THREAD: usize = 128;
 /// More threads than any machine has cores for them are a slip of the pen.

@@ -31,7 +31,7 @@ impl FleetDuty {
     /// When the adapters directory cannot be watched.
     pub fn start(fleet: Arc<Fleet>, settings: &Settings) -> Result<Self, WatchError> {
         let watcher = settings.watch.then(|| Watcher::start(Arc::clone(&fleet))).transpose()?;
-        let mut tasks = vec![every(FLUSH_EVERY, &fleet, |fleet| flush(fleet))];
+        let mut tasks = vec![every(FLUSH_EVERY, &fleet, flush)];
         if settings.adapter_check_interval > 0 {
             tasks.push(every(Duration::from_secs(settings.adapter_check_interval), &fleet, |fleet| {
                 for (version, why) in fleet.unservable() {

@@ -162,7 +162,7 @@ impl Fleet {
         let Some((name, folder)) = self.roots.single.clone() else { return Ok(Adopted::default()) };
         let source = self.roots.source(&folder);
         let finding = match source.inspect(self.base.catalog()) {
-            Ok(manifest) => Finding::Served(manifest),
+            Ok(manifest) => Finding::Served(Box::new(manifest)),
             Err(reason) => Finding::Refused(Arc::new(reason)),
         };
         self.adopt(vec![FoundVersion { name, label: None, source, finding }])

@@ -44,7 +44,7 @@ pub struct EngineFlags {
     /// CPU threads for the computation [default: one a core].
     #[arg(long, value_name = "N", value_parser = parse_setting::<NonZeroUsize>)]
     pub threads: Option<NonZeroUsize>,
-    /// Most tokens in one forward pass [default: 1024 on the CPU, 16384 elsewhere].
+    /// Most tokens in one forward pass [default: 768 on the CPU, 16384 elsewhere].
     #[arg(long, value_name = "N", value_parser = parse_setting::<NonZeroUsize>)]
     pub max_batch_tokens: Option<NonZeroUsize>,
     /// Folder where compiled GPU kernels are kept between starts [default: kernels in polylora's own cache].
