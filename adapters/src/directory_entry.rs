@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{AdapterName, AdapterSource, CONFIG_FILE, MAX_ADAPTERS, NameError, OpenError, Refusal};
+use crate::{AdapterName, AdapterSource, CONFIG_FILE, MAX_ADAPTERS, NameError, OpenError, Refusal, Selector};
 
 /// What an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +69,9 @@ pub(crate) fn skipped(name: &OsStr, why: &str) {
 /// When clients could not say it or logs not show it.
 pub(crate) fn adapter_name(name: &OsStr) -> Result<AdapterName, NameError> {
     match name.to_str() {
+        Some(name) if Selector::split(name).is_some() => {
+            Err(NameError::LikeAVersion { found: name.to_owned() })
+        }
         Some(name) => AdapterName::new(name),
         None => Err(NameError::NotUtf8 { found: format!("{name:?}") }),
     }

@@ -18,6 +18,7 @@ mod watching;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
@@ -141,8 +142,10 @@ pub enum FleetFound {
 /// What is to be loaded; the same for all who wait for the same.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Ticket {
-    /// That version.
+    /// That version and no other.
     Version(VersionId),
+    /// That version, for a request that names none: what replaced its files in place may answer instead.
+    Current(VersionId),
     /// Whatever the folders hold under a name that is not registered.
     Resolve(String),
 }
@@ -170,6 +173,7 @@ pub struct Fleet {
     adopting: Mutex<HashMap<AdapterName, Arc<Mutex<()>>>>,
     pinned: Mutex<HashSet<Digest>>,
     traffic: traffic::TrafficBook,
+    judges_trials: AtomicBool,
     pools: Mutex<Vec<PoolMonitor>>,
     options: FleetOptions,
 }
@@ -218,6 +222,7 @@ impl Fleet {
             adopting: Mutex::default(),
             pinned: Mutex::default(),
             traffic: traffic::TrafficBook::new(usage),
+            judges_trials: AtomicBool::new(false),
             pools: Mutex::default(),
             options,
         };

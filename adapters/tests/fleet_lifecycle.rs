@@ -247,6 +247,7 @@ fn a_candidate_that_fails_is_taken_out_of_its_test() {
     let (candidate, share) = (Selector::parse("1.0.0").unwrap(), BasisPoints::from_percent(50.0).unwrap());
     fleet.operate(Change::Split { name: name("law"), candidate, share, expect: None }).unwrap();
     let [tried, active] = ["law@1.0.0", "law"].map(|model| fleet.get(model).unwrap().version.id);
+    fleet.remember_requests();
     let rule = RollbackRule { factor: 2.0, window: Duration::from_secs(60) };
     for number in 0..60 {
         fleet.count(active, true, Duration::from_millis(5));

@@ -19,10 +19,10 @@ use crate::row_gather::{EmbedJob, JobReply};
 use crate::status::Status;
 use crate::token_requests::MOST_TOKEN_VECTORS;
 use crate::tokenize::{TokenizeJob, TokenizePool};
-use crate::traffic::{SubmittedRequest, WaitingRows};
+use crate::traffic::{DomainTraffic, SubmittedRequest, WaitingRows};
 use crate::{
     Blame, EmbedError, EmbedInput, EmbedReply, EmbedRequest, OnAdapterError, RowOutput, ServedBy, StartError,
-    Timings, TruncationSide,
+    Ticket, Timings, TruncationSide,
 };
 
 /// All that a request passes.
@@ -58,8 +58,15 @@ impl EmbeddingPath {
         let prompt = self.check.check(&request)?;
         let found = self.find(&request)?;
         let _permits = self.admission.admit(request.inputs.len())?;
-        self.metrics.traffic.domain(request.adapter.as_deref()).request();
-        self.compute(request, prompt, found).await
+        let traffic = match &found {
+            // Whoever invents names must not use up those that are told apart.
+            Found::Adapter(FoundAdapter::NotLoaded(Ticket::Resolve(_))) => self.metrics.traffic.others(),
+            Found::Base | Found::Adapter(_) | Found::Fallback(_) => {
+                self.metrics.traffic.domain(request.adapter.as_deref())
+            }
+        };
+        traffic.request();
+        self.compute(request, prompt, (found, traffic)).await
     }
 
     /// Sends one text through tokenizer and every device, past admission: clients that come early must not keep the
@@ -99,12 +106,10 @@ impl EmbeddingPath {
         &self,
         request: EmbedRequest,
         prompt: Option<Arc<str>>,
-        found: Found,
+        (found, traffic): (Found, Arc<DomainTraffic>),
     ) -> Result<EmbedReply, EmbedError> {
         let began = Instant::now();
-        let EmbedRequest { inputs, adapter: name, dimensions, truncate, truncation_side, output, .. } =
-            request;
-        let traffic = self.metrics.traffic.domain(name.as_deref());
+        let EmbedRequest { inputs, dimensions, truncate, truncation_side, output, .. } = request;
         let tokenize = self.tokenize(TokenizeJob { inputs, prompt, truncate, truncation_side });
         let load = self.load(found);
         let ((rows, tokenize), Chosen { adapter, fallback_reason }) = tokio::try_join!(tokenize, load)?;

@@ -58,6 +58,11 @@ impl Traffic {
         domain
     }
 
+    /// Where requests are counted whose adapter may not exist.
+    pub(crate) fn others(&self) -> Arc<DomainTraffic> {
+        Arc::clone(&self.other)
+    }
+
     /// Every domain's figures: the base, adapters by name, the others when there are any.
     pub(crate) fn figures(&self) -> Vec<DomainSnapshot> {
         let mut figures = vec![self.base.figures(DomainLabel::Base)];

@@ -36,6 +36,14 @@ pub enum NameError {
         /// The first such character.
         character: char,
     },
+    /// A folder's name that would be taken for a version of another adapter.
+    #[error(
+        "name {found:?}: ends like a version (`@…`), which requests put behind an adapter's name: rename the folder"
+    )]
+    LikeAVersion {
+        /// What was found.
+        found: String,
+    },
     /// Bytes that are not UTF-8.
     #[error("name {found}: expected UTF-8")]
     NotUtf8 {

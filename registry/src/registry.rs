@@ -7,8 +7,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AdapterName, Alias, Cause, Event, FilesStamp, NameError, Phase, Selector, Source, SplitKey, Version,
-    VersionId,
+    AdapterName, Alias, Cause, Digest, Event, FilesStamp, NameError, Phase, Selector, Source, SplitKey,
+    Version, VersionId,
 };
 
 /// Most names.
@@ -63,6 +63,9 @@ pub struct Grave {
     pub path: PathBuf,
     /// Its files.
     pub stamp: FilesStamp,
+    /// Its content, which may lie in other folders, too.
+    #[serde(default)]
+    pub digest: Option<Digest>,
 }
 
 /// An event that cannot have happened to this registry: the record of events is damaged.
@@ -107,6 +110,14 @@ pub enum ResolveError {
         /// The version.
         label: semver::Version,
     },
+}
+
+impl Grave {
+    /// Whether a version that is registered again ends what the grave stands for: the same name, and its folder or content.
+    fn ends_with(&self, version: &Version) -> bool {
+        self.name == version.name
+            && (Some(&self.path) == version.source.folder() || self.digest == Some(version.digest))
+    }
 }
 
 impl Registry {
@@ -181,6 +192,11 @@ impl Registry {
         self.graves.iter().any(|grave| grave.name == *name && grave.path == *folder && grave.stamp == *files)
     }
 
+    /// Whether a content was deleted under a name, and not registered under it again since.
+    pub fn is_content_buried(&self, name: &AdapterName, digest: Digest) -> bool {
+        self.graves.iter().any(|grave| grave.name == *name && grave.digest == Some(digest))
+    }
+
     /// The number that was given last.
     pub fn last_id(&self) -> VersionId {
         VersionId(self.last_id)
@@ -195,7 +211,8 @@ impl Registry {
             Event::Registered(version) => self.register(version),
             Event::Moved { id, source } => {
                 self.known(*id)?.source = source.clone();
-                self.graves.retain(|grave| Some(&grave.path) != source.folder());
+                let version = self.known(*id)?.clone();
+                self.graves.retain(|grave| !grave.ends_with(&version));
                 Ok(())
             }
             Event::Activated { name, id, cause, at: _ } => self.activate(name, *id, *cause),
@@ -292,7 +309,7 @@ impl Registry {
             return Err(Inconsistent { reason });
         }
         self.last_id = version.id.0;
-        self.graves.retain(|grave| Some(&grave.path) != version.source.folder());
+        self.graves.retain(|grave| !grave.ends_with(version));
         self.names.entry(version.name.clone()).or_default().versions.push(version.id);
         self.versions.insert(version.id, Arc::new(version.clone()));
         Ok(())
@@ -312,7 +329,7 @@ impl Registry {
     fn delete(&mut self, id: VersionId, is_buried: bool) -> Result<(), Inconsistent> {
         self.known(id)?;
         let Some(version) = self.versions.remove(&id) else { return Ok(()) };
-        let Version { name, source, .. } = Arc::unwrap_or_clone(version);
+        let Version { name, source, digest, .. } = Arc::unwrap_or_clone(version);
         let alias = self.named(&name)?;
         alias.versions.retain(|other| *other != id);
         alias.active = alias.active.filter(|active| *active != id);
@@ -321,7 +338,7 @@ impl Registry {
             self.names.remove(&name);
         }
         if let (true, Source::Folder { path, stamp }) = (is_buried, source) {
-            self.graves.push(Grave { name, path, stamp });
+            self.graves.push(Grave { name, path, stamp, digest: Some(digest) });
             let too_many = self.graves.len().saturating_sub(MAX_GRAVES);
             self.graves.drain(..too_many);
         }

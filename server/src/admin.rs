@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 
 use crate::api_keys::ApiKeys;
@@ -80,7 +80,13 @@ impl AdminRules {
     /// Whether somebody without a key may load and unload.
     pub fn may_update(&self, headers: &HeaderMap, peer: Option<Peer>) -> bool {
         // Behind a proxy on this machine everybody comes from it.
-        let is_forwarded = headers.contains_key(header::FORWARDED) || headers.contains_key("x-forwarded-for");
+        // And a page in a browser on it, whoever wrote it, says where it comes from.
+        let is_a_proxys = |name: &str| {
+            ["forwarded", "via", "x-real-ip", "origin"].contains(&name)
+                || name.starts_with("x-forwarded-")
+                || name.starts_with("x-envoy-")
+        };
+        let is_forwarded = headers.keys().any(|name| is_a_proxys(name.as_str()));
         self.runtime_updating
             && !is_forwarded
             && peer.is_some_and(|Peer(peer)| peer.ip().to_canonical().is_loopback())

@@ -44,6 +44,7 @@ impl FleetDuty {
             }));
         }
         if let Some(factor) = settings.auto_rollback_factor {
+            fleet.remember_requests();
             let rule = RollbackRule { factor: factor.0, window: settings.auto_rollback_window.0 };
             tasks.push(every(JUDGE_EVERY, &fleet, move |fleet| {
                 if let Err(error) = fleet.judge_trials(rule) {

@@ -219,8 +219,11 @@ pub(crate) async fn metrics(State(state): State<Arc<AppState>>) -> impl IntoResp
         text.push('\n');
     }
     text.push_str(&state.http_metrics().render());
-    if let Some(fleet) = state.fleet() {
-        text.push_str(&fleet_metrics::render(fleet, &state.service().snapshot(), state.max_loras()));
+    if let Some(fleet) = state.fleet().cloned() {
+        let (snapshot, max_loras) = (state.service().snapshot(), state.max_loras());
+        let figures = adapters::blocking(move || fleet_metrics::render(&fleet, &snapshot, max_loras));
+        // A panic there has been printed; the other metrics are no worse for it.
+        text.push_str(&figures.await.unwrap_or_default());
     }
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)
 }

@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 use polylora_registry::{
-    Activate, AdapterName, Change, Event, NewVersion, Registry, Selector, Source, StoreError, Version,
-    VersionId,
+    About, Activate, AdapterName, Change, Content, Event, NewVersion, Phase, Registry, Selector, Source,
+    StoreError, Version, VersionId,
 };
 use rayon::prelude::*;
 
@@ -18,6 +18,14 @@ use crate::{Digest, Finding, FoundVersion, Layout, Refusal, RefusedFolder};
 
 /// Names whose locks are kept; more than that are asked for only by somebody who tries names out.
 const MOST_LOCKS: usize = 1_024;
+
+/// A content that was read, without its values.
+struct Read {
+    digest: Digest,
+    content: Content,
+    source: Source,
+    about: About,
+}
 
 /// What came of a look at the folders.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,27 +88,40 @@ impl Fleet {
             .into_par_iter()
             .map(|found| {
                 let outcome = match &found.finding {
-                    Finding::Served(_) => self.examine(&found.source).map_err(Arc::new),
+                    // The values go to the host cache, as far as it has room: a directory may hold more than memory.
+                    Finding::Served(_) => self.examine(&found.source).map_err(Arc::new).map(|examined| {
+                        let Examined { loaded, content, source, about } = examined;
+                        self.cache.insert(&loaded.digest, loaded.clone());
+                        Read { digest: loaded.digest, content, source, about }
+                    }),
                     Finding::Refused(reason) => Err(Arc::clone(reason)),
                 };
                 (found, outcome)
             })
             .collect();
-        let mut good = vec![];
+        let mut good: BTreeMap<AdapterName, Vec<(FoundVersion, Read)>> = BTreeMap::new();
         let mut refused = 0;
         for (found, outcome) in examined {
             match outcome {
-                Ok(examined) => good.push((found, examined)),
+                Ok(read) => good.entry(found.name.clone()).or_default().push((found, read)),
                 Err(reason) => {
                     refused += 1;
                     self.turn_away(&found, &reason);
                 }
             }
         }
-        for (_, examined) in &good {
-            self.cache.insert(&examined.loaded.digest, examined.loaded.clone());
+        let mut events = vec![];
+        for (name, good) in &good {
+            match self.change_all(|registry| self.registrations(registry, name, good)) {
+                Ok(happened) => events.extend(happened),
+                // One name that cannot be registered does not hold up the others.
+                Err(StoreError::Refused(error)) => {
+                    refused += good.len();
+                    tracing::error!(adapter = ?name, %error, "what was found is not registered");
+                }
+                Err(other) => return Err(other),
+            }
         }
-        let events = self.change_all(|registry| self.registrations(registry, &good))?;
         let registered: Vec<_> =
             events.iter().filter(|event| matches!(event, Event::Registered(_))).collect();
         for event in &registered {
@@ -111,9 +132,9 @@ impl Fleet {
                 tracing::warn!(adapter = ?version.name, version = tag, "the adapter changes nothing: it answers as the base does");
             }
         }
-        for (found, examined) in &good {
+        for (found, read) in good.values().flatten() {
             self.turned_away.lock().remove(found.name.as_str());
-            let digest = Selector::Digest(examined.loaded.digest.to_hex());
+            let digest = Selector::Digest(read.digest.to_hex());
             let id = self.store.read().select(found.name.as_str(), &digest).map(|version| version.id);
             id.into_iter().for_each(|id| self.note_look(id, None));
         }
@@ -183,16 +204,31 @@ impl Fleet {
     }
 
     /// The changes that register what was read.
-    fn registrations(&self, registry: &Registry, good: &[(FoundVersion, Examined)]) -> Vec<Change> {
+    fn registrations(
+        &self,
+        registry: &Registry,
+        name: &AdapterName,
+        good: &[(FoundVersion, Read)],
+    ) -> Vec<Change> {
         let mut changes = vec![];
-        let mut newest: BTreeMap<&AdapterName, (NewVersion, bool)> = BTreeMap::new();
-        let mut seen: BTreeSet<(&AdapterName, Digest)> = BTreeSet::new();
-        for (found, examined) in good {
-            let name = &found.name;
-            if !seen.insert((name, examined.loaded.digest)) {
+        let mut newest = None;
+        let mut seen: BTreeSet<Digest> = BTreeSet::new();
+        // A name all of whose versions were taken out of service does not come back by itself.
+        let mut of_name = registry.versions_of(name.as_str()).peekable();
+        let is_retired = of_name.peek().is_some() && of_name.all(|version| version.phase == Phase::Retired);
+        for (found, read) in good {
+            let same = registry.select(name.as_str(), &Selector::Digest(read.digest.to_hex()));
+            let is_elsewhere = |same: &&Arc<Version>| match &same.source {
+                Source::Folder { path, stamp } => {
+                    same.phase == Phase::Registered && self.stamp(path) == Some(*stamp)
+                }
+                Source::Virtual { .. } => true,
+            };
+            let is_out = same.is_some_and(|same| same.phase == Phase::Retired);
+            let is_gone = registry.is_content_buried(name, read.digest);
+            if is_out || is_gone || same.as_ref().is_some_and(is_elsewhere) || !seen.insert(read.digest) {
                 continue;
             }
-            let same = registry.select(name.as_str(), &Selector::Digest(examined.loaded.digest.to_hex()));
             // A label stands for one content: where its folder has another one now, the next free label is taken.
             let is_taken =
                 |label: &semver::Version| registry.versions_of(name.as_str()).any(|v| v.label == *label);
@@ -203,18 +239,20 @@ impl Fleet {
             let new = NewVersion {
                 name: name.clone(),
                 label,
-                digest: examined.loaded.digest,
-                content: examined.content.clone(),
-                source: examined.source.clone(),
+                digest: read.digest,
+                content: read.content.clone(),
+                source: read.source.clone(),
                 base: self.base_ref.clone(),
-                about: examined.about.clone(),
+                about: read.about.clone(),
                 activate: Activate::Never,
             };
             changes.push(Change::Register(Box::new(new.clone())));
-            newest.insert(name, (new, self.replaces_active(registry, name, examined.source.folder())));
+            newest = Some((new, self.replaces_active(registry, name, read.source.folder())));
         }
+        // A label that a folder asks for is given before the next free one is.
+        changes.sort_by_key(|change| matches!(change, Change::Register(new) if new.label.is_none()));
         // Who answers is settled once all of a name's versions are there.
-        changes.extend(newest.into_values().map(|(new, replaces)| {
+        changes.extend(newest.filter(|_| !is_retired).map(|(new, replaces)| {
             let activate = if replaces { Activate::Now } else { Activate::IfVacant };
             // Its label is settled by then, whichever it got.
             Change::Register(Box::new(NewVersion { label: None, activate, ..new }))

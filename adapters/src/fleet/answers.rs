@@ -1,13 +1,14 @@
 //! From a name to the version that answers, and from a version to its values.
 
+use std::iter;
 use std::mem::discriminant;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use polylora_registry::{
-    Activate, AdapterName, Change, NewVersion, Phase, ResolveError, Selector, Source, SplitKey, Version,
-    VersionId, VirtualPart,
+    Activate, AdapterName, Change, NewVersion, Phase, Registry, ResolveError, Selector, Source, SplitKey,
+    Version, VersionId, VirtualPart,
 };
 
 use super::examination::Examined;
@@ -21,7 +22,9 @@ impl Fleet {
     /// # Errors
     /// [`LoadError::Unknown`], or [`LoadError::Refused`] while a refused adapter is not looked at again.
     pub fn find(&self, model: &str, key: Option<SplitKey>) -> Result<FleetFound, LoadError> {
-        let resolved = self.store.read().resolve(model, key).cloned();
+        let registry = self.store.read();
+        let names_a_version = registry.alias(model).is_none();
+        let resolved = registry.resolve(model, key).cloned();
         let version = match resolved {
             Ok(version) => version,
             Err(ResolveError::UnknownName { .. }) => return self.unknown(model),
@@ -31,12 +34,14 @@ impl Fleet {
         };
         self.fits_base(&version)?;
         if let Some(reason) = self.standing_fault(version.id) {
+            self.count(version.id, false, Duration::ZERO);
             return Err(refused(&version, &reason));
         }
         let is_due = version.source.folder().is_some() && self.is_due(version.id);
         match self.cache.get(&version.digest).filter(|_| !is_due) {
             Some(adapter) => Ok(FleetFound::Loaded(Answering { adapter, version })),
-            None => Ok(FleetFound::NotLoaded(Ticket::Version(version.id))),
+            None if names_a_version => Ok(FleetFound::NotLoaded(Ticket::Version(version.id))),
+            None => Ok(FleetFound::NotLoaded(Ticket::Current(version.id))),
         }
     }
 
@@ -46,13 +51,22 @@ impl Fleet {
     /// [`LoadError`].
     pub fn load(&self, ticket: &Ticket) -> Result<Answering, LoadError> {
         match ticket {
-            Ticket::Version(id) => {
+            Ticket::Version(id) | Ticket::Current(id) => {
                 let version = self.store.read().version(*id).cloned();
                 let unknown = || LoadError::Unknown {
                     name: format!("version {id}"),
                     reason: format!("version {id} was deleted meanwhile"),
                 };
-                self.load_version(&version.ok_or_else(unknown)?)
+                let version = version.ok_or_else(unknown)?;
+                let answering = self.load_version(&version)?;
+                if matches!(ticket, Ticket::Version(_)) && answering.version.id != *id {
+                    let path = version.source.folder().cloned().unwrap_or_default();
+                    return Err(refused(
+                        &version,
+                        &Arc::new(Refusal::Replaced { path, version: version.tag() }),
+                    ));
+                }
+                Ok(answering)
             }
             Ticket::Resolve(model) => {
                 let name = Selector::split(model).map_or(model.as_str(), |(name, _)| name);
@@ -144,26 +158,48 @@ impl Fleet {
             Ok(examined) => examined,
             Err(reason) => return Err(self.failed(version, Arc::new(reason))),
         };
-        let was_active = self.store.read().alias(name).is_some_and(|alias| alias.active == Some(version.id));
-        let activate = if was_active { Activate::Now } else { Activate::Never };
         let Examined { loaded, content, source, about } = examined;
         let digest = loaded.digest;
-        let new = NewVersion {
+        let select = Selector::Digest(digest.to_hex());
+        let base = self.base_ref.clone();
+        let mut new = NewVersion {
             name: version.name.clone(),
             label: None,
             digest,
             content,
             source,
-            base: self.base_ref.clone(),
+            base,
             about,
-            activate,
+            activate: Activate::Never,
+        };
+        let mut was_in_service = false;
+        // Decided at the moment of the change: what was deleted or retired meanwhile does not come back by itself.
+        let decide = |registry: &Registry| {
+            let known = registry.select(name, &select);
+            if registry.version(version.id).is_none()
+                || known.is_some_and(|known| known.phase == Phase::Retired)
+            {
+                return vec![];
+            }
+            let Some(alias) = registry.alias(name) else { return vec![] };
+            let is_tried = alias.split.filter(|split| split.candidate == version.id);
+            was_in_service = alias.active == Some(version.id) || is_tried.is_some();
+            if alias.active == Some(version.id) {
+                new.activate = Activate::Now;
+            }
+            let tried = is_tried.filter(|_| digest != version.digest).map(|split| Change::Split {
+                name: version.name.clone(),
+                candidate: select.clone(),
+                share: split.share,
+                expect: None,
+            });
+            iter::once(Change::Register(Box::new(new))).chain(tried).collect()
         };
         let stored = |error: &dyn std::error::Error| LoadError::Store {
             name: name.to_owned(),
             reason: error.to_string(),
         };
-        self.change(Change::Register(Box::new(new))).map_err(|error| stored(&error))?;
-        let select = Selector::Digest(digest.to_hex());
+        self.change_all(decide).map_err(|error| stored(&error))?;
         let found = self.store.read().select(name, &select).cloned();
         let Some(registered) = found else {
             return Err(LoadError::Unknown {
@@ -174,7 +210,7 @@ impl Fleet {
         tracing::info!(adapter = name, version = registered.tag(), "adapter's files changed and were read");
         self.cache.insert(&digest, loaded.clone());
         self.note_look(registered.id, None);
-        if digest == version.digest || was_active {
+        if digest == version.digest || was_in_service {
             return Ok(Answering { adapter: loaded, version: registered });
         }
         let reason = Refusal::Replaced { path: folder.to_owned(), version: version.tag() };
@@ -195,7 +231,11 @@ impl Fleet {
             is_it.then_some(made).ok_or_else(reason)
         });
         match made {
-            Ok(adapter) => Ok(Answering { adapter, version: Arc::clone(version) }),
+            Ok(adapter) => {
+                self.note_look(version.id, None);
+                self.recovered(version);
+                Ok(Answering { adapter, version: Arc::clone(version) })
+            }
             Err(reason) => Err(self.failed(version, reason)),
         }
     }
@@ -260,6 +300,7 @@ impl Fleet {
     /// Notes that a version cannot be loaded, here and in the registry.
     pub(super) fn failed(&self, version: &Version, reason: Arc<Refusal>) -> LoadError {
         self.note_look(version.id, Some(&reason));
+        self.count(version.id, false, Duration::ZERO);
         let is_news = match &version.phase {
             Phase::Errored { reason: before } => *before != reason.to_string(),
             other => discriminant(other) == discriminant(&Phase::Registered),

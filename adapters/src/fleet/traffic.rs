@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
@@ -13,6 +14,8 @@ use super::{Fleet, FleetError, now};
 const MOST_SAMPLES: usize = 4_096;
 /// Fewest requests of both sides before they are compared.
 const FEWEST_SAMPLES: usize = 50;
+/// Fewest before their p99s are.
+const FEWEST_FOR_P99: usize = 200;
 
 /// When a candidate is taken out of its A/B test. Off unless somebody sets it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -58,7 +61,9 @@ impl RollbackRule {
         if candidate.error_rate > self.factor * active.error_rate.max(floor) {
             return Comparison::Errors;
         }
-        match candidate.p99 > active.p99.mul_f64(self.factor) {
+        // Of fewer, the p99 is the slowest one.
+        let is_enough = active.requests.min(candidate.requests) >= FEWEST_FOR_P99;
+        match is_enough && candidate.p99 > active.p99.mul_f64(self.factor) {
             true => Comparison::Slower,
             false => Comparison::Holds,
         }
@@ -122,10 +127,18 @@ impl Fleet {
         let mut traffic = traffic.lock();
         traffic.usage.count(is_ok, took.as_secs_f64() * 1e3, now());
         traffic.is_dirty = true;
+        if !self.judges_trials.load(Ordering::Relaxed) {
+            return;
+        }
         if traffic.recent.len() == MOST_SAMPLES {
             traffic.recent.pop_front();
         }
         traffic.recent.push_back((Instant::now(), took, is_ok));
+    }
+
+    /// Has each request be remembered for [`Fleet::judge_trials`] from now on.
+    pub fn remember_requests(&self) {
+        self.judges_trials.store(true, Ordering::Relaxed);
     }
 
     /// A version's figures.

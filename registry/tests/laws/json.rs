@@ -139,7 +139,11 @@ fn a_snapshot_is_written_in_the_words_in_which_it_will_be_read() {
         "config": {"len": 2, "modified_ns": 1, "inode": 1},
         "weights": {"len": 2, "modified_ns": 1, "inode": 2},
     });
-    assert_eq!(value["graves"], json!([{"name": "gone", "path": "/adapters/2", "stamp": stamp}]));
+    let digest = digest(2).to_hex();
+    assert_eq!(
+        value["graves"],
+        json!([{"name": "gone", "path": "/adapters/2", "stamp": stamp, "digest": digest}])
+    );
     assert_eq!(serde_json::from_value::<Registry>(value).unwrap(), registry);
 }
 

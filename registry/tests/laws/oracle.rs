@@ -13,7 +13,7 @@ pub struct Oracle {
     pub names: Vec<Name>,
     /// Those that are left, in the order in which they were registered.
     pub rows: Vec<Row>,
-    pub graves: Vec<(String, PathBuf, FilesStamp)>,
+    pub graves: Vec<(String, PathBuf, FilesStamp, Digest)>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -120,7 +120,7 @@ impl Oracle {
                     let at = next.rows.iter().position(|row| row.id == id).expect("it was picked");
                     let row = next.rows.remove(at);
                     if let (true, Source::Folder { path, stamp }) = (*is_buried, row.source) {
-                        next.graves.push((row.name, path, stamp));
+                        next.graves.push((row.name, path, stamp, row.digest));
                     }
                 }
                 next.names.retain(|other| next.rows.iter().any(|row| row.name == other.name));
@@ -183,7 +183,9 @@ impl Oracle {
         };
         none(reasons)?;
         if known.as_ref().is_none_or(|row| row.source != new.source) {
-            self.graves.retain(|(_, path, _)| Some(path) != new.source.folder());
+            let is_it =
+                |path: &PathBuf, digest: &Digest| Some(path) == new.source.folder() || *digest == new.digest;
+            self.graves.retain(|(name, path, _, digest)| name != new.name.as_str() || !is_it(path, digest));
         }
         match self.rows.iter_mut().find(|row| row.id == id) {
             Some(row) => (row.source, row.phase) = (new.source.clone(), Phase::Registered),

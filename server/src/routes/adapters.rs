@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
-use polylora_adapters::{AdapterName, Change, Fleet, FleetError, Listed, Selector, Version, VersionId};
+use polylora_adapters::{AdapterName, Change, Fleet, Listed, Selector, Version, VersionId};
 use polylora_engine::{EmbedInput, EmbedRequest};
 use serde_json::json;
 
@@ -98,7 +98,7 @@ pub(crate) async fn health(State(state): State<Arc<AppState>>, name: Named) -> A
     if report.is_healthy()
         || report.checks.iter().all(|check| check.name == "effect" || check.is_ok != Some(false))
     {
-        report.checks.extend(probe(&state, &fleet, &version).await?);
+        report.checks.extend(probe(&state, &fleet, &version, MayRecord(false)).await?);
     }
     Ok(Json(AdapterHealth::from(report)).into_response())
 }
@@ -119,16 +119,19 @@ pub(crate) async fn register(
         Registration::Virtual(made) => made.name.clone(),
     };
     state.may_be_an_adapters(&name)?;
-    let of = Arc::clone(&fleet);
-    let outcome = blocking(move || match registration {
-        Registration::Folder(folder) => of.register_folder(folder),
-        Registration::Virtual(made) => of.register_virtual(made),
+    let (of, with) = (Arc::clone(&fleet), Arc::clone(&state));
+    let outcome = blocking(move || {
+        let outcome = match registration {
+            Registration::Folder(folder) => of.register_folder(folder),
+            Registration::Virtual(made) => of.register_virtual(made),
+        };
+        let outcome = outcome.map_err(ApiError::from);
+        note(&with, &actor, "register", &name, outcome.as_ref().map(|version| json!({"tag": version.tag()})));
+        outcome
     });
-    let outcome = outcome.await?.map_err(ApiError::from);
-    note(&state, &actor, "register", &name, outcome.as_ref().map(|version| json!({"tag": version.tag()})));
-    let version = outcome?;
+    let version = outcome.await??;
     if version.probe.is_none()
-        && let Err(error) = probe(&state, &fleet, &version).await
+        && let Err(error) = probe(&state, &fleet, &version, MayRecord(true)).await
     {
         tracing::warn!(adapter = version.tag(), error = error.message(), "the probe text was not recorded");
     }
@@ -294,25 +297,37 @@ pub(super) fn note(
 
 /// Makes a change and notes it.
 pub(super) async fn operate(
-    state: &AppState,
+    state: &Arc<AppState>,
     actor: &Actor,
     action: &'static str,
     name: &AdapterName,
     change: Change,
 ) -> Result<(), ApiError> {
     let fleet = fleet(state)?;
-    let outcome: Result<_, FleetError> = blocking(move || fleet.operate(change)).await?;
-    let outcome = outcome.map_err(ApiError::from);
-    note(state, actor, action, name, outcome.as_ref().map(|events| json!({"events": events.len()})));
-    outcome.map(drop)
+    let (state, actor, name) = (Arc::clone(state), actor.clone(), name.clone());
+    // Noted where it is done: the client may be gone by then.
+    let outcome = blocking(move || {
+        let outcome = fleet.operate(change).map_err(ApiError::from);
+        let told = outcome.as_ref().map(|events| json!({"events": events.len()}));
+        note(&state, &actor, action, &name, told);
+        outcome.map(drop)
+    });
+    outcome.await?
 }
+
+/// Whether a first probe becomes what later ones are compared with.
+struct MayRecord(bool);
 
 /// Embeds the probe text and compares it with what was recorded.
 async fn probe(
     state: &AppState,
     fleet: &Arc<Fleet>,
     version: &Arc<Version>,
+    MayRecord(may_record): MayRecord,
 ) -> Result<Option<polylora_adapters::HealthCheck>, ApiError> {
+    if version.probe.is_none() && !may_record {
+        return Ok(None);
+    }
     let request = EmbedRequest {
         inputs: vec![EmbedInput::Text(PROBE_TEXT.to_owned())],
         adapter: Some(format!("{}@{}", version.name, version.id)),
@@ -320,7 +335,10 @@ async fn probe(
         ..EmbedRequest::default()
     };
     let reply = state.service().embed(request).await.map_err(ApiError::from)?;
-    let Some(embedding) = reply.embeddings.into_iter().next() else { return Ok(None) };
+    // The base may have answered in its place.
+    let is_its_own = reply.served_by.as_ref().is_some_and(|served_by| served_by.id == version.id);
+    let embedding = reply.embeddings.into_iter().next().filter(|_| is_its_own);
+    let Some(embedding) = embedding else { return Ok(None) };
     let (of, id) = (Arc::clone(fleet), version.id);
     Ok(Some(blocking(move || of.check_probe(id, &embedding)).await?.map_err(ApiError::from)?))
 }

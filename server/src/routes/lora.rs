@@ -8,7 +8,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use polylora_adapters::{About, Activate, AdapterName, Change, FleetError, RegisterFolder};
+use polylora_adapters::{About, Activate, AdapterName, Change, RegisterFolder};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
@@ -137,7 +137,7 @@ pub(crate) async fn list(State(state): State<Arc<AppState>>) -> Result<Response,
 /// # Errors
 /// 403 where that is not allowed, and what is wrong with path or adapter.
 pub(super) async fn bring_along(
-    state: &AppState,
+    state: &Arc<AppState>,
     updater: Result<Updater, ApiError>,
     request: &LoraRequest,
 ) -> Result<(), ApiError> {
@@ -153,7 +153,7 @@ pub(super) async fn bring_along(
 }
 
 async fn register(
-    state: &AppState,
+    state: &Arc<AppState>,
     actor: &Actor,
     name: &AdapterName,
     path: PathBuf,
@@ -161,10 +161,13 @@ async fn register(
 ) -> Result<(), ApiError> {
     let fleet = fleet(state)?;
     let folder = RegisterFolder { name: name.clone(), path, label: None, about: About::default(), activate };
-    let outcome: Result<_, FleetError> = blocking(move || fleet.register_folder(folder)).await?;
-    let outcome = outcome.map_err(ApiError::from);
-    note(state, actor, "load", name, outcome.as_ref().map(|version| json!({"tag": version.tag()})));
-    outcome.map(drop)
+    let (state, actor, name) = (Arc::clone(state), actor.clone(), name.clone());
+    let outcome = blocking(move || {
+        let outcome = fleet.register_folder(folder).map_err(ApiError::from);
+        note(&state, &actor, "load", &name, outcome.as_ref().map(|version| json!({"tag": version.tag()})));
+        outcome.map(drop)
+    });
+    outcome.await?
 }
 
 /// vLLM's error for what it calls invalid input of users.

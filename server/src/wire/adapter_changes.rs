@@ -206,6 +206,10 @@ impl AbBody {
 pub fn adapter_name(text: &str) -> Result<AdapterName, ApiError> {
     let name =
         AdapterName::new(text).map_err(|error| bad("invalid_value", "adapter_id", error.to_string()))?;
+    if ["registry", "register"].contains(&text) {
+        let message = format!("{name:?} is a path of the API: choose another name");
+        return Err(bad("invalid_value", "adapter_id", message));
+    }
     if Selector::split(text).is_some() {
         let message = format!("{name:?} ends like a version (`@…`): an adapter's name must not");
         return Err(bad("invalid_value", "adapter_id", message));

@@ -108,7 +108,7 @@ async fn loading_is_open_to_this_machine_where_allowed_and_to_nobody_who_comes_t
         let expected = if is_let_in { (404, "adapter_not_found") } else { (403, "runtime_updating_refused") };
         assert_eq!((status, code.as_str()), expected, "{peer:?}");
     }
-    for header in ["forwarded", "x-forwarded-for"] {
+    for header in ["forwarded", "x-forwarded-for", "via", "origin", "x-real-ip"] {
         let mut request =
             Request::post(load.1).header(header, "10.0.0.1").body(Body::from(load.2)).expect("a request");
         request.headers_mut().insert(header::CONTENT_TYPE, "application/json".parse().expect("a value"));
