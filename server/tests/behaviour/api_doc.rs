@@ -32,7 +32,7 @@ fn references(value: &Value, found: &mut BTreeSet<String>) {
 async fn every_endpoint_is_described() {
     let document = document(&Server::new()).await;
     let paths: Vec<&str> = document["paths"].as_object().expect("paths").keys().map(String::as_str).collect();
-    insta::assert_snapshot!(paths.join(" "), @"/ /api/status /decode /embed /embed_all /embeddings /health /info /metrics /openapi.json /ping /ready /similarity /tokenize /v1/embeddings /v1/models /v1/models/{id} /{model}/decode /{model}/embed /{model}/embed_all /{model}/info /{model}/similarity /{model}/tokenize");
+    insta::assert_snapshot!(paths.join(" "), @"/ /api/adapters/register /api/adapters/registry /api/adapters/{name} /api/adapters/{name}/ab /api/adapters/{name}/health /api/adapters/{name}/metadata /api/adapters/{name}/pin /api/adapters/{name}/promote /api/adapters/{name}/retire /api/adapters/{name}/rollback /api/adapters/{name}/versions /api/status /decode /embed /embed_all /embeddings /health /info /lora-adapters /metrics /openapi.json /ping /ready /similarity /tokenize /v1/embeddings /v1/load_lora_adapter /v1/models /v1/models/{id} /v1/unload_lora_adapter /{model}/decode /{model}/embed /{model}/embed_all /{model}/info /{model}/similarity /{model}/tokenize");
 }
 
 #[tokio::test]
