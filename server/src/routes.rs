@@ -1,5 +1,6 @@
 //! Which path answers what.
 
+mod adapter_probe;
 pub mod adapters;
 pub mod lora;
 pub mod tei;

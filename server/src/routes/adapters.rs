@@ -9,10 +9,10 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
-use polylora_adapters::{AdapterName, Change, Fleet, Listed, Selector, Version, VersionId};
-use polylora_engine::{EmbedInput, EmbedRequest};
+use polylora_adapters::{AdapterName, Change, Fleet, Listed, Selector, VersionId};
 use serde_json::json;
 
+use super::adapter_probe::{MayRecord, probe};
 use crate::admin::{Actor, Admin};
 use crate::api_doc::FLEET;
 use crate::state::AppState;
@@ -27,9 +27,6 @@ use crate::wire::error::ApiError;
 pub const REGISTRY: &str = "/api/adapters/registry";
 /// Where versions are registered.
 pub const REGISTER: &str = "/api/adapters/register";
-
-/// What is embedded to see whether a version still answers as it did.
-const PROBE_TEXT: &str = "The quick brown fox jumps over the lazy dog.";
 
 /// The routes of the fleet.
 pub(super) fn routes() -> Router<Arc<AppState>> {
@@ -313,34 +310,6 @@ pub(super) async fn operate(
         outcome.map(drop)
     });
     outcome.await?
-}
-
-/// Whether a first probe becomes what later ones are compared with.
-struct MayRecord(bool);
-
-/// Embeds the probe text and compares it with what was recorded.
-async fn probe(
-    state: &AppState,
-    fleet: &Arc<Fleet>,
-    version: &Arc<Version>,
-    MayRecord(may_record): MayRecord,
-) -> Result<Option<polylora_adapters::HealthCheck>, ApiError> {
-    if version.probe.is_none() && !may_record {
-        return Ok(None);
-    }
-    let request = EmbedRequest {
-        inputs: vec![EmbedInput::Text(PROBE_TEXT.to_owned())],
-        adapter: Some(format!("{}@{}", version.name, version.id)),
-        truncate: true,
-        ..EmbedRequest::default()
-    };
-    let reply = state.service().embed(request).await.map_err(ApiError::from)?;
-    // The base may have answered in its place.
-    let is_its_own = reply.served_by.as_ref().is_some_and(|served_by| served_by.id == version.id);
-    let embedding = reply.embeddings.into_iter().next().filter(|_| is_its_own);
-    let Some(embedding) = embedding else { return Ok(None) };
-    let (of, id) = (Arc::clone(fleet), version.id);
-    Ok(Some(blocking(move || of.check_probe(id, &embedding)).await?.map_err(ApiError::from)?))
 }
 
 /// The version that a path means, and all of its name.
