@@ -16,12 +16,10 @@ and torch are, or `error`. Requests, in all of which `names` and `texts` are gon
 """
 import argparse
 import itertools
-import json
-import os
 import pathlib
-import sys
 import time
-import warnings
+
+from peer_lines import serve
 
 WAYS = {"default": {}, "low_cpu_mem_usage": {"low_cpu_mem_usage": True}}
 
@@ -136,25 +134,11 @@ class Fleet:
 
 def main():
     a = arguments()
-    # What libraries print must not get between the answers.
-    out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    warnings.simplefilter("ignore")
 
-    def say(answer):
-        out.write(json.dumps(answer) + "\n")
-        out.flush()
-    try:
+    def begin():
         fleet = Fleet(a)
-    except Exception as error:  # the bench says that it was not run, and why
-        say({"error": f"{type(error).__name__}: {error}"[:300]})
-        return
-    say(fleet.hello)
-    for line in sys.stdin:
-        try:
-            say(fleet.answer(**json.loads(line)))
-        except Exception as error:
-            say({"error": f"{type(error).__name__}: {error}"[:300]})
+        return fleet.hello, fleet.answer
+    serve(begin)
 
 
 if __name__ == "__main__":

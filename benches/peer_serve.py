@@ -9,11 +9,9 @@ takes the first way untried). The answer: `way`, and `ms` (every pass, texts in,
 or `error`. The first line says what the engine is, or why it is not.
 """
 import argparse
-import json
-import os
-import sys
 import time
-import warnings
+
+from peer_lines import serve
 
 TRIAL_SECONDS = 0.3
 
@@ -73,15 +71,8 @@ class Measured:
 
 def main():
     a = arguments()
-    # What libraries print must not get between the answers.
-    out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    warnings.simplefilter("ignore")
 
-    def say(answer):
-        out.write(json.dumps(answer) + "\n")
-        out.flush()
-    try:
+    def begin():
         if a.engine.split("-")[0] in ("st", "torch", "peft"):
             import torch
             torch.set_num_threads(a.threads)
@@ -89,16 +80,8 @@ def main():
         if a.engine not in ENGINES:
             raise ValueError(f"no such engine; there are {', '.join(ENGINES)}")
         engine = ENGINES[a.engine](a, a.engine.split("-")[1])
-    except Exception as error:  # one that is not installed must not stop the others
-        say({"error": f"{type(error).__name__}: {error}"[:300]})
-        return
-    say(engine.hello)
-    measured = Measured(engine)
-    for line in sys.stdin:
-        try:
-            say(measured.answer(**json.loads(line)))
-        except Exception as error:  # nor one that fails at one batch
-            say({"error": f"{type(error).__name__}: {error}"[:300]})
+        return engine.hello, Measured(engine).answer
+    serve(begin)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 use polylora_registry::{
@@ -28,7 +28,7 @@ use polylora_registry::{
 
 use crate::{
     AdapterName, BaseModel, Digest, HostCache, HostCacheLimits, HostCacheStats, LoadedAdapter, OpenError,
-    PoolMonitor, Refusal, RefusedFolder,
+    PoolMonitor, Refusal, RefusedFolder, load_failures::Backoff,
 };
 
 pub use health::{HealthCheck, HealthReport};
@@ -175,6 +175,7 @@ pub struct Fleet {
     traffic: traffic::TrafficBook,
     judges_trials: AtomicBool,
     pools: Mutex<Vec<PoolMonitor>>,
+    backoff: Backoff,
     options: FleetOptions,
 }
 
@@ -201,12 +202,14 @@ impl Fleet {
             Some(directory) => RegistryStore::open(directory)?,
             None => (RegistryStore::in_memory(), BTreeMap::new()),
         };
+        let first = options.retry_after;
+        let backoff = Backoff { first, longest: LONGEST_PAUSE.max(first) };
         let cache = HostCache::new(HostCacheLimits {
             bytes: options.host_cache_bytes,
             adapters: options.most_in_host_cache,
             counts_packed: options.counts_packed,
-            first_pause: options.retry_after,
-            longest_pause: LONGEST_PAUSE.max(options.retry_after),
+            first_pause: backoff.first,
+            longest_pause: backoff.longest,
         });
         let digest = parts.base.digest();
         let fleet = Self {
@@ -224,6 +227,7 @@ impl Fleet {
             traffic: traffic::TrafficBook::new(usage),
             judges_trials: AtomicBool::new(false),
             pools: Mutex::default(),
+            backoff,
             options,
         };
         fleet.rescan()?;
@@ -234,11 +238,6 @@ impl Fleet {
     /// The registry as it is now; it stays so for whoever holds it.
     pub fn registry(&self) -> Arc<Registry> {
         self.store.read()
-    }
-
-    /// The base model that versions are checked against.
-    pub fn base(&self) -> &BaseRef {
-        &self.base_ref
     }
 
     /// The host cache's figures at this moment.
@@ -262,16 +261,8 @@ impl Fleet {
     fn is_resident(&self, digest: &Digest) -> bool {
         self.pools.lock().iter().any(|pool| pool.is_resident(digest))
     }
-
-    /// How long a fault that came `tries` times in a row is not looked at again.
-    fn pause(&self, tries: u32) -> Duration {
-        let factor = 2u32.saturating_pow(tries.saturating_sub(1));
-        self.options.retry_after.saturating_mul(factor).min(LONGEST_PAUSE.max(self.options.retry_after))
-    }
 }
 
-/// The time now; a clock before 1970 counts as then.
-pub(crate) fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+fn now() -> Timestamp {
+    SystemTime::now().into()
 }

@@ -15,7 +15,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::{
     LoadedAdapter,
     cache_books::{BookLimits, CacheBooks, PinError},
-    load_failures::LoadFailures,
+    load_failures::{Backoff, LoadFailures},
 };
 
 /// Bytes in a unit of weight.
@@ -76,7 +76,7 @@ impl<K: Hash + Eq + Clone, E> HostCache<K, E> {
         let HostCacheLimits { bytes, adapters, counts_packed, first_pause, longest_pause } = limits;
         let state = State {
             books: CacheBooks::new(BookLimits { units: bytes / UNIT_BYTES, values: adapters }),
-            failures: LoadFailures::new(first_pause, longest_pause),
+            failures: LoadFailures::new(Backoff { first: first_pause, longest: longest_pause }),
             loading: HashMap::new(),
             hits: 0,
             loads: 0,

@@ -43,9 +43,9 @@ pub use peft::{
     MAX_HEADER_BYTES, MAX_RANK, WEIGHTS_FILE,
 };
 pub use polylora_registry::{
-    About, Activate, AdapterName, BasisPoints, Change, ChangeError, Content, Digest, DigestBuilder,
+    About, Activate, AdapterName, BasisPoints, Change, ChangeError, Content, Digest, DigestBuilder, Event,
     MAX_NAME_BYTES, NameError, Phase, Selector, Source, SplitKey, StoreError as RegistryError, Timestamp,
-    Usage, Version, VersionId,
+    Usage, Version, VersionId, VirtualPart,
 };
 pub use pool::{DevicePool, ExtentSink, NoCopy, PoolError, PoolMode, PoolMonitor, PoolStats, StoreError};
 pub use site_catalog::{IgnoredModule, Module, Site, SiteCatalog};

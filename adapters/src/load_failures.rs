@@ -12,10 +12,26 @@ use std::{
 /// Most keys whose failed loads are remembered.
 pub const MAX_REMEMBERED_FAILURES: usize = 1024;
 
+/// How long what keeps failing is left alone.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Backoff {
+    /// After the first failure; doubled with each in a row.
+    pub(crate) first: Duration,
+    /// At most.
+    pub(crate) longest: Duration,
+}
+
+impl Backoff {
+    /// The pause after the last of so many failures in a row.
+    pub(crate) fn pause(&self, in_a_row: u32) -> Duration {
+        let doubled = 2u32.saturating_pow(in_a_row.saturating_sub(1));
+        self.first.saturating_mul(doubled).min(self.longest)
+    }
+}
+
 /// Failures by key, at most [`MAX_REMEMBERED_FAILURES`]: the one that failed longest ago goes first.
 pub(crate) struct LoadFailures<K, E> {
-    first_pause: Duration,
-    longest_pause: Duration,
+    backoff: Backoff,
     failures: HashMap<K, Failure<E>>,
     by_age: BTreeMap<u64, K>,
     count: u64,
@@ -33,11 +49,10 @@ struct Failure<E> {
 }
 
 impl<K: Hash + Eq + Clone, E> LoadFailures<K, E> {
-    /// Nothing failed yet. After the n-th failure in a row a key pauses for `first_pause` * 2^(n-1), at most
-    /// `longest_pause`.
-    pub(crate) fn new(first_pause: Duration, longest_pause: Duration) -> Self {
+    /// Nothing failed yet. After a failure a key pauses as `backoff` says.
+    pub(crate) fn new(backoff: Backoff) -> Self {
         let (failures, by_age) = (HashMap::new(), BTreeMap::new());
-        Self { first_pause, longest_pause, failures, by_age, count: 0 }
+        Self { backoff, failures, by_age, count: 0 }
     }
 
     /// The last error of `key` while its pause lasts.
@@ -59,7 +74,7 @@ impl<K: Hash + Eq + Clone, E> LoadFailures<K, E> {
             self.failures.remove(&oldest);
         }
         let in_a_row = before.map_or(1, |b| b.in_a_row.saturating_add(1));
-        let (pause, number) = (self.pause(in_a_row), self.count);
+        let (pause, number) = (self.backoff.pause(in_a_row), self.count);
         self.count += 1;
         self.by_age.insert(number, key.clone());
         self.failures.insert(key.clone(), Failure { error, at: now, pause, in_a_row, number });
@@ -71,11 +86,6 @@ impl<K: Hash + Eq + Clone, E> LoadFailures<K, E> {
             self.by_age.remove(&failure.number);
         }
     }
-
-    fn pause(&self, in_a_row: u32) -> Duration {
-        let doubled = 2u32.saturating_pow(in_a_row - 1);
-        self.first_pause.saturating_mul(doubled).min(self.longest_pause)
-    }
 }
 
 #[cfg(test)]
@@ -86,7 +96,7 @@ mod tests {
     const TICK: Duration = Duration::from_nanos(1);
 
     fn failing(first: Duration, longest: Duration) -> (LoadFailures<usize, u32>, Instant) {
-        (LoadFailures::new(first, longest), Instant::now())
+        (LoadFailures::new(Backoff { first, longest }), Instant::now())
     }
 
     #[test]

@@ -1,14 +1,17 @@
 //! Laws of the device pool, over random sequences of leases, drops, evictions and failures.
 
+mod made_adapter;
+
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use made_adapter::adapter_of;
 use polylora_adapters::{
     DevicePool, Digest, Extent, ExtentSink, Lease, LoadedAdapter, NoCopy, PoolError, PoolMode, StoreError,
 };
-use polylora_kernels::extent::{ExtentLayout, HostExtent, SiteId, SiteShape};
+use polylora_kernels::extent::HostExtent;
 use proptest::prelude::*;
 
 const LINE: usize = 16;
@@ -16,10 +19,7 @@ const LINE_BYTES: usize = LINE * 4;
 
 /// Adapter number `tag`, of `lines` lines of 64 bytes.
 fn adapter(tag: u8, lines: usize) -> LoadedAdapter {
-    let (in_width, out_width) = (lines * LINE, 0);
-    let shape = SiteShape { site: SiteId(0), in_width, out_width, rank: 1, has_gain: false, has_bias: false };
-    let extent = HostExtent::zeroed(ExtentLayout::new(vec![shape], |site| site.0));
-    LoadedAdapter { digest: Digest([tag; 32]), extent: Arc::new(extent) }
+    adapter_of(tag, lines * LINE)
 }
 
 /// Lines that adapter `tag` takes: different sizes, an empty adapter among them.

@@ -1,5 +1,7 @@
 //! Laws of the host cache: one load for many, bounds, pins, pauses.
 
+mod made_adapter;
+
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -11,8 +13,8 @@ use std::{
     time::Duration,
 };
 
+use made_adapter::adapter_of;
 use polylora_adapters::{Digest, HostCache, HostCacheLimits, LoadedAdapter, MAX_PINS, PinError};
-use polylora_kernels::extent::{ExtentLayout, HostExtent, SiteId, SiteShape};
 
 const NEVER: Duration = Duration::from_secs(3600);
 const KIB: u64 = 1024;
@@ -28,10 +30,7 @@ fn roomy() -> TestCache {
 }
 
 fn adapter(key: usize, kib: usize) -> LoadedAdapter {
-    let (in_width, out_width) = (kib * 256, 0);
-    let shape = SiteShape { site: SiteId(0), in_width, out_width, rank: 1, has_gain: false, has_bias: false };
-    let extent = HostExtent::zeroed(ExtentLayout::new(vec![shape], |site| site.0));
-    LoadedAdapter { digest: Digest([key as u8; 32]), extent: Arc::new(extent) }
+    adapter_of(key as u8, kib * 256)
 }
 
 fn get(cache: &TestCache, key: usize, kib: usize) -> LoadedAdapter {

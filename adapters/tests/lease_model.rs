@@ -7,6 +7,7 @@
 #[expect(dead_code, reason = "not every door of the pool is used here")]
 #[path = "../src/lease.rs"]
 mod lease;
+mod made_adapter;
 #[expect(dead_code, reason = "not every door of the pool is used here")]
 #[path = "../src/pool.rs"]
 mod pool;
@@ -38,9 +39,10 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use loom::{cell::UnsafeCell, thread};
 use polylora_adapters::{Arena, Digest, Extent, LoadedAdapter};
-use polylora_kernels::extent::{ExtentLayout, HostExtent, SiteId, SiteShape};
+use polylora_kernels::extent::HostExtent;
 
 use lease::Lease;
+use made_adapter::adapter_of;
 use pool::{DevicePool, ExtentSink, PoolError, PoolMode, StoreError};
 
 const LINE: usize = 16;
@@ -48,10 +50,7 @@ const LINE_BYTES: usize = LINE * 4;
 
 /// Adapter number `tag`, of `lines` lines of 64 bytes.
 fn adapter(tag: u8, lines: usize) -> LoadedAdapter {
-    let (in_width, out_width) = (lines * LINE, 0);
-    let shape = SiteShape { site: SiteId(0), in_width, out_width, rank: 1, has_gain: false, has_bias: false };
-    let extent = HostExtent::zeroed(ExtentLayout::new(vec![shape], |site| site.0));
-    LoadedAdapter { digest: Digest([tag; 32]), extent: Arc::new(extent) }
+    adapter_of(tag, lines * LINE)
 }
 
 /// 64 bytes of the device.
@@ -122,10 +121,20 @@ impl Ways {
     fn note(&self, way: bool) {
         self.0[usize::from(way)].fetch_add(1, Relaxed);
     }
+}
 
-    fn assert_both(&self) {
-        let [no, yes] = &*self.0;
-        assert!(no.load(Relaxed) > 0 && yes.load(Relaxed) > 0, "the orders were not explored");
+/// Runs a model in all its orders; it notes which way it went, and must have gone both.
+fn in_both_ways(model: impl Fn(&Ways) + Send + Sync + 'static) {
+    let ways = Ways::default();
+    let seen = ways.clone();
+    loom::model(move || model(&seen));
+    let [no, yes] = &*ways.0;
+    assert!(no.load(Relaxed) > 0 && yes.load(Relaxed) > 0, "the orders were not explored");
+}
+
+fn join_all(readers: impl IntoIterator<Item = thread::JoinHandle<()>>) {
+    for reader in readers {
+        reader.join().expect("a reader");
     }
 }
 
@@ -145,9 +154,7 @@ fn assert_whole(mut pool: DevicePool, mut memory: Memory) {
 
 #[test]
 fn a_place_is_written_only_after_its_last_reader_gave_it_back() {
-    let ways = Ways::default();
-    let seen = ways.clone();
-    loom::model(move || {
+    in_both_ways(|seen| {
         let (mut pool, mut memory) = (DevicePool::new(2 * LINE_BYTES, PoolMode::Copy), Memory::new(2));
         let readers = [(); 2].map(|()| {
             let lease = memory.lease(&mut pool, 1, 1).expect("it fits");
@@ -160,19 +167,14 @@ fn a_place_is_written_only_after_its_last_reader_gave_it_back() {
             Err(error) => assert!(matches!(error, PoolError::AllLeased { leases: 1..=2, leased: 1, .. })),
         }
         drop(wide);
-        for reader in readers {
-            reader.join().expect("a reader");
-        }
+        join_all(readers);
         assert_whole(pool, memory);
     });
-    ways.assert_both();
 }
 
 #[test]
 fn a_resident_that_is_leased_again_while_it_is_given_back_stays() {
-    let ways = Ways::default();
-    let seen = ways.clone();
-    loom::model(move || {
+    in_both_ways(|seen| {
         let (mut pool, mut memory) = (DevicePool::new(LINE_BYTES, PoolMode::Copy), Memory::new(1));
         let lease = memory.lease(&mut pool, 1, 1).expect("it fits");
         let reader = memory.reader(lease);
@@ -188,14 +190,11 @@ fn a_resident_that_is_leased_again_while_it_is_given_back_stays() {
         drop(again);
         assert_whole(pool, memory);
     });
-    ways.assert_both();
 }
 
 #[test]
 fn the_number_of_residents_holds_while_leases_are_given_back() {
-    let ways = Ways::default();
-    let seen = ways.clone();
-    loom::model(move || {
+    in_both_ways(|seen| {
         let most = NonZeroUsize::new(2);
         let mut pool = DevicePool::with_most(8 * LINE_BYTES, most, PoolMode::Copy);
         let mut memory = Memory::new(8);
@@ -208,19 +207,14 @@ fn the_number_of_residents_holds_while_leases_are_given_back() {
         assert_eq!(pool.monitor().residents().len(), 2);
         assert_eq!(third.is_ok(), pool.monitor().is_resident(&Digest([3; 32])));
         drop(third);
-        for reader in readers {
-            reader.join().expect("a reader");
-        }
+        join_all(readers);
         assert_whole(pool, memory);
     });
-    ways.assert_both();
 }
 
 #[test]
 fn a_store_that_fails_gives_its_place_back_whatever_is_given_back_meanwhile() {
-    let ways = Ways::default();
-    let seen = ways.clone();
-    loom::model(move || {
+    in_both_ways(|seen| {
         let (mut pool, mut memory) = (DevicePool::new(2 * LINE_BYTES, PoolMode::Copy), Memory::new(2));
         let readers = [1, 2].map(|tag| {
             let lease = memory.lease(&mut pool, tag, 1).expect("it fits");
@@ -231,19 +225,14 @@ fn a_store_that_fails_gives_its_place_back_whatever_is_given_back_meanwhile() {
         memory.next.1 = false;
         seen.note(matches!(error, PoolError::Store { .. }));
         assert!(!pool.is_resident(&Digest([3; 32])));
-        for reader in readers {
-            reader.join().expect("a reader");
-        }
+        join_all(readers);
         assert_whole(pool, memory);
     });
-    ways.assert_both();
 }
 
 #[test]
 fn an_adapter_that_others_let_go_is_gone_after_its_last_lease_and_not_before() {
-    let ways = Ways::default();
-    let seen = ways.clone();
-    loom::model(move || {
+    in_both_ways(|seen| {
         let (mut pool, mut memory) = (DevicePool::new(LINE_BYTES, PoolMode::Copy), Memory::new(1));
         let lease = memory.lease(&mut pool, 1, 1).expect("it fits");
         let reader = memory.reader(lease);
@@ -259,14 +248,11 @@ fn an_adapter_that_others_let_go_is_gone_after_its_last_lease_and_not_before() {
         assert!(!pool.is_resident(&Digest([1; 32])));
         assert_whole(pool, memory);
     });
-    ways.assert_both();
 }
 
 #[test]
 fn others_see_whole_books_and_the_pool_may_go_before_its_leases() {
-    let ways = Ways::default();
-    let seen = ways.clone();
-    loom::model(move || {
+    in_both_ways(|seen| {
         let (mut pool, mut memory) = (DevicePool::new(2 * LINE_BYTES, PoolMode::Alias), Memory::new(2));
         let monitor = pool.monitor();
         let reader = {
@@ -288,5 +274,4 @@ fn others_see_whole_books_and_the_pool_may_go_before_its_leases() {
         reader.join().expect("a reader");
         assert!(!monitor.is_alive() && monitor.stats().leases == 0);
     });
-    ways.assert_both();
 }

@@ -1,6 +1,5 @@
 //! A [`Fleet`] as the engine's source of adapters.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use polylora_adapters::{Answering, Fleet, FleetFound, LoadError, Ticket, Version, VersionId};
@@ -21,9 +20,7 @@ impl AdapterSource for Fleet {
     }
 
     fn list(&self) -> Vec<AdapterInfo> {
-        let info =
-            |version: Arc<Version>| AdapterInfo { is_loaded: self.is_loaded(&version), ..version.into() };
-        self.served().into_iter().map(info).collect()
+        self.served().into_iter().map(|version| info(&version, self.is_loaded(&version))).collect()
     }
 
     fn memory(&self) -> AdapterMemory {
@@ -54,17 +51,15 @@ impl From<LoadError> for EmbedError {
     }
 }
 
-impl From<Arc<Version>> for AdapterInfo {
-    fn from(version: Arc<Version>) -> Self {
-        let folder = version.source.folder();
-        Self {
-            name: version.name.to_string(),
-            root: folder.map_or_else(|| "virtual".to_owned(), |path| path.display().to_string()),
-            max_rank: version.content.ranks.last().copied().unwrap_or(0),
-            digest: Some(version.digest.to_hex()),
-            is_loaded: false,
-            created: version.created_at.0 / 1000,
-        }
+fn info(version: &Version, is_loaded: bool) -> AdapterInfo {
+    let folder = version.source.folder();
+    AdapterInfo {
+        name: version.name.to_string(),
+        root: folder.map_or_else(|| "virtual".to_owned(), |path| path.display().to_string()),
+        max_rank: version.content.ranks.last().copied().unwrap_or(0),
+        digest: Some(version.digest.to_hex()),
+        is_loaded,
+        created: version.created_at.0 / 1000,
     }
 }
 
@@ -72,6 +67,8 @@ impl From<Arc<Version>> for AdapterInfo {
 mod tests {
     use polylora_adapters::{BaseModel, Digest, FleetOptions, FleetParts, LowRank, Roots, SiteCatalog};
     use polylora_kernels::extent::SiteId;
+
+    use std::sync::Arc;
 
     use super::*;
 

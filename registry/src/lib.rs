@@ -35,7 +35,7 @@ pub use registry::{Grave, Inconsistent, MAX_NAMES, MAX_VERSIONS_OF_A_NAME, Regis
 pub use registry_store::{RegistryStore, StoreError};
 pub use selector::Selector;
 pub use split::{BasisPoints, SplitKey};
-pub use state_log::{SCHEMA, StateError, StateLog};
+pub use state_log::{REGISTRY_FILE, SCHEMA, StateError, StateLog};
 pub use usage::{RECENT_OUTCOMES, Usage};
 pub use version::{
     About, BaseRef, Content, FileStamp, FilesStamp, Phase, Source, Timestamp, Version, VersionId, VirtualPart,

@@ -96,7 +96,7 @@ impl Registry {
 
     fn plan_registration(&self, new: &NewVersion, now: Timestamp) -> Result<Vec<Event>, ChangeError> {
         let alias = self.alias(new.name.as_str());
-        let known = self.versions_of(new.name.as_str()).find(|version| version.digest == new.digest);
+        let known = self.by_content(new.name.as_str(), new.digest);
         let mut events = vec![];
         let version = match known {
             Some(known) => {

@@ -147,6 +147,17 @@ impl Registry {
         ids.iter().filter_map(|id| self.versions.get(id))
     }
 
+    /// The version of `name` that has this content.
+    pub fn by_content(&self, name: &str, digest: Digest) -> Option<&Arc<Version>> {
+        self.versions_of(name).find(|version| version.digest == digest)
+    }
+
+    /// The version that stands for `name` in lists: who answers, else the newest.
+    pub fn lead(&self, name: &str) -> Option<&Arc<Version>> {
+        let alias = self.names.get(name)?;
+        self.version(alias.active.or_else(|| alias.versions.last().copied())?)
+    }
+
     /// The version that `selector` means among those of `name`; of several with one digest the newest.
     pub fn select(&self, name: &str, selector: &Selector) -> Option<&Arc<Version>> {
         let mut versions: Vec<_> = self.versions_of(name).collect();

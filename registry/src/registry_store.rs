@@ -70,24 +70,40 @@ impl RegistryStore {
         decide: impl FnOnce(&Registry) -> Vec<Change>,
         now: Timestamp,
     ) -> Result<Vec<Event>, StoreError> {
+        let outcomes = self.change_groups(|registry| vec![decide(registry)], now)?;
+        Ok(outcomes.into_iter().collect::<Result<Vec<_>, _>>()?.concat())
+    }
+
+    /// As [`RegistryStore::change_all`] for several groups of changes, which are stored as one: of each group all changes
+    /// happen or, if one of them is refused, none. Gives what each group came to.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the groups could not be stored; nothing has changed then.
+    pub fn change_groups(
+        &self,
+        decide: impl FnOnce(&Registry) -> Vec<Vec<Change>>,
+        now: Timestamp,
+    ) -> Result<Vec<Result<Vec<Event>, ChangeError>>, StoreError> {
         let mut log = self.log.lock();
         // On a copy: readers go on meanwhile, and what does not fit is never stored.
-        let mut next = Registry::clone(&self.read());
-        let mut happened = vec![];
-        for change in decide(&next) {
-            let events = next.plan(&change, now)?;
-            events.iter().try_for_each(|event| next.apply(event))?;
-            happened.extend(events);
+        let mut next = self.read();
+        let (mut outcomes, mut happened) = (vec![], vec![]);
+        for changes in decide(&next) {
+            let outcome = after_group(&next, &changes, now)?;
+            outcomes.push(outcome.map(|(registry, events)| {
+                next = Arc::new(registry);
+                happened.extend_from_slice(&events);
+                events
+            }));
         }
         if happened.is_empty() {
-            return Ok(happened);
+            return Ok(outcomes);
         }
         log.append(&happened)?;
-        let next = Arc::new(next);
         *self.registry.write() = Arc::clone(&next);
         // The events are safe already: a snapshot only makes the next start shorter.
         log.shorten(&next);
-        Ok(happened)
+        Ok(outcomes)
     }
 
     /// Writes the versions' figures; those of versions that are gone are dropped.
@@ -100,4 +116,22 @@ impl RegistryStore {
         usage.retain(|id, _| self.registry.read().version(*id).is_some());
         log.write_usage(&usage)
     }
+}
+
+/// The registry after all of `changes`, and what happened; or why one of them is refused.
+fn after_group(
+    registry: &Registry,
+    changes: &[Change],
+    now: Timestamp,
+) -> Result<Result<(Registry, Vec<Event>), ChangeError>, Inconsistent> {
+    let (mut next, mut happened) = (registry.clone(), vec![]);
+    for change in changes {
+        let events = match next.plan(change, now) {
+            Ok(events) => events,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        events.iter().try_for_each(|event| next.apply(event))?;
+        happened.extend(events);
+    }
+    Ok(Ok((next, happened)))
 }

@@ -19,7 +19,8 @@ pub const SCHEMA: u64 = 1;
 
 /// Events after which the registry is written as a whole.
 const EVENTS_A_SNAPSHOT: u64 = 256;
-const FILE: &str = "registry.redb";
+/// The registry's file in its state directory.
+pub const REGISTRY_FILE: &str = "registry.redb";
 const SCHEMA_KEY: &str = "schema";
 
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
@@ -169,7 +170,7 @@ impl StateLog {
     ) -> Result<(Self, Registry, BTreeMap<VersionId, Usage>), StateError> {
         let no_directory = |source| StateError::Directory { path: directory.to_owned(), source };
         fs::create_dir_all(directory).map_err(no_directory)?;
-        let path = directory.join(FILE);
+        let path = directory.join(REGISTRY_FILE);
         let database = match Database::create(&path) {
             Ok(database) => database,
             Err(DatabaseError::DatabaseAlreadyOpen) => return Err(StateError::InUse { path }),

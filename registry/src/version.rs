@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -149,6 +150,14 @@ pub struct About {
     pub thresholds: BTreeMap<String, f64>,
     /// Whatever else was given.
     pub custom: BTreeMap<String, Value>,
+}
+
+impl From<SystemTime> for Timestamp {
+    /// A time before 1970 counts as then.
+    fn from(time: SystemTime) -> Self {
+        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
 }
 
 impl Phase {

@@ -182,9 +182,7 @@ pub(crate) async fn model(
     State(state): State<Arc<AppState>>,
     name: Result<Path<String>, PathRejection>,
 ) -> Result<impl IntoResponse, ApiError> {
-    let Path(name) = name.map_err(|rejection| {
-        ApiError::invalid(StatusCode::BAD_REQUEST, "invalid_path", rejection.body_text()).naming("model")
-    })?;
+    let Path(name) = name.map_err(|rejection| ApiError::invalid_path(rejection.body_text(), "model"))?;
     state.models().find(&name).map(Json).ok_or_else(|| ApiError::model_not_found(&name))
 }
 

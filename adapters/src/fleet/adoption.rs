@@ -7,25 +7,16 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 use polylora_registry::{
-    About, Activate, AdapterName, Change, Content, Event, NewVersion, Phase, Registry, Selector, Source,
-    StoreError, Version, VersionId,
+    Activate, AdapterName, Change, Event, NewVersion, Phase, Registry, Source, StoreError, Version, VersionId,
 };
 use rayon::prelude::*;
 
-use super::examination::{Examined, stamp};
+use super::examination::Holding;
 use super::{Fleet, LoadError, Look, OpenFleetError, now};
 use crate::{Digest, Finding, FoundVersion, Layout, Refusal, RefusedFolder};
 
 /// Names whose locks are kept; more than that are asked for only by somebody who tries names out.
 const MOST_LOCKS: usize = 1_024;
-
-/// A content that was read, without its values.
-struct Read {
-    digest: Digest,
-    content: Content,
-    source: Source,
-    about: About,
-}
 
 /// What came of a look at the folders.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -89,39 +80,43 @@ impl Fleet {
             .map(|found| {
                 let outcome = match &found.finding {
                     // The values go to the host cache, as far as it has room: a directory may hold more than memory.
-                    Finding::Served(_) => self.examine(&found.source).map_err(Arc::new).map(|examined| {
-                        let Examined { loaded, content, source, about } = examined;
-                        self.cache.insert(&loaded.digest, loaded.clone());
-                        Read { digest: loaded.digest, content, source, about }
-                    }),
+                    Finding::Served(_) => {
+                        self.examine(&found.source).map_err(Arc::new).map(|(loaded, held)| {
+                            self.cache.insert(&held.digest, loaded);
+                            held
+                        })
+                    }
                     Finding::Refused(reason) => Err(Arc::clone(reason)),
                 };
                 (found, outcome)
             })
             .collect();
-        let mut good: BTreeMap<AdapterName, Vec<(FoundVersion, Read)>> = BTreeMap::new();
+        let mut good: BTreeMap<AdapterName, Vec<(FoundVersion, Holding)>> = BTreeMap::new();
         let mut refused = 0;
         for (found, outcome) in examined {
             match outcome {
-                Ok(read) => good.entry(found.name.clone()).or_default().push((found, read)),
+                Ok(held) => good.entry(found.name.clone()).or_default().push((found, held)),
                 Err(reason) => {
                     refused += 1;
                     self.turn_away(&found, &reason);
                 }
             }
         }
+        let groups = |registry: &Registry| {
+            good.iter().map(|(name, good)| self.registrations(registry, name, good)).collect()
+        };
         let mut events = vec![];
-        for (name, good) in &good {
-            match self.change_all(|registry| self.registrations(registry, name, good)) {
+        for ((name, good), outcome) in good.iter().zip(self.store.change_groups(groups, now())?) {
+            match outcome {
                 Ok(happened) => events.extend(happened),
                 // One name that cannot be registered does not hold up the others.
-                Err(StoreError::Refused(error)) => {
+                Err(error) => {
                     refused += good.len();
                     tracing::error!(adapter = ?name, %error, "what was found is not registered");
                 }
-                Err(other) => return Err(other),
             }
         }
+        self.follow(&events);
         let registered: Vec<_> =
             events.iter().filter(|event| matches!(event, Event::Registered(_))).collect();
         for event in &registered {
@@ -132,10 +127,10 @@ impl Fleet {
                 tracing::warn!(adapter = ?version.name, version = tag, "the adapter changes nothing: it answers as the base does");
             }
         }
-        for (found, read) in good.values().flatten() {
+        for (found, held) in good.values().flatten() {
             self.turned_away.lock().remove(found.name.as_str());
-            let digest = Selector::Digest(read.digest.to_hex());
-            let id = self.store.read().select(found.name.as_str(), &digest).map(|version| version.id);
+            let registry = self.store.read();
+            let id = registry.by_content(found.name.as_str(), held.digest).map(|version| version.id);
             id.into_iter().for_each(|id| self.note_look(id, None));
         }
         let activated = events.iter().filter(|event| matches!(event, Event::Activated { .. })).count();
@@ -192,7 +187,7 @@ impl Fleet {
     /// Whether a folder is not one that is registered as it is, nor one that was deleted.
     fn is_news(&self, registry: &Registry, found: &FoundVersion) -> bool {
         let Finding::Served(manifest) = &found.finding else { return true };
-        let (folder, files) = (manifest.folder().to_owned(), stamp(manifest.identity()));
+        let (folder, files) = (manifest.folder().to_owned(), manifest.identity().into());
         if registry.is_buried(&found.name, &folder, &files) {
             return false;
         }
@@ -208,7 +203,7 @@ impl Fleet {
         &self,
         registry: &Registry,
         name: &AdapterName,
-        good: &[(FoundVersion, Read)],
+        good: &[(FoundVersion, Holding)],
     ) -> Vec<Change> {
         let mut changes = vec![];
         let mut newest = None;
@@ -216,8 +211,8 @@ impl Fleet {
         // A name all of whose versions were taken out of service does not come back by itself.
         let mut of_name = registry.versions_of(name.as_str()).peekable();
         let is_retired = of_name.peek().is_some() && of_name.all(|version| version.phase == Phase::Retired);
-        for (found, read) in good {
-            let same = registry.select(name.as_str(), &Selector::Digest(read.digest.to_hex()));
+        for (found, held) in good {
+            let same = registry.by_content(name.as_str(), held.digest);
             let is_elsewhere = |same: &&Arc<Version>| match &same.source {
                 Source::Folder { path, stamp } => {
                     same.phase == Phase::Registered && self.stamp(path) == Some(*stamp)
@@ -225,8 +220,8 @@ impl Fleet {
                 Source::Virtual { .. } => true,
             };
             let is_out = same.is_some_and(|same| same.phase == Phase::Retired);
-            let is_gone = registry.is_content_buried(name, read.digest);
-            if is_out || is_gone || same.as_ref().is_some_and(is_elsewhere) || !seen.insert(read.digest) {
+            let is_gone = registry.is_content_buried(name, held.digest);
+            if is_out || is_gone || same.as_ref().is_some_and(is_elsewhere) || !seen.insert(held.digest) {
                 continue;
             }
             // A label stands for one content: where its folder has another one now, the next free label is taken.
@@ -236,18 +231,9 @@ impl Fleet {
                 Some(same) => Some(same.label.clone()),
                 None => found.label.clone().filter(|label| !is_taken(label)),
             };
-            let new = NewVersion {
-                name: name.clone(),
-                label,
-                digest: read.digest,
-                content: read.content.clone(),
-                source: read.source.clone(),
-                base: self.base_ref.clone(),
-                about: read.about.clone(),
-                activate: Activate::Never,
-            };
+            let new = NewVersion { label, ..self.new_version(name, held.clone()) };
             changes.push(Change::Register(Box::new(new.clone())));
-            newest = Some((new, self.replaces_active(registry, name, read.source.folder())));
+            newest = Some((new, self.replaces_active(registry, name, held.source.folder())));
         }
         // A label that a folder asks for is given before the next free one is.
         changes.sort_by_key(|change| matches!(change, Change::Register(new) if new.label.is_none()));

@@ -7,11 +7,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use polylora_registry::{
-    Activate, AdapterName, Change, NewVersion, Phase, Registry, ResolveError, Selector, Source, SplitKey,
+    Activate, AdapterName, Change, Phase, Registry, ResolveError, Selector, Source, SplitKey, StoreError,
     Version, VersionId, VirtualPart,
 };
 
-use super::examination::Examined;
 use super::{Answering, Fleet, FleetFound, LoadError, Look, MOST_MISSES, Ticket};
 use crate::{LoadedAdapter, Refusal, compose};
 
@@ -125,10 +124,10 @@ impl Fleet {
         };
         self.note_look(version.id, None);
         let read = || {
-            let examined = self.examine(&self.roots.source(folder))?;
-            let is_it = examined.loaded.digest == version.digest;
+            let (loaded, _) = self.examine(&self.roots.source(folder))?;
+            let is_it = loaded.digest == version.digest;
             let changed = || Refusal::Replaced { path: folder.clone(), version: version.tag() };
-            is_it.then_some(examined.loaded).ok_or_else(changed)
+            is_it.then_some(loaded).ok_or_else(changed)
         };
         match self.cache.get_or_load(&version.digest, read) {
             Ok(adapter) => {
@@ -154,28 +153,14 @@ impl Fleet {
             drop(guard);
             return self.load_version(&current);
         }
-        let examined = match self.examine(&self.roots.source(folder)) {
-            Ok(examined) => examined,
-            Err(reason) => return Err(self.failed(version, Arc::new(reason))),
-        };
-        let Examined { loaded, content, source, about } = examined;
+        let examined = self.examine(&self.roots.source(folder));
+        let (loaded, holding) = examined.map_err(|reason| self.failed(version, Arc::new(reason)))?;
         let digest = loaded.digest;
-        let select = Selector::Digest(digest.to_hex());
-        let base = self.base_ref.clone();
-        let mut new = NewVersion {
-            name: version.name.clone(),
-            label: None,
-            digest,
-            content,
-            source,
-            base,
-            about,
-            activate: Activate::Never,
-        };
+        let mut new = self.new_version(&version.name, holding);
         let mut was_in_service = false;
         // Decided at the moment of the change: what was deleted or retired meanwhile does not come back by itself.
         let decide = |registry: &Registry| {
-            let known = registry.select(name, &select);
+            let known = registry.by_content(name, digest);
             if registry.version(version.id).is_none()
                 || known.is_some_and(|known| known.phase == Phase::Retired)
             {
@@ -189,18 +174,16 @@ impl Fleet {
             }
             let tried = is_tried.filter(|_| digest != version.digest).map(|split| Change::Split {
                 name: version.name.clone(),
-                candidate: select.clone(),
+                candidate: Selector::Digest(digest.to_hex()),
                 share: split.share,
                 expect: None,
             });
             iter::once(Change::Register(Box::new(new))).chain(tried).collect()
         };
-        let stored = |error: &dyn std::error::Error| LoadError::Store {
-            name: name.to_owned(),
-            reason: error.to_string(),
-        };
-        self.change_all(decide).map_err(|error| stored(&error))?;
-        let found = self.store.read().select(name, &select).cloned();
+        let failed =
+            |error: StoreError| LoadError::Store { name: name.to_owned(), reason: error.to_string() };
+        self.change_all(decide).map_err(failed)?;
+        let found = self.store.read().by_content(name, digest).cloned();
         let Some(registered) = found else {
             return Err(LoadError::Unknown {
                 name: name.to_owned(),
@@ -245,7 +228,7 @@ impl Fleet {
         let name = Selector::split(model).map_or(model, |(name, _)| name);
         if let Some((look, _)) = self.turned_away.lock().get(name)
             && let Some((reason, tries)) = &look.fault
-            && look.at.elapsed() < self.pause(*tries)
+            && look.at.elapsed() < self.backoff.pause(*tries)
         {
             return Err(LoadError::Refused { name: name.to_owned(), reason: Arc::clone(reason) });
         }
@@ -283,7 +266,7 @@ impl Fleet {
         let looks = self.looks.lock();
         let look = looks.get(&id)?;
         let (reason, tries) = look.fault.as_ref()?;
-        (look.at.elapsed() < self.pause(*tries)).then(|| Arc::clone(reason))
+        (look.at.elapsed() < self.backoff.pause(*tries)).then(|| Arc::clone(reason))
     }
 
     fn is_due(&self, id: VersionId) -> bool {

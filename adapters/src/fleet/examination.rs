@@ -1,23 +1,20 @@
 //! What a folder holds, found out by reading it whole: the content behind a version.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
+use std::path::Path;
 
-use polylora_registry::{About, Content, FileStamp, FilesStamp, Source};
+use polylora_registry::{About, Activate, Content, FilesStamp, NewVersion, Source};
 
 use super::Fleet;
-use crate::{
-    AdapterError, AdapterIdentity, AdapterManifest, AdapterSource, FileIdentity, LoadedAdapter, Refusal,
-};
+use crate::{AdapterError, AdapterManifest, AdapterName, AdapterSource, Digest, LoadedAdapter, Refusal};
 
 /// Times that one reading starts over because the files changed meanwhile.
 const MAX_STARTS: usize = 3;
 
-/// A content and where it was read.
+/// What a folder, or a sum of others, holds, without its values.
 #[derive(Clone, Debug)]
-pub(super) struct Examined {
-    pub(super) loaded: LoadedAdapter,
+pub(super) struct Holding {
+    pub(super) digest: Digest,
     pub(super) content: Content,
     pub(super) source: Source,
     pub(super) about: About,
@@ -25,12 +22,13 @@ pub(super) struct Examined {
 
 impl Fleet {
     /// Reads a folder, and again if its files change meanwhile.
-    pub(super) fn examine(&self, source: &AdapterSource) -> Result<Examined, Refusal> {
+    pub(super) fn examine(&self, source: &AdapterSource) -> Result<(LoadedAdapter, Holding), Refusal> {
         let mut manifest = source.inspect(self.base.catalog())?;
         for _ in 0..MAX_STARTS {
             let loaded = self.read(&manifest)?;
             if !manifest.is_stale() {
-                return Ok(examined(&manifest, loaded));
+                let holding = holding(&manifest, &loaded);
+                return Ok((loaded, holding));
             }
             manifest = source.inspect(self.base.catalog())?;
         }
@@ -46,34 +44,22 @@ impl Fleet {
         Ok(manifest.load(&*self.base)?)
     }
 
+    /// What is held, to be registered under `name`: with the next free label, and inactive.
+    pub(super) fn new_version(&self, name: &AdapterName, holding: Holding) -> NewVersion {
+        let Holding { digest, content, source, about } = holding;
+        let (name, base) = (name.clone(), self.base_ref.clone());
+        NewVersion { name, label: None, digest, content, source, base, about, activate: Activate::Never }
+    }
+
     /// The state of a folder's files now; `None` when they are not there, or not where they may be.
     pub(super) fn stamp(&self, folder: &Path) -> Option<FilesStamp> {
         let source = self.roots.source(folder);
         source.check_place().ok()?;
-        AdapterManifest::identity_now(folder, source.trust()).map(stamp)
+        AdapterManifest::identity_now(folder, source.trust()).map(FilesStamp::from)
     }
 }
 
-/// What identifies files, in the registry's form.
-pub(super) fn stamp(identity: AdapterIdentity) -> FilesStamp {
-    FilesStamp { config: file_stamp(identity.config), weights: file_stamp(identity.weights) }
-}
-
-/// The folder of a manifest as a version's source.
-pub(super) fn folder_source(folder: PathBuf, identity: AdapterIdentity) -> Source {
-    Source::Folder { path: folder, stamp: stamp(identity) }
-}
-
-fn file_stamp(file: FileIdentity) -> FileStamp {
-    let since = file.modified.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-    FileStamp {
-        len: file.len,
-        modified_ns: since.and_then(|since| u64::try_from(since.as_nanos()).ok()),
-        inode: file.node.map_or(0, |(_, inode)| inode),
-    }
-}
-
-fn examined(manifest: &AdapterManifest, loaded: LoadedAdapter) -> Examined {
+fn holding(manifest: &AdapterManifest, loaded: &LoadedAdapter) -> Holding {
     let content = Content {
         ranks: manifest.ranks(),
         targets: manifest.target_modules(),
@@ -84,6 +70,6 @@ fn examined(manifest: &AdapterManifest, loaded: LoadedAdapter) -> Examined {
     let training = BTreeMap::from([("lora_alpha".to_owned(), manifest.alpha().into())]);
     let task_type = manifest.task_type().map(str::to_owned);
     let about = About { task_type, training, ..About::default() };
-    let source = folder_source(manifest.folder().to_owned(), manifest.identity());
-    Examined { loaded, content, source, about }
+    let source = Source::Folder { path: manifest.folder().to_owned(), stamp: manifest.identity().into() };
+    Holding { digest: loaded.digest, content, source, about }
 }

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use polylora_registry::{
-    About, Activate, AdapterName, Change, Event, NewVersion, Selector, Source, StoreError, Version,
-    VersionId, VirtualPart,
+    About, Activate, AdapterName, Change, Content, Event, NewVersion, Phase, Selector, Source, StoreError,
+    Version, VersionId, VirtualPart,
 };
 
-use super::examination::Examined;
+use super::examination::Holding;
 use super::{Answering, Fleet, LoadError, PathError, Ticket};
 use crate::{ComposeError, Digest, LoadedAdapter, Refusal, compose};
 
@@ -82,19 +82,10 @@ impl Fleet {
         let lock = self.name_lock(&request.name);
         let _one_at_a_time = lock.lock();
         let examined = self.examine(&self.roots.source(&folder));
-        let Examined { loaded, content, source, about } =
-            examined.map_err(|reason| FleetError::Refused { reason: Arc::new(reason) })?;
-        let about = over(about, request.about);
-        let new = NewVersion {
-            name: request.name,
-            label: request.label,
-            digest: loaded.digest,
-            content,
-            source,
-            base: self.base_ref.clone(),
-            about,
-            activate: request.activate,
-        };
+        let (loaded, held) = examined.map_err(|reason| FleetError::Refused { reason: Arc::new(reason) })?;
+        let new = self.new_version(&request.name, held);
+        let about = over(new.about, request.about);
+        let new = NewVersion { label: request.label, about, activate: request.activate, ..new };
         self.register(new, loaded)
     }
 
@@ -121,23 +112,17 @@ impl Fleet {
         ranks.dedup();
         targets.sort_unstable();
         targets.dedup();
-        let content = polylora_registry::Content {
+        let content = Content {
             ranks,
             targets,
             sites: layout.slots().len(),
             bytes: made.extent.bytes() as u64,
             has_effect: !layout.is_empty(),
         };
-        let new = NewVersion {
-            name: request.name,
-            label: request.label,
-            digest: made.digest,
-            content,
-            source: Source::Virtual { parts },
-            base: self.base_ref.clone(),
-            about: request.about,
-            activate: request.activate,
-        };
+        let source = Source::Virtual { parts };
+        let held = Holding { digest: made.digest, content, source, about: request.about };
+        let new = self.new_version(&request.name, held);
+        let new = NewVersion { label: request.label, activate: request.activate, ..new };
         self.register(new, made)
     }
 
@@ -155,14 +140,7 @@ impl Fleet {
                 _ => None,
             };
             if let Some(id) = to_answer {
-                let answering = self.load(&Ticket::Version(id))?;
-                if answering.version.id != id {
-                    // Its files were replaced while it was looked at; what they hold now is another version.
-                    let (path, version) = (PathBuf::new(), answering.version.tag());
-                    return Err(FleetError::Refused {
-                        reason: Arc::new(Refusal::Replaced { path, version }),
-                    });
-                }
+                self.load(&Ticket::Version(id))?;
             }
         }
         Ok(self.change(change)?)
@@ -186,7 +164,7 @@ impl Fleet {
         let (name, digest) = (new.name.clone(), loaded.digest);
         self.cache.insert(&digest, loaded);
         self.change(Change::Register(Box::new(new)))?;
-        let registered = self.store.read().select(name.as_str(), &Selector::Digest(digest.to_hex())).cloned();
+        let registered = self.store.read().by_content(name.as_str(), digest).cloned();
         let gone =
             || LoadError::Unknown { name: name.to_string(), reason: "it was deleted meanwhile".to_owned() };
         let registered = registered.ok_or_else(gone)?;
@@ -236,8 +214,7 @@ impl Fleet {
     fn let_go_of_the_gone(&self) {
         let kept: HashSet<Digest> = {
             let registry = self.store.read();
-            let in_service =
-                registry.versions().filter(|version| version.phase != polylora_registry::Phase::Retired);
+            let in_service = registry.versions().filter(|version| version.phase != Phase::Retired);
             in_service.map(|version| version.digest).collect()
         };
         for digest in self.cache.keys() {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use polylora_registry::{Alias, Phase, Usage, Version};
+use polylora_registry::{Alias, Phase, Usage, Version, VersionId};
 
 use super::Fleet;
 
@@ -38,6 +38,26 @@ pub struct Listed {
     pub is_pinned: bool,
     /// How it fares.
     pub usage: Usage,
+}
+
+impl Listed {
+    /// A version of a registry that no server has open: nothing is loaded.
+    pub fn at_rest(version: Arc<Version>, alias: &Alias, usage: Usage) -> Self {
+        let trial = alias.split.filter(|split| split.candidate == version.id);
+        let state = match &version.phase {
+            Phase::Registered => State::Registered,
+            Phase::Errored { .. } => State::Errored,
+            Phase::Retired => State::Retired,
+        };
+        Self {
+            state,
+            is_active: alias.active == Some(version.id),
+            trial_percent: trial.map(|split| split.share.percent()),
+            is_pinned: alias.pinned,
+            usage,
+            version,
+        }
+    }
 }
 
 impl State {
@@ -90,21 +110,21 @@ impl Fleet {
         versions.into_iter().map(|version| self.listed(version, &alias)).collect()
     }
 
+    /// The version of that number.
+    pub fn list_version(&self, id: VersionId) -> Option<Listed> {
+        let registry = self.store.read();
+        let version = registry.version(id)?;
+        Some(self.listed(Arc::clone(version), registry.alias(version.name.as_str())?))
+    }
+
     /// Whether a version's values are in memory.
     pub fn is_loaded(&self, version: &Version) -> bool {
         self.cache.contains(&version.digest) || self.is_resident(&version.digest)
     }
 
     fn listed(&self, version: Arc<Version>, alias: &Alias) -> Listed {
-        let trial = alias.split.filter(|split| split.candidate == version.id);
-        Listed {
-            state: self.state(&version),
-            is_active: alias.active == Some(version.id),
-            trial_percent: trial.map(|split| split.share.percent()),
-            is_pinned: alias.pinned,
-            usage: self.traffic.usage(version.id),
-            version,
-        }
+        let (state, usage) = (self.state(&version), self.traffic.usage(version.id));
+        Listed { state, ..Listed::at_rest(version, alias, usage) }
     }
 
     fn state(&self, version: &Version) -> State {

@@ -4,8 +4,10 @@ use std::{
     fs::{File, FileType, Metadata, OpenOptions},
     io,
     path::{Path, PathBuf},
-    time::SystemTime,
+    time::{SystemTime, UNIX_EPOCH},
 };
+
+use polylora_registry::FileStamp;
 
 use crate::AdapterError;
 
@@ -39,7 +41,8 @@ pub struct FileIdentity {
 }
 
 impl FileIdentity {
-    fn of(metadata: &Metadata) -> Self {
+    /// What the system says of a file.
+    pub fn of(metadata: &Metadata) -> Self {
         #[cfg(unix)]
         let node = {
             use std::os::unix::fs::MetadataExt;
@@ -48,6 +51,17 @@ impl FileIdentity {
         #[cfg(not(unix))]
         let node = None;
         Self { len: metadata.len(), modified: metadata.modified().ok(), node }
+    }
+}
+
+impl From<FileIdentity> for FileStamp {
+    fn from(file: FileIdentity) -> Self {
+        let since = file.modified.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        Self {
+            len: file.len,
+            modified_ns: since.and_then(|since| u64::try_from(since.as_nanos()).ok()),
+            inode: file.node.map_or(0, |(_, inode)| inode),
+        }
     }
 }
 

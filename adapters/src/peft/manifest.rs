@@ -7,6 +7,8 @@ use std::{
     sync::Arc,
 };
 
+use polylora_registry::FilesStamp;
+
 use super::{
     config::LoraConfig,
     fit::SiteTensors,
@@ -31,6 +33,12 @@ pub struct AdapterIdentity {
     pub config: FileIdentity,
     /// adapter_model.safetensors.
     pub weights: FileIdentity,
+}
+
+impl From<AdapterIdentity> for FilesStamp {
+    fn from(identity: AdapterIdentity) -> Self {
+        Self { config: identity.config.into(), weights: identity.weights.into() }
+    }
 }
 
 /// An adapter whose configuration and tensor headers were checked against a base model, but whose numbers were not

@@ -43,7 +43,7 @@ fn open(place: &TempDir, migrations: &[Migration], schema: u64) -> Result<(), St
 
 /// The migrations that ran, the layout's number, and whether the events are of today's type.
 fn inside(place: &TempDir) -> (Vec<String>, u64, bool) {
-    let database = Database::create(place.path().join(FILE)).unwrap();
+    let database = Database::create(place.path().join(REGISTRY_FILE)).unwrap();
     let transaction = database.begin_read().unwrap();
     let trace = transaction.open_table(TRACE).map_or_else(
         |_| vec![],
@@ -93,7 +93,7 @@ fn a_migration_that_fails_leaves_the_record_as_it_was() {
 #[test]
 fn a_migration_may_change_the_type_of_a_table() {
     let place = TempDir::new().unwrap();
-    let database = Database::create(place.path().join(FILE)).unwrap();
+    let database = Database::create(place.path().join(REGISTRY_FILE)).unwrap();
     let transaction = database.begin_write().unwrap();
     transaction.open_table(META).unwrap().insert(SCHEMA_KEY, 1).unwrap();
     transaction.open_table(OTHER_EVENTS).unwrap();
@@ -106,7 +106,7 @@ fn a_migration_may_change_the_type_of_a_table() {
 #[test]
 fn a_newer_layout_is_refused_by_its_number_whatever_its_tables_are() {
     let place = TempDir::new().unwrap();
-    let database = Database::create(place.path().join(FILE)).unwrap();
+    let database = Database::create(place.path().join(REGISTRY_FILE)).unwrap();
     let transaction = database.begin_write().unwrap();
     transaction.open_table(META).unwrap().insert(SCHEMA_KEY, 7).unwrap();
     transaction.open_table(OTHER_EVENTS).unwrap();

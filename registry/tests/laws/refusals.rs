@@ -231,3 +231,28 @@ fn an_event_that_does_not_fit_changes_nothing() {
         assert_eq!(after, before, "{event:?}");
     }
 }
+
+#[test]
+fn a_group_that_is_refused_changes_nothing_and_does_not_hold_up_the_others() {
+    let place = directory();
+    let (store, _) = RegistryStore::open(place.path()).unwrap();
+    let unknown = || Change::Rollback { name: name("nobody"), expect: None };
+    let groups = || {
+        vec![
+            vec![register("law", 1)],
+            vec![register("tax", 2), unknown()],
+            vec![unknown(), register("tax", 3)],
+            vec![register("art", 4), register("art", 5)],
+        ]
+    };
+    let outcomes = store.change_groups(|_| groups(), NOW).unwrap();
+    let counts: Vec<_> = outcomes.iter().map(|outcome| outcome.as_ref().map(Vec::len).ok()).collect();
+    assert_eq!(counts, [Some(2), None, None, Some(3)]);
+    assert!(matches!(outcomes[1], Err(ChangeError::UnknownName { .. })));
+    let was = store.read();
+    assert!(was.alias("tax").is_none(), "nothing of a refused group has happened");
+    assert_eq!(was.last_id(), VersionId(3), "nor was a number given for it");
+    was.check_integrity();
+    drop(store);
+    assert_eq!(RegistryStore::open(place.path()).unwrap().0.read(), was);
+}

@@ -1,5 +1,6 @@
 //! What came of an action: JSON as the API has it, and typed where it is shown to people.
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -22,7 +23,7 @@ impl Answer {
     }
 
     /// Versions as the API lists them.
-    pub fn list(asked: &str, entries: &[Entry]) -> Self {
+    pub fn list(asked: &str, entries: &[impl Serialize]) -> Self {
         Self::new(asked, json!({ "adapters": entries, "total": entries.len() }))
     }
 

@@ -1,13 +1,9 @@
-//! A version as the API tells it, read from a server or made of a registry.
+//! A version as the API tells it.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, UNIX_EPOCH};
 
-use polylora_registry::{Alias, Phase, Source, Timestamp, Usage, Version, VirtualPart};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-
-use super::values::as_written;
 
 /// One version. Fields that a server adds are not minded.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -92,81 +88,4 @@ pub struct EntryMetrics {
     pub latency_ema_ms: f64,
     /// When it was last asked.
     pub last_used: Option<String>,
-}
-
-impl Entry {
-    /// A version of a registry that no server has open: nothing is loaded.
-    pub fn new(version: &Version, alias: &Alias, usage: Usage) -> Self {
-        let trial = alias.split.filter(|split| split.candidate == version.id);
-        let reason = match &version.phase {
-            Phase::Errored { reason } => Some(reason.clone()),
-            Phase::Registered | Phase::Retired => None,
-        };
-        let (source, virtual_of) = match &version.source {
-            Source::Folder { path, .. } => (Some(path.display().to_string()), None),
-            Source::Virtual { parts } => {
-                let part = |part: &VirtualPart| EntryPart { id: part.id.0, weight: as_written(part.weight) };
-                (None, Some(parts.iter().map(part).collect()))
-            }
-        };
-        let about = &version.about;
-        Self {
-            adapter_id: version.name.to_string(),
-            id: version.id.0,
-            adapter_version: version.label.to_string(),
-            digest: version.digest.to_hex(),
-            tag: version.tag(),
-            base_model: version.base.name.clone(),
-            base_model_digest: version.base.digest.to_hex(),
-            domain: about.domains.first().cloned(),
-            domains: about.domains.clone(),
-            task_type: about.task_type.clone(),
-            status: version.phase.word().to_owned(),
-            reason,
-            active: alias.active == Some(version.id),
-            ab_percent: trial.map(|split| split.share.percent()),
-            pinned: alias.pinned,
-            created_at: rfc3339(version.created_at),
-            previous_version: version.previous.map(|id| id.0),
-            ranks: version.content.ranks.iter().map(|&rank| rank as u64).collect(),
-            targets: version.content.targets.clone(),
-            bytes: version.content.bytes,
-            source,
-            virtual_of,
-            training: about.training.clone(),
-            thresholds: about.thresholds.iter().map(|(key, value)| (key.clone(), (*value).into())).collect(),
-            custom_metadata: about.custom.clone(),
-            metrics: usage.into(),
-        }
-    }
-}
-
-impl From<Usage> for EntryMetrics {
-    fn from(usage: Usage) -> Self {
-        Self {
-            requests: usage.requests,
-            errors: usage.errors,
-            success_rate: usage.success_rate(),
-            latency_ema_ms: usage.latency_ema_ms,
-            last_used: usage.last_used.map(rfc3339),
-        }
-    }
-}
-
-/// As RFC 3339 has it, in UTC.
-fn rfc3339(time: Timestamp) -> String {
-    // Later than the year 9999 cannot be written, and cannot have been.
-    let since = Duration::from_millis(time.0.min(253_402_300_799_999));
-    humantime::format_rfc3339_millis(UNIX_EPOCH + since).to_string()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_time_is_written() {
-        assert_eq!(rfc3339(Timestamp(1_700_000_000_123)), "2023-11-14T22:13:20.123Z");
-        assert_eq!(rfc3339(Timestamp(u64::MAX)), "9999-12-31T23:59:59.999Z");
-    }
 }

@@ -3,14 +3,11 @@
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::time::UNIX_EPOCH;
 
+use polylora_adapters::{CONFIG_FILE, FileIdentity, WEIGHTS_FILE};
 use polylora_registry::{FileStamp, FilesStamp, Phase, Source, Version};
 
 use super::{Health, HealthItem};
-
-const CONFIG_FILE: &str = "adapter_config.json";
-const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 
 /// Compares the files of a version with their stamps.
 pub fn check(version: &Version) -> Health {
@@ -54,18 +51,8 @@ fn compare(folder: &Path, stamp: &FilesStamp) -> (Option<bool>, String) {
     }
 }
 
-/// The stamp as `polylora-adapters` takes it of an open file.
 fn file_stamp(metadata: &fs::Metadata) -> FileStamp {
-    #[cfg(unix)]
-    let inode = std::os::unix::fs::MetadataExt::ino(metadata);
-    #[cfg(not(unix))]
-    let inode = 0;
-    let since = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-    FileStamp {
-        len: metadata.len(),
-        modified_ns: since.and_then(|since| u64::try_from(since.as_nanos()).ok()),
-        inode,
-    }
+    FileIdentity::of(metadata).into()
 }
 
 /// The stamps of a folder's files now.

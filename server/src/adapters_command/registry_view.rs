@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use polylora_adapters::Listed;
 use polylora_registry::{Alias, Phase, Registry, Selector, Usage, Version, VersionId};
 
-use super::{AdapterRef, AdaptersCommandError, Entry};
+use super::{AdapterRef, AdaptersCommandError};
+use crate::wire::adapter_entry::AdapterEntry;
 
 /// A registry, and how its versions fare.
 pub struct RegistryView<'a> {
@@ -17,22 +19,23 @@ pub struct RegistryView<'a> {
 
 impl<'a> RegistryView<'a> {
     /// All versions, by name and age, or one a name: what is active, else the newest.
-    pub fn list(&self, all: bool) -> Vec<Entry> {
+    pub fn list(&self, all: bool) -> Vec<AdapterEntry> {
         let main = |name| self.main_version(name).map(|version| self.entry(version)).into_iter().collect();
         let of = |name| if all { self.entries_of(name) } else { main(name) };
         self.registry.names().flat_map(|(name, _)| of(name.as_str())).collect()
     }
 
     /// The name's versions, oldest first.
-    pub fn entries_of(&self, name: &str) -> Vec<Entry> {
+    pub fn entries_of(&self, name: &str) -> Vec<AdapterEntry> {
         self.registry.versions_of(name).map(|version| self.entry(version)).collect()
     }
 
     /// A version as the API tells it.
-    pub fn entry(&self, version: &Version) -> Entry {
+    pub fn entry(&self, version: &Arc<Version>) -> AdapterEntry {
         let nobody = Alias::default();
         let alias = self.registry.alias(version.name.as_str()).unwrap_or(&nobody);
-        Entry::new(version, alias, self.usage.get(&version.id).copied().unwrap_or_default())
+        let usage = self.usage.get(&version.id).copied().unwrap_or_default();
+        Listed::at_rest(Arc::clone(version), alias, usage).into()
     }
 
     /// What is active under a name, else its newest version.
@@ -40,10 +43,7 @@ impl<'a> RegistryView<'a> {
     /// # Errors
     /// [`AdaptersCommandError::UnknownName`].
     pub fn main_version(&self, name: &str) -> Result<&'a Arc<Version>, AdaptersCommandError> {
-        let alias = self.registry.alias(name);
-        let id = alias.and_then(|alias| alias.active.or_else(|| alias.versions.last().copied()));
-        let version = id.and_then(|id| self.registry.version(id));
-        version.ok_or_else(|| AdaptersCommandError::UnknownName { name: name.to_owned() })
+        self.registry.lead(name).ok_or_else(|| AdaptersCommandError::UnknownName { name: name.to_owned() })
     }
 
     /// The version of `name` that `selector` means.

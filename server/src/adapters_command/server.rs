@@ -6,9 +6,9 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::client::{Client, asked, encoded};
-use super::values::as_written;
 use super::{AdapterRef, AdaptersCommandError, Answer, Part, ServerPlace};
 use crate::cli::{AdaptersAction, ExpectFlag, RegisterFlags};
+use crate::wire::adapter_entry::as_written;
 
 /// A server that runs.
 pub struct Server(Client);

@@ -2,17 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
-use polylora_registry::{AdapterName, Change, Event, RegistryStore, Timestamp, Usage, VersionId};
+use polylora_registry::{AdapterName, Change, Event, REGISTRY_FILE, RegistryStore, Usage, VersionId};
 use serde_json::json;
 
 use super::registry_view::RegistryView;
-use super::{AdaptersCommandError, Answer, Entry, files};
+use super::{AdaptersCommandError, Answer, files};
 use crate::cli::AdaptersAction;
+use crate::wire::adapter_entry::AdapterEntry;
 
-/// The registry's file, by which a state directory is known: a slip in a path must not make a new one.
-const REGISTRY_FILE: &str = "registry.redb";
 /// What answers come from, for errors.
 const ASKED: &str = "the state directory";
 
@@ -28,6 +27,7 @@ impl StateDirectory {
     /// # Errors
     /// [`AdaptersCommandError`] when there is none, a server has it open, or it cannot be read.
     pub fn open(path: &Path) -> Result<Self, AdaptersCommandError> {
+        // A slip in a path must not make a new one.
         if !path.join(REGISTRY_FILE).is_file() {
             return Err(AdaptersCommandError::NoState { path: path.to_owned(), file: REGISTRY_FILE });
         }
@@ -87,7 +87,7 @@ impl StateDirectory {
                 // As when a server is asked: what is deleted does not come back by itself at its next start.
                 let delete = Change::Delete { name, version, is_buried: true, expect: expect.digest };
                 let events = self.change(delete)?;
-                let is_gone = |entry: &Entry| {
+                let is_gone = |entry: &AdapterEntry| {
                     events.iter().any(|event| matches!(event, Event::Deleted { id, .. } if id.0 == entry.id))
                 };
                 let deleted: Vec<_> = before.into_iter().filter(is_gone).collect();
@@ -97,7 +97,7 @@ impl StateDirectory {
     }
 
     fn change(&self, change: Change) -> Result<Vec<Event>, AdaptersCommandError> {
-        Ok(self.store.change(change, now())?)
+        Ok(self.store.change(change, SystemTime::now().into())?)
     }
 
     /// What `read` makes of the registry.
@@ -109,12 +109,6 @@ impl StateDirectory {
     fn main_entry(&self, name: &AdapterName) -> Result<Answer, AdaptersCommandError> {
         self.view(|view| Ok(Answer::new(ASKED, json!(view.entry(view.main_version(name.as_str())?)))))
     }
-}
-
-/// The time now; a clock before 1970 counts as then.
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

@@ -30,11 +30,6 @@ impl AdapterRef {
     }
 }
 
-/// The weight as an f64 of the same digits: 0.1, not 0.10000000149011612.
-pub fn as_written(weight: f32) -> f64 {
-    weight.to_string().parse().unwrap_or_else(|_| f64::from(weight))
-}
-
 impl fmt::Display for AdapterRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

@@ -9,8 +9,10 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
-use polylora_adapters::{AdapterName, Change, Fleet, Listed, Selector, VersionId};
-use serde_json::json;
+use polylora_adapters::{
+    AdapterName, Change, Event, Fleet, FleetError, Listed, Selector, Version, VersionId,
+};
+use serde_json::{Value, json};
 
 use super::adapter_probe::{MayRecord, probe};
 use crate::admin::{Actor, Admin};
@@ -92,9 +94,7 @@ pub(crate) async fn health(State(state): State<Arc<AppState>>, name: Named) -> A
         Ok::<_, ApiError>((Arc::clone(&version), of.check(&version)))
     })
     .await??;
-    if report.is_healthy()
-        || report.checks.iter().all(|check| check.name == "effect" || check.is_ok != Some(false))
-    {
+    if report.checks.iter().all(|check| check.name == "effect" || check.is_ok != Some(false)) {
         report.checks.extend(probe(&state, &fleet, &version, MayRecord(false)).await?);
     }
     Ok(Json(AdapterHealth::from(report)).into_response())
@@ -116,23 +116,18 @@ pub(crate) async fn register(
         Registration::Virtual(made) => made.name.clone(),
     };
     state.may_be_an_adapters(&name)?;
-    let (of, with) = (Arc::clone(&fleet), Arc::clone(&state));
-    let outcome = blocking(move || {
-        let outcome = match registration {
-            Registration::Folder(folder) => of.register_folder(folder),
-            Registration::Virtual(made) => of.register_virtual(made),
-        };
-        let outcome = outcome.map_err(ApiError::from);
-        note(&with, &actor, "register", &name, outcome.as_ref().map(|version| json!({"tag": version.tag()})));
-        outcome
+    let deed = Deed { actor, action: "register", name };
+    let version = deed.done(&state, tag, |fleet| match registration {
+        Registration::Folder(folder) => fleet.register_folder(folder),
+        Registration::Virtual(made) => fleet.register_virtual(made),
     });
-    let version = outcome.await??;
+    let version = version.await?;
     if version.probe.is_none()
         && let Err(error) = probe(&state, &fleet, &version, MayRecord(true)).await
     {
         tracing::warn!(adapter = version.tag(), error = error.message(), "the probe text was not recorded");
     }
-    let entry = listed(&fleet, version.id).await?;
+    let entry = listed(&fleet, version.id)?;
     Ok((StatusCode::CREATED, Json(AdapterEntry::from(entry))).into_response())
 }
 
@@ -148,8 +143,7 @@ pub(crate) async fn promote(
 ) -> Answer {
     let (name, (version, expect)) = (adapter(name)?, body.read()?);
     let change = Change::Promote { name: name.clone(), version, expect };
-    operate(&state, &actor, "promote", &name, change).await?;
-    active(&state, &name).await
+    Deed { actor, action: "promote", name }.then_lead(&state, change).await
 }
 
 /// Has the version answer again that answered before the active one.
@@ -168,8 +162,7 @@ pub(crate) async fn rollback(
         return Err(ApiError::invalid(StatusCode::BAD_REQUEST, "invalid_value", message).naming("version"));
     }
     let change = Change::Rollback { name: name.clone(), expect };
-    operate(&state, &actor, "rollback", &name, change).await?;
-    active(&state, &name).await
+    Deed { actor, action: "rollback", name }.then_lead(&state, change).await
 }
 
 /// Has another version answer for a share of the clients, each always on the same side.
@@ -183,12 +176,11 @@ pub(crate) async fn ab(
     JsonBody(body): JsonBody<AbBody>,
 ) -> Answer {
     let (name, (candidate, share, expect)) = (adapter(name)?, body.read()?);
-    let selected = candidate.clone();
-    let change = Change::Split { name: name.clone(), candidate, share, expect };
-    operate(&state, &actor, "ab", &name, change).await?;
-    let version =
-        fleet(&state)?.version(name.as_str(), Some(&selected)).ok_or_else(|| not_found(name.as_str()))?;
-    Ok(Json(AdapterEntry::from(listed(&fleet(&state)?, version.id).await?)).into_response())
+    let change = Change::Split { name: name.clone(), candidate: candidate.clone(), share, expect };
+    Deed { actor, action: "ab", name: name.clone() }.change(&state, change).await?;
+    let fleet = fleet(&state)?;
+    let version = fleet.version(name.as_str(), Some(&candidate)).ok_or_else(|| not_found(name.as_str()))?;
+    Ok(Json(AdapterEntry::from(listed(&fleet, version.id)?)).into_response())
 }
 
 /// Ends an A/B test: what is active answers all.
@@ -204,8 +196,7 @@ pub(crate) async fn end_ab(
 ) -> Answer {
     let (name, (_, expect)) = (adapter(name)?, of_query(query)?.read()?);
     let change = Change::EndSplit { name: name.clone(), expect };
-    operate(&state, &actor, "end_ab", &name, change).await?;
-    active(&state, &name).await
+    Deed { actor, action: "end_ab", name }.then_lead(&state, change).await
 }
 
 /// Keeps what is active in host memory, or no longer.
@@ -220,8 +211,7 @@ pub(crate) async fn pin(
 ) -> Answer {
     let name = adapter(name)?;
     let change = Change::Pin { name: name.clone(), is_pinned: body.pinned.unwrap_or(true) };
-    operate(&state, &actor, "pin", &name, change).await?;
-    active(&state, &name).await
+    Deed { actor, action: "pin", name }.then_lead(&state, change).await
 }
 
 /// Takes a version, or the whole name, out of service.
@@ -236,7 +226,7 @@ pub(crate) async fn retire(
 ) -> Answer {
     let (name, (version, expect)) = (adapter(name)?, body.read()?);
     let change = Change::Retire { name: name.clone(), version, expect };
-    operate(&state, &actor, "retire", &name, change).await?;
+    Deed { actor, action: "retire", name: name.clone() }.change(&state, change).await?;
     let fleet = fleet(&state)?;
     let versions = blocking(move || fleet.list_of(name.as_str())).await?;
     Ok(Json(AdapterEntries::new(versions)).into_response())
@@ -259,7 +249,7 @@ pub(crate) async fn remove(
     let fleet = fleet(&state)?;
     let before = fleet.list_of(name.as_str());
     let change = Change::Delete { name: name.clone(), version, is_buried: true, expect };
-    operate(&state, &actor, "delete", &name, change).await?;
+    Deed { actor, action: "delete", name }.change(&state, change).await?;
     let gone = before.into_iter().filter(|listed| fleet.version_by_id(listed.version.id).is_none());
     Ok(Json(DeletedAdapters::new(gone.collect())).into_response())
 }
@@ -281,80 +271,75 @@ pub(super) async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(|error| ApiError::internal(error.to_string()))
 }
 
-/// Notes a change and its outcome.
-pub(super) fn note(
-    state: &AppState,
-    actor: &Actor,
-    action: &'static str,
-    name: &AdapterName,
-    outcome: Result<serde_json::Value, &ApiError>,
-) {
-    state.admin().audit().note(actor, action, name.as_str(), outcome);
+/// What somebody does to an adapter.
+pub(super) struct Deed {
+    /// Who.
+    pub(super) actor: Actor,
+    /// What, in a word.
+    pub(super) action: &'static str,
+    /// To which.
+    pub(super) name: AdapterName,
 }
 
-/// Makes a change and notes it.
-pub(super) async fn operate(
-    state: &Arc<AppState>,
-    actor: &Actor,
-    action: &'static str,
-    name: &AdapterName,
-    change: Change,
-) -> Result<(), ApiError> {
-    let fleet = fleet(state)?;
-    let (state, actor, name) = (Arc::clone(state), actor.clone(), name.clone());
-    // Noted where it is done: the client may be gone by then.
-    let outcome = blocking(move || {
-        let outcome = fleet.operate(change).map_err(ApiError::from);
-        let told = outcome.as_ref().map(|events| json!({"events": events.len()}));
-        note(&state, &actor, action, &name, told);
-        outcome.map(drop)
-    });
-    outcome.await?
+impl Deed {
+    /// Does it, on a thread that may block, and notes it there with what `told` says of the outcome: the client may be gone
+    /// by then.
+    pub(super) async fn done<T: Send + 'static>(
+        self,
+        state: &Arc<AppState>,
+        told: fn(&T) -> Value,
+        work: impl FnOnce(&Fleet) -> Result<T, FleetError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let (fleet, state) = (fleet(state)?, Arc::clone(state));
+        let outcome = blocking(move || {
+            let outcome = work(&fleet).map_err(ApiError::from);
+            let Self { actor, action, name } = self;
+            state.admin().audit().note(&actor, action, name.as_str(), outcome.as_ref().map(told));
+            outcome
+        });
+        outcome.await?
+    }
+
+    /// Makes a change.
+    pub(super) async fn change(self, state: &Arc<AppState>, change: Change) -> Result<(), ApiError> {
+        let told = |events: &Vec<Event>| json!({"events": events.len()});
+        self.done(state, told, |fleet| fleet.operate(change)).await.map(drop)
+    }
+
+    /// Makes a change and answers with the version that leads after it.
+    async fn then_lead(self, state: &Arc<AppState>, change: Change) -> Answer {
+        let name = self.name.clone();
+        self.change(state, change).await?;
+        let fleet = fleet(state)?;
+        let (lead, _) = blocking(move || found(&fleet, name.as_str())).await??;
+        Ok(Json(AdapterEntry::from(lead)).into_response())
+    }
 }
 
-/// The version that a path means, and all of its name.
-fn found(fleet: &Fleet, name: &str) -> Result<(Listed, Vec<Listed>), ApiError> {
-    let mut versions = fleet.list_of(name);
-    let mut selector = None;
-    if versions.is_empty()
-        && let Some((name, version)) = Selector::split(name)
-    {
-        (versions, selector) =
-            (fleet.list_of(name), fleet.version(name, Some(&version)).map(|version| version.id));
-        selector.ok_or_else(|| not_found(name))?;
-    }
-    if versions.is_empty()
-        && let Some(version) = name.parse().ok().and_then(|id| fleet.version_by_id(VersionId(id)))
-    {
-        (versions, selector) = (fleet.list_of(version.name.as_str()), Some(version.id));
-    }
-    let lead = match selector {
-        Some(id) => versions.iter().find(|listed| listed.version.id == id),
-        None => versions.iter().find(|listed| listed.is_active).or(versions.last()),
+/// What the record of changes says of a version.
+pub(super) fn tag(version: &Arc<Version>) -> Value {
+    json!({"tag": version.tag()})
+}
+
+/// The version that a path means, and all of its name: a name goes before a name with a version, that before a number.
+fn found(fleet: &Fleet, asked: &str) -> Result<(Listed, Vec<Listed>), ApiError> {
+    let registry = fleet.registry();
+    let by_number = || registry.version(VersionId(asked.parse().ok()?));
+    let (name, version) = match (registry.lead(asked), Selector::split(asked)) {
+        (Some(lead), _) => (asked, Some(lead)),
+        (None, Some((name, selector))) => (name, registry.select(name, &selector)),
+        (None, None) => (asked, by_number()),
     };
-    let lead = lead.cloned().ok_or_else(|| not_found(name))?;
-    Ok((lead, versions))
+    let version = version.ok_or_else(|| not_found(name))?;
+    Ok((listed(fleet, version.id)?, fleet.list_of(version.name.as_str())))
 }
 
-async fn active(state: &AppState, name: &AdapterName) -> Answer {
-    let (fleet, of) = (fleet(state)?, name.clone());
-    let (lead, _) = blocking(move || found(&fleet, of.as_str())).await??;
-    Ok(Json(AdapterEntry::from(lead)).into_response())
-}
-
-async fn listed(fleet: &Arc<Fleet>, id: VersionId) -> Result<Listed, ApiError> {
-    let fleet = Arc::clone(fleet);
-    let listed = blocking(move || {
-        let name = fleet.version_by_id(id)?.name.clone();
-        fleet.list_of(name.as_str()).into_iter().find(|listed| listed.version.id == id)
-    });
-    listed.await?.ok_or_else(|| not_found(&id.to_string()))
+fn listed(fleet: &Fleet, id: VersionId) -> Result<Listed, ApiError> {
+    fleet.list_version(id).ok_or_else(|| not_found(&id.to_string()))
 }
 
 fn path_name(name: Named) -> Result<String, ApiError> {
-    let Path(name) = name.map_err(|rejection| {
-        ApiError::invalid(StatusCode::BAD_REQUEST, "invalid_path", rejection.body_text()).naming("name")
-    })?;
+    let Path(name) = name.map_err(|rejection| ApiError::invalid_path(rejection.body_text(), "name"))?;
     Ok(name)
 }
 

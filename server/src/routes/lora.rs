@@ -10,11 +10,10 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use polylora_adapters::{About, Activate, AdapterName, Change, RegisterFolder};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use utoipa::ToSchema;
 
-use super::adapters::{blocking, fleet, note, operate};
-use crate::admin::{Actor, Updater};
+use super::adapters::{Deed, fleet, tag};
+use crate::admin::Updater;
 use crate::api_doc::FLEET;
 use crate::state::AppState;
 use crate::wire::adapter_changes::adapter_name;
@@ -76,15 +75,15 @@ pub(crate) async fn load(
     let (Some(name), Some(path)) = (filled(body.lora_name), filled(body.lora_path)) else {
         return Err(invalid_input("Both 'lora_name' and 'lora_path' must be provided."));
     };
-    let name = adapter_name(&name).map_err(|error| error.naming("lora_name"))?;
-    state.may_be_an_adapters(&name)?;
+    let name = new_name(&state, &name, "lora_name")?;
     let is_there = fleet(&state)?.version(name.as_str(), None).is_some();
     if is_there && !body.load_inplace.unwrap_or(false) {
         return Err(invalid_input(&format!(
             "The lora adapter '{name}' has already been loaded. If you want to load the adapter in place, set 'load_inplace' to True."
         )));
     }
-    register(&state, &actor, &name, PathBuf::from(path), Activate::Now).await?;
+    let deed = Deed { actor, action: "load", name: name.clone() };
+    register(&state, deed, PathBuf::from(path), Activate::Now).await?;
     Ok(plain(format!("Success: LoRA adapter '{name}' added successfully.")))
 }
 
@@ -114,7 +113,7 @@ pub(crate) async fn unload(
         );
     };
     let change = Change::Delete { name: name.clone(), version: None, is_buried: false, expect: None };
-    operate(&state, &actor, "unload", &name, change).await?;
+    Deed { actor, action: "unload", name: name.clone() }.change(&state, change).await?;
     Ok(plain(format!("Success: LoRA adapter '{name}' removed successfully.")))
 }
 
@@ -147,27 +146,27 @@ pub(super) async fn bring_along(
         return Ok(());
     }
     let Updater(actor) = updater?;
-    let name = adapter_name(&request.lora_name).map_err(|error| error.naming("lora_request.lora_name"))?;
+    let name = new_name(state, &request.lora_name, "lora_request.lora_name")?;
+    let deed = Deed { actor, action: "load", name };
+    register(state, deed, PathBuf::from(path), Activate::IfVacant).await
+}
+
+/// A name that an adapter may get; errors are about `field`.
+fn new_name(state: &AppState, text: &str, field: &'static str) -> Result<AdapterName, ApiError> {
+    let name = adapter_name(text).map_err(|error| error.naming(field))?;
     state.may_be_an_adapters(&name)?;
-    register(state, &actor, &name, PathBuf::from(path), Activate::IfVacant).await
+    Ok(name)
 }
 
 async fn register(
     state: &Arc<AppState>,
-    actor: &Actor,
-    name: &AdapterName,
+    deed: Deed,
     path: PathBuf,
     activate: Activate,
 ) -> Result<(), ApiError> {
-    let fleet = fleet(state)?;
-    let folder = RegisterFolder { name: name.clone(), path, label: None, about: About::default(), activate };
-    let (state, actor, name) = (Arc::clone(state), actor.clone(), name.clone());
-    let outcome = blocking(move || {
-        let outcome = fleet.register_folder(folder).map_err(ApiError::from);
-        note(&state, &actor, "load", &name, outcome.as_ref().map(|version| json!({"tag": version.tag()})));
-        outcome.map(drop)
-    });
-    outcome.await?
+    let (name, about) = (deed.name.clone(), About::default());
+    let folder = RegisterFolder { name, path, label: None, about, activate };
+    deed.done(state, tag, |fleet| fleet.register_folder(folder)).await.map(drop)
 }
 
 /// vLLM's error for what it calls invalid input of users.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{FromRequestParts, MatchedPath, RawPathParams, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -83,7 +83,7 @@ impl<S: Send + Sync> FromRequestParts<S> for PathModel {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let read = RawPathParams::from_request_parts(parts, state).await;
         let parameters = read.map_err(|rejection: RawPathParamsRejection| {
-            ApiError::invalid(StatusCode::BAD_REQUEST, "invalid_path", rejection.body_text()).naming("model")
+            ApiError::invalid_path(rejection.body_text(), "model")
         })?;
         Ok(Self(parameters.iter().find(|(name, _)| *name == "model").map(|(_, value)| value.to_owned())))
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, UNIX_EPOCH};
 
-use polylora_adapters::{AdapterName, HealthReport, Listed, Phase, Source, Timestamp, Usage};
+use polylora_adapters::{AdapterName, HealthReport, Listed, Phase, Source, Timestamp, Usage, VirtualPart};
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -35,7 +35,7 @@ pub struct AdapterEntry {
     /// The name that clients use.
     adapter_id: String,
     /// The version's number, never used for another.
-    id: u64,
+    pub(crate) id: u64,
     /// Its semantic version.
     adapter_version: String,
     /// Digest of its content.
@@ -85,7 +85,8 @@ pub struct AdapterEntry {
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 pub struct VirtualPartEntry {
     id: u64,
-    weight: f32,
+    #[schema(value_type = f32)]
+    weight: f64,
 }
 
 /// How a version fares.
@@ -160,9 +161,11 @@ impl From<Listed> for AdapterEntry {
         let Listed { version, state, is_active, trial_percent, is_pinned, usage } = listed;
         let virtual_of = match &version.source {
             Source::Folder { .. } => None,
-            Source::Virtual { parts } => Some(
-                parts.iter().map(|part| VirtualPartEntry { id: part.id.0, weight: part.weight }).collect(),
-            ),
+            Source::Virtual { parts } => {
+                let part =
+                    |part: &VirtualPart| VirtualPartEntry { id: part.id.0, weight: as_written(part.weight) };
+                Some(parts.iter().map(part).collect())
+            }
         };
         Self {
             adapter_id: version.name.to_string(),
@@ -223,9 +226,25 @@ impl From<HealthReport> for AdapterHealth {
     }
 }
 
+/// A weight as an f64 of the same digits: 0.1, not 0.10000000149011612.
+pub(crate) fn as_written(weight: f32) -> f64 {
+    weight.to_string().parse().unwrap_or_else(|_| f64::from(weight))
+}
+
 /// As RFC 3339 has it, in UTC.
 fn rfc3339(time: Timestamp) -> String {
     // Later than the year 9999 cannot be written, and cannot have been.
     let since = Duration::from_millis(time.0.min(253_402_300_799_999));
     humantime::format_rfc3339_millis(UNIX_EPOCH + since).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_time_is_written() {
+        assert_eq!(rfc3339(Timestamp(1_700_000_000_123)), "2023-11-14T22:13:20.123Z");
+        assert_eq!(rfc3339(Timestamp(u64::MAX)), "9999-12-31T23:59:59.999Z");
+    }
 }

@@ -60,6 +60,11 @@ impl ApiError {
         .naming("model")
     }
 
+    /// A path that is no UTF-8; `param` is what it names.
+    pub fn invalid_path(reason: String, param: &'static str) -> Self {
+        Self::invalid(StatusCode::BAD_REQUEST, "invalid_path", reason).naming(param)
+    }
+
     /// The same error, about this field of the request.
     #[must_use]
     pub fn naming(mut self, param: impl Into<String>) -> Self {
