@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use crate::{AdapterError, AdapterManifest, FileTrust, MAX_VERSIONS, NameError, SiteCatalog};
+use crate::{AdapterError, AdapterManifest, ChangeError, FileTrust, MAX_VERSIONS, NameError, SiteCatalog};
 
 /// Why a named adapter is not served.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +76,12 @@ pub enum Refusal {
         /// Why.
         reason: String,
     },
+    /// The registry does not take it.
+    #[error("it cannot be registered: {source}")]
+    Unregistered {
+        /// Why.
+        source: ChangeError,
+    },
     /// Its files kept changing under the reader.
     #[error(
         "{}: its files changed while they were read; finish writing elsewhere and rename into place",
@@ -85,6 +91,20 @@ pub enum Refusal {
         /// The folder.
         path: PathBuf,
     },
+}
+
+impl Refusal {
+    /// Whether nothing is known to be wrong but that the adapter's modules are not the base model's.
+    fn is_of_another_model(&self) -> bool {
+        matches!(
+            self,
+            Self::Adapter(
+                AdapterError::TargetsMatchNothing { .. }
+                    | AdapterError::ModuleUnknown { .. }
+                    | AdapterError::WidthMismatch { .. }
+            )
+        )
+    }
 }
 
 /// A folder that holds one adapter.
@@ -121,6 +141,27 @@ impl AdapterSource {
             return Ok(());
         }
         Err(Refusal::OutsideDirectory { path: self.path.clone(), found, directory: directory.clone() })
+    }
+
+    /// As [`AdapterSource::inspect`] against the sites of several base models in turn; gives the index of the first that it
+    /// fits.
+    ///
+    /// # Errors
+    /// Why it fits none: where it is right but for being another model's adapter, of the last; else of the first for which
+    /// something else is wrong with it.
+    ///
+    /// # Panics
+    /// When there are no catalogs.
+    pub fn inspect_for(&self, catalogs: &[&SiteCatalog]) -> Result<(usize, AdapterManifest), Refusal> {
+        let mut why = None;
+        for (index, catalog) in catalogs.iter().enumerate() {
+            match self.inspect(catalog) {
+                Ok(manifest) => return Ok((index, manifest)),
+                Err(refusal) if refusal.is_of_another_model() => why = Some(refusal),
+                Err(refusal) => return Err(refusal),
+            }
+        }
+        Err(why.expect("there is a base model"))
     }
 
     /// Checks place, configuration, header, shapes and sites; reads no tensors.

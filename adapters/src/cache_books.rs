@@ -46,6 +46,8 @@ pub(crate) struct CacheBooks<K, V> {
     units: u64,
     pinned_units: u64,
     evictions: u64,
+    /// Who was evicted since that was last asked.
+    evicted: Vec<K>,
 }
 
 /// One value that is kept.
@@ -67,6 +69,7 @@ impl<K: Hash + Eq + Clone, V> CacheBooks<K, V> {
             units: 0,
             pinned_units: 0,
             evictions: 0,
+            evicted: vec![],
         }
     }
 
@@ -178,6 +181,11 @@ impl<K: Hash + Eq + Clone, V> CacheBooks<K, V> {
         self.evictions
     }
 
+    /// Who was evicted since the last call.
+    pub(crate) fn take_evicted(&mut self) -> Vec<K> {
+        std::mem::take(&mut self.evicted)
+    }
+
     /// Whether evicting all that are not pinned would make room for `units`.
     fn fits_beside_pinned(&self, units: u64) -> bool {
         let units_fit = self.pinned_units.saturating_add(units) <= self.limits.units;
@@ -197,6 +205,7 @@ impl<K: Hash + Eq + Clone, V> CacheBooks<K, V> {
             let kept = self.kept.remove(&oldest).expect("the list of unpinned ones is of kept ones");
             self.units -= kept.units;
             self.evictions += 1;
+            self.evicted.push(oldest);
             gone.push(kept.value);
         }
     }
@@ -276,6 +285,7 @@ mod tests {
             assert_eq!((books.len(), books.units()), (self.entries.len(), units));
             assert_eq!(books.pinned(), self.entries.len() - unpinned.len());
             assert_eq!(books.evictions(), self.evictions);
+            assert_eq!(books.evicted.len() as u64, self.evictions, "each eviction names its key");
             for (key, tag, _) in &self.entries {
                 assert!(books.contains(key) && books.kept[key].value == *tag);
             }

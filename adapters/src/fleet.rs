@@ -1,4 +1,4 @@
-//! The fleet: registry, host cache and files together, for one base model.
+//! The fleet: registry, host cache and files together, for the base models of a process.
 //!
 //! A request's name becomes a version ([`Fleet::find`], which touches no file and waits for nobody), and a version its
 //! values ([`Fleet::load`], on a thread that may block). A version is its content: what a folder holds is compared with what
@@ -22,13 +22,11 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
-use polylora_registry::{
-    BaseRef, Registry, RegistryStore, StateError, StoreError, Timestamp, Version, VersionId,
-};
+use polylora_registry::{Registry, RegistryStore, StateError, StoreError, Timestamp, Version, VersionId};
 
 use crate::{
-    AdapterName, BaseModel, Digest, HostCache, HostCacheLimits, HostCacheStats, LoadedAdapter, OpenError,
-    PoolMonitor, Refusal, RefusedFolder, load_failures::Backoff,
+    AdapterName, Base, Digest, HostCache, HostCacheLimits, HostCacheStats, LoadedAdapter, OpenError,
+    PoolMonitor, Refusal, RefusedFolder, TierFigures, bases::Bases, load_failures::Backoff,
 };
 
 pub use health::{HealthCheck, HealthReport};
@@ -157,10 +155,9 @@ struct Look {
     fault: Option<(Arc<Refusal>, u32)>,
 }
 
-/// All adapters of one base model.
+/// All adapters of the process's base models.
 pub struct Fleet {
-    base: Arc<dyn BaseModel>,
-    base_ref: BaseRef,
+    bases: Bases,
     store: RegistryStore,
     cache: HostCache<Digest, Refusal>,
     roots: Roots,
@@ -181,10 +178,8 @@ pub struct Fleet {
 
 /// What a fleet is made of.
 pub struct FleetParts<'a> {
-    /// The base model.
-    pub base: Arc<dyn BaseModel>,
-    /// Its name.
-    pub base_name: String,
+    /// The base models, at least one. An adapter whose sites fit several is for the first of them.
+    pub bases: Vec<Base>,
     /// Where the registry is kept; `None` for one that ends with the process.
     pub state_dir: Option<&'a Path>,
     /// Where adapters may lie.
@@ -197,6 +192,9 @@ impl Fleet {
     ///
     /// # Errors
     /// [`OpenFleetError`].
+    ///
+    /// # Panics
+    /// When there is no base model.
     pub fn open(parts: FleetParts<'_>, options: FleetOptions) -> Result<Self, OpenFleetError> {
         let (store, usage) = match parts.state_dir {
             Some(directory) => RegistryStore::open(directory)?,
@@ -211,10 +209,8 @@ impl Fleet {
             first_pause: backoff.first,
             longest_pause: backoff.longest,
         });
-        let digest = parts.base.digest();
         let fleet = Self {
-            base: parts.base,
-            base_ref: BaseRef { name: parts.base_name, digest },
+            bases: Bases::new(parts.bases),
             store,
             cache,
             roots: parts.roots,
@@ -256,6 +252,20 @@ impl Fleet {
     /// The pools' figures, one for each instance.
     pub fn pools(&self) -> Vec<crate::PoolStats> {
         self.pools.lock().iter().map(PoolMonitor::stats).collect()
+    }
+
+    /// A version's figures in host memory, and on the devices together.
+    pub fn tier_figures(&self, version: &Version) -> (TierFigures, TierFigures) {
+        let on_devices = self.pools.lock().iter().fold(TierFigures::default(), |sum, pool| {
+            let of = pool.figures_of(&version.digest);
+            TierFigures {
+                hits: sum.hits + of.hits,
+                loads: sum.loads + of.loads,
+                load_micros: sum.load_micros + of.load_micros,
+                evictions: sum.evictions + of.evictions,
+            }
+        });
+        (self.cache.figures_of(&version.digest), on_devices)
     }
 
     fn is_resident(&self, digest: &Digest) -> bool {

@@ -16,6 +16,7 @@ use crate::{
     LoadedAdapter,
     cache_books::{BookLimits, CacheBooks, PinError},
     load_failures::{Backoff, LoadFailures},
+    tier_figures::{FiguresByKey, TierFigures},
 };
 
 /// Bytes in a unit of weight.
@@ -78,6 +79,7 @@ impl<K: Hash + Eq + Clone, E> HostCache<K, E> {
             books: CacheBooks::new(BookLimits { units: bytes / UNIT_BYTES, values: adapters }),
             failures: LoadFailures::new(Backoff { first: first_pause, longest: longest_pause }),
             loading: HashMap::new(),
+            figures: FiguresByKey::default(),
             hits: 0,
             loads: 0,
             failed_loads: 0,
@@ -117,7 +119,11 @@ impl<K: Hash + Eq + Clone, E> HostCache<K, E> {
                 Move::Answer(answer) => return answer,
                 Move::Await(flight) => {
                     if let Some(outcome) = flight.outcome() {
-                        self.state.lock().hits += u64::from(outcome.is_ok());
+                        if outcome.is_ok() {
+                            let mut state = self.state.lock();
+                            state.hits += 1;
+                            state.figures.hit(key);
+                        }
                         return outcome;
                     }
                 }
@@ -138,6 +144,7 @@ impl<K: Hash + Eq + Clone, E> HostCache<K, E> {
         let mut state = self.state.lock();
         state.failures.forget(key);
         let gone = state.books.insert(key.clone(), adapter, units);
+        state.count_evicted();
         drop(state);
         drop(gone);
     }
@@ -158,6 +165,7 @@ impl<K: Hash + Eq + Clone, E> HostCache<K, E> {
             return state.books.pin(key);
         }
         let gone = state.books.unpin(key);
+        state.count_evicted();
         drop(state);
         drop(gone);
         Ok(())
@@ -195,6 +203,16 @@ impl<K: Hash + Eq + Clone, E> HostCache<K, E> {
         }
     }
 
+    /// One adapter's figures.
+    pub fn figures_of(&self, key: &K) -> TierFigures {
+        self.state.lock().figures.of(key)
+    }
+
+    /// Forgets the figures of single adapters, of all others.
+    pub fn keep_figures_of(&self, is_kept: impl Fn(&K) -> bool) {
+        self.state.lock().figures.retain(is_kept);
+    }
+
     /// What a caller of [`HostCache::get_or_load`] does next. Decided under one lock, so that one of many loads.
     fn next_move(&self, key: &K) -> Move<E> {
         let mut state = self.state.lock();
@@ -219,6 +237,7 @@ struct State<K, E> {
     books: CacheBooks<K, LoadedAdapter>,
     failures: LoadFailures<K, E>,
     loading: HashMap<K, Arc<Flight<E>>>,
+    figures: FiguresByKey<K>,
     hits: u64,
     loads: u64,
     failed_loads: u64,
@@ -229,7 +248,14 @@ impl<K: Hash + Eq + Clone, E> State<K, E> {
     fn hit(&mut self, key: &K) -> Option<LoadedAdapter> {
         let kept = self.books.get(key)?.clone();
         self.hits += 1;
+        self.figures.hit(key);
         Some(kept)
+    }
+
+    fn count_evicted(&mut self) {
+        for key in self.books.take_evicted() {
+            self.figures.evicted(&key);
+        }
     }
 }
 
@@ -282,7 +308,9 @@ impl<K: Hash + Eq + Clone, E> Drop for Landing<'_, K, E> {
         let (now, outcome) = (Instant::now(), self.outcome.take());
         let mut gone = vec![];
         let mut state = self.cache.state.lock();
-        state.load_time += now - self.began;
+        let took = now - self.began;
+        state.load_time += took;
+        state.figures.loaded(self.key, took);
         state.failed_loads += u64::from(!matches!(outcome, Some(Ok(_))));
         // Forgotten meanwhile: another load of the key may be on its way.
         if state.loading.get(self.key).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight)) {
@@ -292,6 +320,7 @@ impl<K: Hash + Eq + Clone, E> Drop for Landing<'_, K, E> {
                     state.failures.forget(self.key);
                     let units = units(loaded, self.cache.counts_packed);
                     gone = state.books.insert(self.key.clone(), loaded.clone(), units);
+                    state.count_evicted();
                 }
                 Some(Err(error)) => state.failures.failed(self.key, Arc::clone(error), now),
                 None => {}

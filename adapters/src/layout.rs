@@ -47,19 +47,19 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Lists `directory` and inspects every version in it, in parallel. Skipped are hidden entries, files, folders with
+    /// Lists `directory` and inspects every version in it against the base models' catalogs, in parallel. Skipped are hidden entries, files, folders with
     /// neither adapter_config.json nor versions, and sub-folders of an adapter that are no version. What is bad, or
     /// leads out of the directory by a link, is a [`Finding::Refused`], not an error, and does not hold up the rest.
     ///
     /// # Errors
     /// When the directory cannot be listed or has more than [`MAX_ADAPTERS`](crate::MAX_ADAPTERS) entries.
-    pub fn scan(directory: &Path, catalog: &SiteCatalog) -> Result<Self, OpenError> {
+    pub fn scan(directory: &Path, catalogs: &[&SiteCatalog]) -> Result<Self, OpenError> {
         let (root, names) = list(directory)?;
         let found: Vec<(OsString, Vec<Unnamed>)> = names
             .into_par_iter()
             .map(|name| {
                 let source = AdapterSource::within(directory.join(&name), root.clone());
-                let versions = versions_at(&name, source, &root, catalog);
+                let versions = versions_at(&name, source, &root, catalogs);
                 (name, versions)
             })
             .filter(|(_, versions)| !versions.is_empty())
@@ -83,7 +83,7 @@ impl Layout {
     pub fn scan_adapter(
         directory: &Path,
         name: &AdapterName,
-        catalog: &SiteCatalog,
+        catalogs: &[&SiteCatalog],
     ) -> Result<Self, OpenError> {
         let root = real_path(directory)?;
         let folder = OsStr::new(name.as_str());
@@ -93,7 +93,7 @@ impl Layout {
             return Ok(Self::default());
         }
         let source = AdapterSource::within(directory.join(folder), root.clone());
-        let versions = versions_at(folder, source, &root, catalog);
+        let versions = versions_at(folder, source, &root, catalogs);
         Ok(Self { versions: versions.into_iter().map(|v| v.named(name)).collect(), nameless: vec![] })
     }
 }
@@ -106,9 +106,9 @@ struct Unnamed {
 }
 
 impl Unnamed {
-    fn inspect(label: Option<Version>, source: AdapterSource, catalog: &SiteCatalog) -> Self {
-        let finding = match source.inspect(catalog) {
-            Ok(manifest) => Finding::Served(Box::new(manifest)),
+    fn inspect(label: Option<Version>, source: AdapterSource, catalogs: &[&SiteCatalog]) -> Self {
+        let finding = match source.inspect_for(catalogs) {
+            Ok((_, manifest)) => Finding::Served(Box::new(manifest)),
             Err(refusal) => Finding::Refused(Arc::new(refusal)),
         };
         Self { label, source, finding }
@@ -125,7 +125,7 @@ impl Unnamed {
 }
 
 /// The versions in the folder `name` at `source`, the oldest first; none when it is no adapter.
-fn versions_at(name: &OsStr, source: AdapterSource, root: &Path, catalog: &SiteCatalog) -> Vec<Unnamed> {
+fn versions_at(name: &OsStr, source: AdapterSource, root: &Path, catalogs: &[&SiteCatalog]) -> Vec<Unnamed> {
     let entry = match look_at(name, &source) {
         Ok(Entry::Skipped) => return vec![],
         Ok(entry) => entry,
@@ -157,12 +157,12 @@ fn versions_at(name: &OsStr, source: AdapterSource, root: &Path, catalog: &SiteC
         }
     }
     let inspected = seen.into_par_iter().map(|(label, source, outcome)| match outcome {
-        Ok(()) => Unnamed::inspect(Some(label), source, catalog),
+        Ok(()) => Unnamed::inspect(Some(label), source, catalogs),
         Err(refusal) => Unnamed::refused(Some(label), source, refusal),
     });
     let mut versions: Vec<Unnamed> = inspected.collect();
     match entry {
-        Entry::Adapter => versions.push(Unnamed::inspect(None, source, catalog)),
+        Entry::Adapter => versions.push(Unnamed::inspect(None, source, catalogs)),
         _ if versions.is_empty() => skipped(name, "neither adapter_config.json nor versions"),
         _ => {}
     }

@@ -3,6 +3,7 @@
 mod adapter_source;
 mod arena;
 mod base_model;
+mod bases;
 mod cache_books;
 mod digest;
 mod directory_entry;
@@ -19,12 +20,14 @@ mod pool;
 mod residency;
 mod site_catalog;
 mod sync;
+mod tier_figures;
 mod virtual_adapter;
 mod weights;
 
 pub use adapter_source::{AdapterSource, Refusal};
 pub use arena::{Arena, Extent};
 pub use base_model::{BaseModel, LowRank};
+pub use bases::Base;
 pub use cache_books::{MAX_PINS, PinError};
 pub use error::AdapterError;
 pub use findings::{Finding, MAX_ADAPTERS, OpenError, RefusedFolder};
@@ -49,4 +52,5 @@ pub use polylora_registry::{
 };
 pub use pool::{DevicePool, ExtentSink, NoCopy, PoolError, PoolMode, PoolMonitor, PoolStats, StoreError};
 pub use site_catalog::{IgnoredModule, Module, Site, SiteCatalog};
+pub use tier_figures::TierFigures;
 pub use virtual_adapter::{ComposeError, MAX_PARTS, compose};

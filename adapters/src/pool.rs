@@ -4,12 +4,13 @@
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use polylora_kernels::extent::HostExtent;
 
 use crate::residency::Residency;
 use crate::sync::Mutex;
-use crate::{Digest, Extent, Lease, LoadedAdapter};
+use crate::{Digest, Extent, Lease, LoadedAdapter, TierFigures};
 
 /// What residency means for the values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,10 +174,11 @@ impl DevicePool {
             }
             residency.reserve(digest, adapter.extent.layout().len())?
         };
+        let began = Instant::now();
         let reservation = Reservation { residency: &self.residency, place: Some(reserved) };
         sink.store(reserved.offset, &adapter.extent).map_err(|source| PoolError::Store { digest, source })?;
         let place = reservation.keep();
-        self.residency.lock().admit(digest, place, &adapter.extent);
+        self.residency.lock().admit(digest, place, &adapter.extent, began.elapsed());
         Ok(Lease::counted(Arc::clone(&self.residency), digest, place, Arc::clone(&adapter.extent)))
     }
 
@@ -218,6 +220,18 @@ impl PoolMonitor {
     /// The figures at this moment; all zero once the pool is gone.
     pub fn stats(&self) -> PoolStats {
         self.residency.upgrade().map(|residency| residency.lock().stats()).unwrap_or_default()
+    }
+
+    /// One adapter's figures; all zero once the pool is gone.
+    pub fn figures_of(&self, digest: &Digest) -> TierFigures {
+        self.residency.upgrade().map(|residency| residency.lock().figures_of(digest)).unwrap_or_default()
+    }
+
+    /// Forgets the figures of single adapters, of all others.
+    pub fn keep_figures_of(&self, is_kept: impl Fn(&Digest) -> bool) {
+        if let Some(residency) = self.residency.upgrade() {
+            residency.lock().keep_figures_of(is_kept);
+        }
     }
 
     /// The adapters that are resident, leased or not, in order of their digests.

@@ -5,10 +5,12 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::Duration;
 
 use polylora_kernels::extent::{EXTENT_ALIGN, HostExtent};
 
 use crate::pool::{PoolError, PoolMode, PoolStats};
+use crate::tier_figures::{FiguresByKey, TierFigures};
 use crate::{Arena, Digest, Extent};
 
 /// One resident adapter.
@@ -43,6 +45,7 @@ pub(crate) struct Residency {
     leaving: HashSet<Digest>,
     releases: u64,
     stats: PoolStats,
+    figures: FiguresByKey<Digest>,
 }
 
 /// Bytes of `elements` f32 values.
@@ -68,6 +71,7 @@ impl Residency {
             leaving: HashSet::new(),
             releases: 0,
             stats: PoolStats::default(),
+            figures: FiguresByKey::default(),
         }
     }
 
@@ -100,6 +104,7 @@ impl Residency {
         };
         self.stats.hits += 1;
         self.stats.leases += 1;
+        self.figures.hit(digest);
         Some((resident.place, resident.pinned.clone()))
     }
 
@@ -139,7 +144,7 @@ impl Residency {
     }
 
     /// Registers a stored adapter with its first lease.
-    pub(crate) fn admit(&mut self, digest: Digest, place: Extent, extent: &Arc<HostExtent>) {
+    pub(crate) fn admit(&mut self, digest: Digest, place: Extent, extent: &Arc<HostExtent>, took: Duration) {
         let pinned = match self.mode {
             PoolMode::Copy => None,
             PoolMode::Alias => Some(Arc::clone(extent)),
@@ -147,6 +152,7 @@ impl Residency {
         let before = self.residents.insert(digest, Resident { place, pinned, hold: Hold::Leased(1) });
         assert!(before.is_none(), "{digest:?} is resident twice");
         self.stats.misses += 1;
+        self.figures.loaded(&digest, took);
         self.stats.leases += 1;
         self.stats.leased += 1;
         self.stats.leased_bytes += bytes(place.len);
@@ -193,6 +199,7 @@ impl Residency {
         self.arena.free(*place);
         self.residents.remove(digest);
         self.stats.evictions += 1;
+        self.figures.evicted(digest);
         true
     }
 
@@ -200,6 +207,14 @@ impl Residency {
     pub(crate) fn evict_idle(&mut self) -> usize {
         let idle: Vec<Digest> = self.idle.values().copied().collect();
         idle.iter().filter(|digest| self.evict(digest)).count()
+    }
+
+    pub(crate) fn figures_of(&self, digest: &Digest) -> TierFigures {
+        self.figures.of(digest)
+    }
+
+    pub(crate) fn keep_figures_of(&mut self, is_kept: impl Fn(&Digest) -> bool) {
+        self.figures.retain(is_kept);
     }
 
     pub(crate) fn stats(&self) -> PoolStats {

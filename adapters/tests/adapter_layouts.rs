@@ -10,12 +10,12 @@ use polylora_adapters::{
 };
 
 fn scan(directory: &Path) -> Layout {
-    Layout::scan(directory, MiniLm::new().catalog()).expect("the directory can be listed")
+    Layout::scan(directory, &[MiniLm::new().catalog()]).expect("the directory can be listed")
 }
 
 fn scan_adapter(directory: &Path, name: &str) -> Layout {
     let name = AdapterName::new(name).expect("it is a name");
-    Layout::scan_adapter(directory, &name, MiniLm::new().catalog()).expect("the directory is there")
+    Layout::scan_adapter(directory, &name, &[MiniLm::new().catalog()]).expect("the directory is there")
 }
 
 /// A good adapter at `path`.
@@ -204,7 +204,7 @@ fn a_directory_that_is_none_is_said() {
     let base = MiniLm::new();
     let name = AdapterName::new("law").expect("it is a name");
     for outcome in
-        [Layout::scan(&missing, base.catalog()), Layout::scan_adapter(&missing, &name, base.catalog())]
+        [Layout::scan(&missing, &[base.catalog()]), Layout::scan_adapter(&missing, &name, &[base.catalog()])]
     {
         let error = outcome.expect_err("it is not there");
         assert!(matches!(error, OpenError::Io { .. }));

@@ -6,8 +6,8 @@ use std::{fs, path::Path, sync::Arc, thread, time::Duration};
 
 use minilm::{MiniLm, copy_adapter, fixture};
 use polylora_adapters::{
-    AdapterError, Answering, Fleet, FleetFound, FleetOptions, FleetParts, LoadError, LoadedAdapter, Refusal,
-    Roots,
+    AdapterError, Answering, Base, Fleet, FleetFound, FleetOptions, FleetParts, LoadError, LoadedAdapter,
+    Refusal, Roots,
 };
 
 const NEVER: Duration = Duration::from_secs(3600);
@@ -23,8 +23,11 @@ fn calm() -> FleetOptions {
 
 fn fleet(directory: &Path, options: FleetOptions) -> Fleet {
     let roots = Roots::new(Some(directory), None).expect("the directory is there");
-    let parts =
-        FleetParts { base: Arc::new(MiniLm::new()), base_name: "minilm".to_owned(), state_dir: None, roots };
+    let parts = FleetParts {
+        bases: vec![Base::new("minilm".to_owned(), Arc::new(MiniLm::new()))],
+        state_dir: None,
+        roots,
+    };
     Fleet::open(parts, options).expect("the directory can be listed")
 }
 
@@ -243,8 +246,11 @@ fn a_link_that_is_led_out_of_the_directory_later_is_refused() {
 fn a_single_folder_has_the_name_it_is_given_and_says_what_is_wrong_with_it() {
     let single = |folder: &str| {
         let roots = Roots::single("mine", &fixture(folder)).expect("it is a name");
-        let base_name = "minilm".to_owned();
-        let parts = FleetParts { base: Arc::new(MiniLm::new()), base_name, state_dir: None, roots };
+        let parts = FleetParts {
+            bases: vec![Base::new("minilm".to_owned(), Arc::new(MiniLm::new()))],
+            state_dir: None,
+            roots,
+        };
         Fleet::open(parts, calm()).expect("nothing is listed")
     };
     assert_eq!(names(&single("adapters/dora_r8")), ["mine"]);
@@ -265,8 +271,11 @@ fn files_of_a_named_folder_may_be_links() {
             .expect("a link");
     }
     let roots = Roots::single("mine", root.path()).expect("it is a name");
-    let parts =
-        FleetParts { base: Arc::new(MiniLm::new()), base_name: "minilm".to_owned(), state_dir: None, roots };
+    let parts = FleetParts {
+        bases: vec![Base::new("minilm".to_owned(), Arc::new(MiniLm::new()))],
+        state_dir: None,
+        roots,
+    };
     let fleet = Fleet::open(parts, calm()).expect("nothing is listed");
     assert_eq!(names(&fleet), ["mine"]);
     assert!(load(&fleet, "mine").is_ok());

@@ -6,7 +6,7 @@ use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use minilm::{MiniLm, copy_adapter};
 use polylora_adapters::{
-    About, Activate, AdapterName, BasisPoints, Change, Comparison, Fleet, FleetError, FleetFound,
+    About, Activate, AdapterName, Base, BasisPoints, Change, Comparison, Fleet, FleetError, FleetFound,
     FleetOptions, FleetParts, LoadError, RegisterFolder, RegisterVirtual, RollbackRule, Roots, Selector,
     SplitKey, State, Watcher,
 };
@@ -34,8 +34,7 @@ impl Place {
 
     fn open_with(&self, options: FleetOptions) -> Fleet {
         let parts = FleetParts {
-            base: Arc::new(MiniLm::new()),
-            base_name: "minilm".to_owned(),
+            bases: vec![Base::new("minilm".to_owned(), Arc::new(MiniLm::new()))],
             state_dir: Some(self.state.path()),
             roots: Roots::new(Some(self.adapters.path()), None).unwrap(),
         };

@@ -13,6 +13,8 @@ mod made_adapter;
 mod pool;
 #[path = "../src/residency.rs"]
 mod residency;
+#[path = "../src/tier_figures.rs"]
+mod tier_figures;
 
 /// What `src/sync.rs` is to the crate.
 mod sync {
@@ -44,6 +46,7 @@ use polylora_kernels::extent::HostExtent;
 use lease::Lease;
 use made_adapter::adapter_of;
 use pool::{DevicePool, ExtentSink, PoolError, PoolMode, StoreError};
+use tier_figures::TierFigures;
 
 const LINE: usize = 16;
 const LINE_BYTES: usize = LINE * 4;

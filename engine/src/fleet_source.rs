@@ -65,7 +65,7 @@ fn info(version: &Version, is_loaded: bool) -> AdapterInfo {
 
 #[cfg(test)]
 mod tests {
-    use polylora_adapters::{BaseModel, Digest, FleetOptions, FleetParts, LowRank, Roots, SiteCatalog};
+    use polylora_adapters::{Base, BaseModel, Digest, FleetOptions, FleetParts, LowRank, Roots, SiteCatalog};
     use polylora_kernels::extent::SiteId;
 
     use std::sync::Arc;
@@ -95,8 +95,7 @@ mod tests {
         std::fs::create_dir(&broken).unwrap();
         std::fs::write(broken.join("adapter_config.json"), "{").unwrap();
         let parts = FleetParts {
-            base: Arc::new(Siteless(SiteCatalog::new(vec![]))),
-            base_name: "siteless".to_owned(),
+            bases: vec![Base::new("siteless".to_owned(), Arc::new(Siteless(SiteCatalog::new(vec![]))))],
             state_dir: None,
             roots: Roots::new(Some(directory.path()), None).unwrap(),
         };

@@ -10,6 +10,7 @@
 //! status codes.
 
 mod adapter_loads;
+mod adapter_places;
 mod adapter_source;
 mod admission;
 mod batch_policy;
@@ -47,10 +48,11 @@ mod warm_up_adapter;
 mod warm_up_plan;
 mod worker;
 
+pub use adapter_places::LoraRoom;
 pub use adapter_source::{AdapterMemory, AdapterQuery, AdapterSource, FoundAdapter, ServedAdapter};
 pub use batch_policy::BatchLimits;
 pub use config::{EngineConfig, OnAdapterError, StartError};
-pub use encoder_runner::{EncoderRunner, LoraRoom};
+pub use encoder_runner::EncoderRunner;
 pub use engine::{Engine, EngineParts, InFlight, Shutdown};
 pub use error::{Blame, EmbedError};
 pub use mode::{Batching, Mode};

@@ -2,13 +2,15 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, StatusCode, header};
 use serde_json::{Value, json};
 
 use crate::api_keys::ApiKeys;
@@ -89,6 +91,7 @@ impl AdminRules {
         let is_forwarded = headers.keys().any(|name| is_a_proxys(name.as_str()));
         self.runtime_updating
             && !is_forwarded
+            && names_this_machine(headers)
             && peer.is_some_and(|Peer(peer)| peer.ip().to_canonical().is_loopback())
     }
 
@@ -138,6 +141,18 @@ impl Audit {
             tracing::error!(%error, path = %path.display(), "the record of changes could not be written");
         }
     }
+}
+
+/// Whether the request is for a name of this machine. A page in a browser whose own name is led to a loopback address (DNS
+/// rebinding) sends that name.
+fn names_this_machine(headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get(header::HOST) else { return true };
+    let authority = host.to_str().ok().and_then(|host| host.parse::<Authority>().ok());
+    authority.is_some_and(|authority| {
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+        let is_loopback = |host: &str| host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback());
+        host.eq_ignore_ascii_case("localhost") || is_loopback(host)
+    })
 }
 
 fn write_line(path: &Path, file: &mut File, line: &Value) -> io::Result<()> {

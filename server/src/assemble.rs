@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use polylora_adapters::{BaseModel, Fleet};
+use polylora_adapters::{Base, BaseModel, Fleet};
 use polylora_engine::{
     EmbeddingService, EncoderRunner, Engine, EngineConfig, EngineParts, LoraRoom, ModelInfo, RunError,
     Runner, RunnerFactory, StartError,
@@ -95,7 +95,8 @@ pub fn start_engine(settings: &Settings, extra: &[NamedAdapter]) -> Result<Assem
     let model = Arc::new(model);
     let info = describe(&model_dir, &model, &device);
     let counts_packed = device.weight_format().is_some_and(|format| format != WeightFormat::F32);
-    let fleet = Arc::new(open_fleet(settings, extra, &model, &info.name, counts_packed)?);
+    let bases = vec![Base::new(info.name.clone(), Arc::clone(&model) as _)];
+    let fleet = Arc::new(open_fleet(settings, extra, bases, counts_packed)?);
     let refused_adapters = fleet.refused().into_iter().map(|refused| refused.name).collect();
     let runners = runners(settings, &model, &device, &fleet)?;
     let engine = start(settings, info, model, Arc::clone(&fleet), runners)?;

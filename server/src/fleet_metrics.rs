@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use polylora_adapters::{Fleet, Listed};
+use polylora_adapters::{Fleet, Listed, TierFigures};
 use polylora_engine::{DomainLabel, Snapshot};
 
 /// Versions that have lines of their own; the others are left out.
@@ -97,6 +97,33 @@ pub fn render(fleet: &Fleet, snapshot: &Snapshot, max_lora: Option<usize>) -> St
         "Bytes of its values",
         &by_version(&|l| Some(l.version.content.bytes as f64)),
     );
+    let in_host = |figure: fn(&TierFigures) -> f64| {
+        by_version(&|l: &Listed| Some(figure(&fleet.tier_figures(&l.version).0)))
+    };
+    gauge(
+        "polylora_adapter_version_loads_total",
+        "counter",
+        "Times that it was read from disk",
+        &in_host(|t| t.loads as f64),
+    );
+    gauge(
+        "polylora_adapter_version_load_seconds_total",
+        "counter",
+        "Time spent on that",
+        &in_host(|t| t.load_micros as f64 / 1e6),
+    );
+    gauge(
+        "polylora_adapter_version_tier_hits_total",
+        "counter",
+        "Times that it was found in a tier",
+        &by_tier(&in_service, |l| fleet.tier_figures(&l.version), |t| t.hits),
+    );
+    gauge(
+        "polylora_adapter_version_evictions_total",
+        "counter",
+        "Times that it had to leave a tier",
+        &by_tier(&in_service, |l| fleet.tier_figures(&l.version), |t| t.evictions),
+    );
     gauge(
         "polylora_adapter_up",
         "gauge",
@@ -105,6 +132,23 @@ pub fn render(fleet: &Fleet, snapshot: &Snapshot, max_lora: Option<usize>) -> St
     );
     text.push_str(&lora_requests_info(snapshot, max_lora));
     text
+}
+
+/// A line for each tier of the first versions: host memory, and the devices together.
+fn by_tier(
+    in_service: &[&Listed],
+    tiers: impl Fn(&Listed) -> (TierFigures, TierFigures),
+    figure: fn(&TierFigures) -> u64,
+) -> Vec<(String, f64)> {
+    let lines = |listed: &&Listed| {
+        let (host, device) = tiers(listed);
+        [("host", host), ("device", device)].map(|(tier, figures)| {
+            let own = labels(listed);
+            let tag = own.strip_suffix('}').unwrap_or(&own);
+            (format!("{tag},tier=\"{tier}\"}}"), figure(&figures) as f64)
+        })
+    };
+    in_service.iter().take(MOST_VERSIONS).flat_map(lines).collect()
 }
 
 /// vLLM's gauge as the Gateway API Inference Extension reads it: names in labels, the time as the value.

@@ -1,10 +1,8 @@
 //! The fleet of adapters that the settings ask for.
 
 use std::num::NonZeroUsize;
-use std::sync::Arc;
 
-use polylora_adapters::{Fleet, FleetOptions, FleetParts, RefusedFolder, Roots};
-use polylora_models::EmbeddingModel;
+use polylora_adapters::{Base, Fleet, FleetOptions, FleetParts, RefusedFolder, Roots};
 
 use crate::assemble::{AssembleError, NamedAdapter};
 use crate::settings::Settings;
@@ -16,8 +14,7 @@ use crate::settings::Settings;
 pub(crate) fn open_fleet(
     settings: &Settings,
     extra: &[NamedAdapter],
-    model: &Arc<EmbeddingModel>,
-    base_name: &str,
+    bases: Vec<Base>,
     counts_packed: bool,
 ) -> Result<Fleet, AssembleError> {
     let single = match extra {
@@ -43,8 +40,7 @@ pub(crate) fn open_fleet(
         ..defaults
     };
     let state_dir = settings.state_dir.0.as_deref().filter(|_| single.is_none());
-    let parts =
-        FleetParts { base: Arc::clone(model) as _, base_name: base_name.to_owned(), state_dir, roots };
+    let parts = FleetParts { bases, state_dir, roots };
     let fleet = Fleet::open(parts, options).map_err(AssembleError::at(step()))?;
     if state_dir.is_none() && !settings.admin_api_key.is_empty() {
         tracing::warn!("what is registered ends with the process: --state-dir DIR keeps it");

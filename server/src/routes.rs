@@ -170,8 +170,9 @@ fn in_a_header(text: &str) -> HeaderValue {
 /// The base model under each of its names, and the adapters.
 #[utoipa::path(get, path = "/v1/models", tag = OPENAI,
     responses((status = 200, description = "All models", body = ModelList)))]
-pub(crate) async fn models(State(state): State<Arc<AppState>>) -> impl IntoResponse {
-    Json(state.models().list())
+pub(crate) async fn models(State(state): State<Arc<AppState>>) -> Result<impl IntoResponse, ApiError> {
+    // There may be thousands.
+    Ok(Json(adapters::blocking(move || state.models().list()).await?))
 }
 
 /// One model or adapter.

@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use polylora_tests::{
-    Golden, Reply, Server, copy_folder, fixtures, largest_difference, minilm_dir, polylora,
+    Golden, RawClient, Reply, Server, copy_folder, fixtures, largest_difference, minilm_dir, polylora,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -244,6 +246,31 @@ fn the_command_line_does_what_the_api_does_on_a_server_and_on_its_state_afterwar
         listed["adapters"].as_array().unwrap().iter().map(|entry| entry["tag"].as_str().unwrap()).collect();
     assert!(versions.iter().any(|tag| tag.starts_with("law@1.0.0#")), "{versions:?}");
     assert!(!versions.iter().any(|tag| tag.starts_with("spare@")), "{versions:?}");
+}
+
+#[test]
+fn a_change_whose_client_hangs_up_is_made_and_noted_all_the_same() {
+    let place = Place::new();
+    let server = place.start(&[]);
+    place.put("attn_r16", "law-next");
+    let metadata = json!({ "adapter_id": "law", "custom_metadata": { "adapter_path": "law-next" } });
+    let body = json!({ "adapter_metadata": metadata, "activate": "now" }).to_string();
+    let head = format!(
+        "POST /api/adapters/register HTTP/1.1\r\nhost: test\r\nauthorization: Bearer {KEY}\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    let mut client = RawClient::new(&server.url);
+    client.send(&[head.as_bytes(), body.as_bytes()].concat()).unwrap();
+    let audit = place.state.path().join("audit.jsonl");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    // Gone at once: before the adapter is read, as often as not.
+    drop(client);
+    while !fs::read_to_string(&audit).unwrap().contains("\"action\":\"register\"") {
+        assert!(Instant::now() < deadline, "nobody noted it");
+        thread::sleep(Duration::from_millis(20));
+    }
+    answers_as(&server, &Golden::read(), "law", "attn_r16", "1.0.1");
 }
 
 /// Exit code and standard output of `polylora adapters ARGUMENTS`.

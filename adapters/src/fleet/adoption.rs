@@ -38,11 +38,15 @@ impl Fleet {
         let Some(root) = self.roots.scanned.clone() else {
             return Ok(self.single()?);
         };
-        let layout = Layout::scan(&root, self.base.catalog())?;
+        let layout = Layout::scan(&root, &self.bases.catalogs())?;
         *self.nameless.lock() = layout.nameless.clone();
         let found: BTreeSet<_> = layout.versions.iter().map(|version| version.name.clone()).collect();
         self.turned_away.lock().retain(|name, (_, path)| found.contains(name) || !path.starts_with(&root));
         self.note_vanished(&layout);
+        // In order of their names, so that two who look at the same time do not wait for each other.
+        let locks: Vec<_> =
+            self.names_of_news(&layout.versions).iter().map(|name| self.name_lock(name)).collect();
+        let _one_at_a_time: Vec<_> = locks.iter().map(|lock| lock.lock()).collect();
         Ok(self.adopt(layout.versions)?)
     }
 
@@ -55,7 +59,7 @@ impl Fleet {
             return Ok(());
         }
         for root in self.roots.all() {
-            let Ok(layout) = Layout::scan_adapter(root, &name, self.base.catalog()) else { continue };
+            let Ok(layout) = Layout::scan_adapter(root, &name, &self.bases.catalogs()) else { continue };
             if layout.versions.is_empty() {
                 continue;
             }
@@ -106,13 +110,14 @@ impl Fleet {
             good.iter().map(|(name, good)| self.registrations(registry, name, good)).collect()
         };
         let mut events = vec![];
-        for ((name, good), outcome) in good.iter().zip(self.store.change_groups(groups, now())?) {
+        for (good, outcome) in good.values().zip(self.store.change_groups(groups, now())?) {
             match outcome {
                 Ok(happened) => events.extend(happened),
                 // One name that cannot be registered does not hold up the others.
-                Err(error) => {
+                Err(source) => {
                     refused += good.len();
-                    tracing::error!(adapter = ?name, %error, "what was found is not registered");
+                    let reason = Arc::new(Refusal::Unregistered { source });
+                    good.iter().for_each(|(found, _)| self.turn_away(found, &reason));
                 }
             }
         }
@@ -135,6 +140,11 @@ impl Fleet {
         }
         let activated = events.iter().filter(|event| matches!(event, Event::Activated { .. })).count();
         Ok(Adopted { registered: registered.len(), activated, refused })
+    }
+
+    fn names_of_news(&self, found: &[FoundVersion]) -> BTreeSet<AdapterName> {
+        let registry = self.store.read();
+        found.iter().filter(|found| self.is_news(&registry, found)).map(|found| found.name.clone()).collect()
     }
 
     pub(super) fn name_lock(&self, name: &AdapterName) -> Arc<Mutex<()>> {
@@ -177,8 +187,8 @@ impl Fleet {
     fn single(&self) -> Result<Adopted, StoreError> {
         let Some((name, folder)) = self.roots.single.clone() else { return Ok(Adopted::default()) };
         let source = self.roots.source(&folder);
-        let finding = match source.inspect(self.base.catalog()) {
-            Ok(manifest) => Finding::Served(Box::new(manifest)),
+        let finding = match self.bases.inspect(&source) {
+            Ok((_, manifest)) => Finding::Served(Box::new(manifest)),
             Err(reason) => Finding::Refused(Arc::new(reason)),
         };
         self.adopt(vec![FoundVersion { name, label: None, source, finding }])
@@ -192,7 +202,7 @@ impl Fleet {
             return false;
         }
         let known = registry.versions_of(found.name.as_str()).any(|version| {
-            version.base.digest == self.base_ref.digest
+            self.bases.of(&version.base.digest).is_some()
                 && version.source == Source::Folder { path: folder.clone(), stamp: files }
         });
         !known
@@ -250,7 +260,7 @@ impl Fleet {
     fn replaces_active(&self, registry: &Registry, name: &AdapterName, folder: Option<&PathBuf>) -> bool {
         let active = registry.alias(name.as_str()).and_then(|alias| alias.active);
         active.and_then(|id| registry.version(id)).is_some_and(|active| {
-            active.base.digest != self.base_ref.digest
+            self.bases.of(&active.base.digest).is_none()
                 || (folder.is_some() && active.source.folder() == folder)
         })
     }

@@ -12,7 +12,7 @@ use polylora_registry::{
 };
 
 use super::{Answering, Fleet, FleetFound, LoadError, Look, MOST_MISSES, Ticket};
-use crate::{LoadedAdapter, Refusal, compose};
+use crate::{Base, LoadedAdapter, Refusal, compose};
 
 impl Fleet {
     /// The version that answers a request for `model`, a name or `name@version`; `key` stands for the client where there is
@@ -31,7 +31,7 @@ impl Fleet {
                 return Err(LoadError::Unknown { name: model.to_owned(), reason: other.to_string() });
             }
         };
-        self.fits_base(&version)?;
+        self.base_of(&version)?;
         if let Some(reason) = self.standing_fault(version.id) {
             self.count(version.id, false, Duration::ZERO);
             return Err(refused(&version, &reason));
@@ -57,7 +57,14 @@ impl Fleet {
                     reason: format!("version {id} was deleted meanwhile"),
                 };
                 let version = version.ok_or_else(unknown)?;
-                let answering = self.load_version(&version)?;
+                let answering = match (self.load_version(&version), ticket) {
+                    // Another request was faster and has what replaced the files answer already.
+                    (Err(error), Ticket::Current(_)) => match self.successor(&version) {
+                        Some(successor) => self.load_version(&successor)?,
+                        None => return Err(error),
+                    },
+                    (outcome, _) => outcome?,
+                };
                 if matches!(ticket, Ticket::Version(_)) && answering.version.id != *id {
                     let path = version.source.folder().cloned().unwrap_or_default();
                     return Err(refused(
@@ -111,8 +118,18 @@ impl Fleet {
         self.turned_away.lock().remove(name);
     }
 
+    /// The version that took over from `version`, in its folder and in its place.
+    fn successor(&self, version: &Version) -> Option<Arc<Version>> {
+        let registry = self.store.read();
+        let alias = registry.alias(version.name.as_str())?;
+        let in_service = alias.active.into_iter().chain(alias.split.map(|split| split.candidate));
+        let mut others = in_service.filter(|id| *id != version.id).filter_map(|id| registry.version(id));
+        let folder = version.source.folder()?;
+        others.find(|other| other.source.folder() == Some(folder)).cloned()
+    }
+
     fn load_version(&self, version: &Arc<Version>) -> Result<Answering, LoadError> {
-        self.fits_base(version)?;
+        self.base_of(version)?;
         let folder = match &version.source {
             Source::Virtual { parts } => return self.load_virtual(version, parts),
             Source::Folder { path, stamp } => {
@@ -180,9 +197,15 @@ impl Fleet {
             });
             iter::once(Change::Register(Box::new(new))).chain(tried).collect()
         };
-        let failed =
-            |error: StoreError| LoadError::Store { name: name.to_owned(), reason: error.to_string() };
-        self.change_all(decide).map_err(failed)?;
+        match self.change_all(decide) {
+            Ok(_) => {}
+            Err(StoreError::Refused(source)) => {
+                return Err(self.failed(version, Arc::new(Refusal::Unregistered { source })));
+            }
+            Err(error) => {
+                return Err(LoadError::Store { name: name.to_owned(), reason: error.to_string() });
+            }
+        }
         let found = self.store.read().by_content(name, digest).cloned();
         let Some(registered) = found else {
             return Err(LoadError::Unknown {
@@ -207,7 +230,10 @@ impl Fleet {
             loaded.push((answering.adapter, part.weight));
         }
         let made = self.cache.get_or_load(&version.digest, || {
-            let made = compose(&loaded, &*self.base)
+            let base = self
+                .base_of(version)
+                .map_err(|_| Refusal::Virtual { reason: "its base model is gone".to_owned() })?;
+            let made = compose(&loaded, &*base.model)
                 .map_err(|error| Refusal::Virtual { reason: error.to_string() })?;
             let is_it = made.digest == version.digest;
             let reason = || Refusal::Virtual { reason: "its parts are not what they were".to_owned() };
@@ -253,12 +279,12 @@ impl Fleet {
         misses.insert(model.to_owned(), Instant::now());
     }
 
-    fn fits_base(&self, version: &Version) -> Result<(), LoadError> {
-        if version.base.digest == self.base_ref.digest {
-            return Ok(());
-        }
-        let (found, expected) = (version.base.name.clone(), self.base_ref.name.clone());
-        Err(refused(version, &Arc::new(Refusal::OtherBase { found, expected })))
+    /// The base model that a version is for.
+    pub(super) fn base_of(&self, version: &Version) -> Result<&Base, LoadError> {
+        self.bases.of(&version.base.digest).ok_or_else(|| {
+            let (found, expected) = (version.base.name.clone(), self.bases.names());
+            refused(version, &Arc::new(Refusal::OtherBase { found, expected }))
+        })
     }
 
     /// A fault that is too fresh to look again.

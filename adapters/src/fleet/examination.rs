@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use polylora_registry::{About, Activate, Content, FilesStamp, NewVersion, Source};
+use polylora_registry::{About, Activate, BaseRef, Content, FilesStamp, NewVersion, Source};
 
 use super::Fleet;
-use crate::{AdapterError, AdapterManifest, AdapterName, AdapterSource, Digest, LoadedAdapter, Refusal};
+use crate::{
+    AdapterError, AdapterManifest, AdapterName, AdapterSource, Base, Digest, LoadedAdapter, Refusal,
+};
 
 /// Times that one reading starts over because the files changed meanwhile.
 const MAX_STARTS: usize = 3;
@@ -17,38 +19,47 @@ pub(super) struct Holding {
     pub(super) digest: Digest,
     pub(super) content: Content,
     pub(super) source: Source,
+    pub(super) base: BaseRef,
     pub(super) about: About,
 }
 
 impl Fleet {
     /// Reads a folder, and again if its files change meanwhile.
     pub(super) fn examine(&self, source: &AdapterSource) -> Result<(LoadedAdapter, Holding), Refusal> {
-        let mut manifest = source.inspect(self.base.catalog())?;
+        let (mut base, mut manifest) = self.bases.inspect(source)?;
         for _ in 0..MAX_STARTS {
-            let loaded = self.read(&manifest)?;
+            let loaded = self.read(&manifest, base)?;
             if !manifest.is_stale() {
-                let holding = holding(&manifest, &loaded);
+                let holding = holding(&manifest, &loaded, base.reference.clone());
                 return Ok((loaded, holding));
             }
-            manifest = source.inspect(self.base.catalog())?;
+            (base, manifest) = self.bases.inspect(source)?;
         }
         Err(Refusal::Changing { path: source.path().clone() })
     }
 
-    fn read(&self, manifest: &AdapterManifest) -> Result<LoadedAdapter, Refusal> {
+    fn read(&self, manifest: &AdapterManifest, base: &Base) -> Result<LoadedAdapter, Refusal> {
         let max = self.options.max_rank;
         if manifest.max_rank() > max {
             let file = manifest.folder().join(crate::CONFIG_FILE);
             return Err(AdapterError::RankAboveLimit { file, found: manifest.max_rank(), max }.into());
         }
-        Ok(manifest.load(&*self.base)?)
+        Ok(manifest.load(&*base.model)?)
     }
 
     /// What is held, to be registered under `name`: with the next free label, and inactive.
     pub(super) fn new_version(&self, name: &AdapterName, holding: Holding) -> NewVersion {
-        let Holding { digest, content, source, about } = holding;
-        let (name, base) = (name.clone(), self.base_ref.clone());
-        NewVersion { name, label: None, digest, content, source, base, about, activate: Activate::Never }
+        let Holding { digest, content, source, base, about } = holding;
+        NewVersion {
+            name: name.clone(),
+            label: None,
+            digest,
+            content,
+            source,
+            base,
+            about,
+            activate: Activate::Never,
+        }
     }
 
     /// The state of a folder's files now; `None` when they are not there, or not where they may be.
@@ -59,7 +70,7 @@ impl Fleet {
     }
 }
 
-fn holding(manifest: &AdapterManifest, loaded: &LoadedAdapter) -> Holding {
+fn holding(manifest: &AdapterManifest, loaded: &LoadedAdapter, base: BaseRef) -> Holding {
     let content = Content {
         ranks: manifest.ranks(),
         targets: manifest.target_modules(),
@@ -71,5 +82,5 @@ fn holding(manifest: &AdapterManifest, loaded: &LoadedAdapter) -> Holding {
     let task_type = manifest.task_type().map(str::to_owned);
     let about = About { task_type, training, ..About::default() };
     let source = Source::Folder { path: manifest.folder().to_owned(), stamp: manifest.identity().into() };
-    Holding { digest: loaded.digest, content, source, about }
+    Holding { digest: loaded.digest, content, source, base, about }
 }

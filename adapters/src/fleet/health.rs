@@ -40,7 +40,7 @@ impl Fleet {
     /// Checks a version without computing with it: its base, its files, its values, its effect. Reads files; blocks.
     pub fn check(&self, version: &Arc<Version>) -> HealthReport {
         let check = |name, is_ok, detail: String| HealthCheck { name, is_ok, detail };
-        let base = version.base.digest == self.base_ref.digest;
+        let base = self.bases.of(&version.base.digest).is_some();
         let mut checks = vec![check("base", Some(base), format!("registered for {}", version.base.name))];
         let files = match &version.source {
             Source::Virtual { parts } => check("files", None, format!("made of {} others", parts.len())),
@@ -112,7 +112,7 @@ impl Fleet {
     }
 
     fn fault_at_a_glance(&self, version: &Version) -> Option<String> {
-        if version.base.digest != self.base_ref.digest {
+        if self.bases.of(&version.base.digest).is_none() {
             return Some(format!("it is registered for the base model {}", version.base.name));
         }
         match (&version.phase, &version.source) {

@@ -102,10 +102,14 @@ impl Fleet {
             parts.push(VirtualPart { id: version.id, weight });
             loaded.push((adapter, weight));
         }
-        let made = compose(&loaded, &*self.base)?;
+        let of = parts.first().and_then(|part| self.version_by_id(part.id));
+        let base = of.map_or(Err(ComposeError::NoParts.into()), |version| {
+            self.base_of(&version).map_err(FleetError::from)
+        })?;
+        let made = compose(&loaded, &*base.model)?;
         let layout = made.extent.layout();
         let site_name =
-            |site| self.base.catalog().site(site).name.rsplit('.').next().unwrap_or_default().to_owned();
+            |site| base.model.catalog().site(site).name.rsplit('.').next().unwrap_or_default().to_owned();
         let mut ranks: Vec<_> = layout.slots().iter().map(|slot| slot.shape.rank).collect();
         let mut targets: Vec<_> = layout.slots().iter().map(|slot| site_name(slot.shape.site)).collect();
         ranks.sort_unstable();
@@ -120,7 +124,13 @@ impl Fleet {
             has_effect: !layout.is_empty(),
         };
         let source = Source::Virtual { parts };
-        let held = Holding { digest: made.digest, content, source, about: request.about };
+        let held = Holding {
+            digest: made.digest,
+            content,
+            source,
+            base: base.reference.clone(),
+            about: request.about,
+        };
         let new = self.new_version(&request.name, held);
         let new = NewVersion { label: request.label, activate: request.activate, ..new };
         self.register(new, made)
@@ -228,6 +238,11 @@ impl Fleet {
                     pool.let_go(&digest);
                 }
             }
+        }
+        let versions: HashSet<Digest> = self.store.read().versions().map(|version| version.digest).collect();
+        self.cache.keep_figures_of(|digest| versions.contains(digest));
+        for pool in self.pools.lock().iter() {
+            pool.keep_figures_of(|digest| versions.contains(digest));
         }
         let known: HashSet<VersionId> = self.store.read().versions().map(|version| version.id).collect();
         self.looks.lock().retain(|id, _| known.contains(id));

@@ -94,7 +94,7 @@ impl Fleet {
         let active = registry.names().filter_map(|(_, alias)| registry.version(alias.active?));
         active
             .filter(|version| {
-                version.phase == Phase::Registered && version.base.digest == self.base_ref.digest
+                version.phase == Phase::Registered && self.bases.of(&version.base.digest).is_some()
             })
             .cloned()
             .collect()

@@ -12,7 +12,7 @@ use polylora_adapters::{About, Activate, AdapterName, Change, RegisterFolder};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::adapters::{Deed, fleet, tag};
+use super::adapters::{Deed, blocking, fleet, tag};
 use crate::admin::Updater;
 use crate::api_doc::FLEET;
 use crate::state::AppState;
@@ -121,7 +121,8 @@ pub(crate) async fn unload(
 #[utoipa::path(get, path = "/lora-adapters", tag = FLEET,
     responses((status = 200, description = "The adapters", body = Vec<LlamaAdapter>)))]
 pub(crate) async fn list(State(state): State<Arc<AppState>>) -> Result<Response, ApiError> {
-    let served = state.fleet().map(|fleet| fleet.served()).unwrap_or_default();
+    let fleet = state.fleet().cloned();
+    let served = blocking(move || fleet.map(|fleet| fleet.served()).unwrap_or_default()).await?;
     let adapters = served.into_iter().map(|version| LlamaAdapter {
         id: version.id.0,
         path: version.source.folder().map_or_else(String::new, |path| path.display().to_string()),

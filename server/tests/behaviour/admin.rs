@@ -115,6 +115,21 @@ async fn loading_is_open_to_this_machine_where_allowed_and_to_nobody_who_comes_t
         request.extensions_mut().insert(Peer("127.0.0.1:5".parse().expect("an address")));
         assert_eq!(open.send(request).await.error().0, 403, "{header}");
     }
+    // A page whose name is led to this machine sends that name.
+    for (host, is_let_in) in [
+        ("localhost:8080", true),
+        ("127.0.0.1", true),
+        ("[::1]:8080", true),
+        ("evil.example:8080", false),
+        ("127.0.0.1.evil.example", false),
+        ("a b", false),
+    ] {
+        let mut request =
+            Request::post(load.1).header(header::HOST, host).body(Body::from(load.2)).expect("a request");
+        request.headers_mut().insert(header::CONTENT_TYPE, "application/json".parse().expect("a value"));
+        request.extensions_mut().insert(Peer("127.0.0.1:5".parse().expect("an address")));
+        assert_eq!(open.send(request).await.error().0, if is_let_in { 404 } else { 403 }, "{host}");
+    }
     let promote = send(&open, CHANGES[1], None, Some("127.0.0.1:5")).await.error();
     assert_eq!(promote.0, 403, "only loading is");
 }
