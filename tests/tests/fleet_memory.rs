@@ -22,7 +22,6 @@ fn a_thousand_loads_and_unloads_leave_resident_memory_where_it_was() {
         RandomAdapter { seed: index as u64, rank: 64 }.write_for(BertSize::TINY, &own);
     }
     let model = fixtures("encoders/bert/model");
-    let elsewhere = TempDir::new().expect("a folder");
     let server = Server::start(&[
         "--embedding-model",
         model.to_str().expect("Unicode"),
@@ -30,8 +29,6 @@ fn a_thousand_loads_and_unloads_leave_resident_memory_where_it_was() {
         SMALL_BASE,
         "--lora-resolver",
         folder.path().to_str().expect("Unicode"),
-        "--state-dir",
-        elsewhere.path().to_str().expect("Unicode"),
         "--allow-runtime-lora-updating",
         "--log-level",
         "warn,polylora_server::serve=info",

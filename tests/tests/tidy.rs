@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use polylora_tests::repository;
 
 /// Folders of crates in the order of their dependencies; a crate may depend on those before it.
-const LAYERS: [&str; 7] =
-    ["registry", "kernels-cpu", "kernels-cubecl", "adapters", "models", "engine", "server"];
+const LAYERS: [&str; 8] =
+    ["registry", "generation", "kernels-cpu", "kernels-cubecl", "adapters", "models", "engine", "server"];
 /// Lines a source file may have.
 const MOST_LINES: usize = 400;
 
