@@ -120,9 +120,7 @@ impl<K: Hash + Eq + Clone, E> HostCache<K, E> {
                 Move::Await(flight) => {
                     if let Some(outcome) = flight.outcome() {
                         if outcome.is_ok() {
-                            let mut state = self.state.lock();
-                            state.hits += 1;
-                            state.figures.hit(key);
+                            self.state.lock().count_hit(key);
                         }
                         return outcome;
                     }
@@ -247,9 +245,13 @@ struct State<K, E> {
 impl<K: Hash + Eq + Clone, E> State<K, E> {
     fn hit(&mut self, key: &K) -> Option<LoadedAdapter> {
         let kept = self.books.get(key)?.clone();
+        self.count_hit(key);
+        Some(kept)
+    }
+
+    fn count_hit(&mut self, key: &K) {
         self.hits += 1;
         self.figures.hit(key);
-        Some(kept)
     }
 
     fn count_evicted(&mut self) {

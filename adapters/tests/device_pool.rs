@@ -354,6 +354,20 @@ fn leases_are_given_back_from_any_thread_and_the_pool_may_go_first() {
 }
 
 #[test]
+fn a_thread_that_panics_gives_its_leases_back() {
+    let mut pool = DevicePool::new(8 * LINE_BYTES, PoolMode::Copy);
+    let lease = pool.lease(&adapter(1, 2), &mut NoCopy).expect("it fits");
+    let panicked = std::thread::spawn(move || {
+        let _lease = lease;
+        panic!("a kernel failed");
+    });
+    panicked.join().expect_err("it panicked");
+    assert_eq!(pool.stats().leases, 0);
+    assert!(pool.evict(&Digest([1; 32])), "it may go");
+    pool.check_integrity();
+}
+
+#[test]
 fn an_adapter_above_the_budget_is_too_large_with_both_sizes() {
     let mut pool = DevicePool::new(2 * LINE_BYTES, PoolMode::Alias);
     let loaded = adapter(3, 3);

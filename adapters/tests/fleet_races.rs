@@ -19,6 +19,10 @@ fn fleet(adapters: &Path) -> Fleet {
         retry_after: Duration::ZERO,
         ..FleetOptions::new(64 << 20)
     };
+    fleet_with(adapters, options)
+}
+
+fn fleet_with(adapters: &Path, options: FleetOptions) -> Fleet {
     let parts = FleetParts {
         bases: vec![Base::new("minilm".to_owned(), Arc::new(MiniLm::new()))],
         state_dir: None,
@@ -45,6 +49,13 @@ fn ticket(fleet: &Fleet, model: &str) -> Ticket {
     }
 }
 
+fn refusal(error: LoadError) -> Arc<Refusal> {
+    match error {
+        LoadError::Refused { reason, .. } => reason,
+        other => panic!("{other}"),
+    }
+}
+
 fn delete(of: &str) -> Change {
     Change::Delete { name: name(of), version: None, is_buried: true, expect: None }
 }
@@ -61,9 +72,8 @@ fn who_asks_for_a_version_never_gets_what_replaced_its_files_and_who_asks_for_th
     let first = fleet.get("law").unwrap().version;
     let (exact, current) = (ticket(&fleet, "law@1.0.0"), ticket(&fleet, "law"));
     put(&root, "adapters/attn_r16", "law");
-    let refused = fleet.load(&exact).unwrap_err();
-    let LoadError::Refused { reason, .. } = &refused else { panic!("{refused}") };
-    assert!(matches!(**reason, Refusal::Replaced { .. }), "{reason}");
+    let reason = refusal(fleet.load(&exact).unwrap_err());
+    assert!(matches!(*reason, Refusal::Replaced { .. }), "{reason}");
     let second = fleet.load(&current).unwrap().version;
     assert_eq!((second.label.to_string().as_str(), second.digest == first.digest), ("1.0.1", false));
     assert!(fleet.get("law@1.0.0").is_err(), "its files are no longer its own");
@@ -140,9 +150,8 @@ fn a_name_that_is_full_keeps_answering_and_says_so_to_who_replaces_its_files() {
     };
     assert!(full.to_string().contains("1000"), "{full}");
     put(&root, "adapters/dora_r8", "law");
-    let refused = fleet.get("law").unwrap_err();
-    let LoadError::Refused { reason, .. } = &refused else { panic!("{refused}") };
-    assert!(matches!(**reason, Refusal::Unregistered { .. }), "{reason}");
+    let reason = refusal(fleet.get("law").unwrap_err());
+    assert!(matches!(*reason, Refusal::Unregistered { .. }), "{reason}");
     put(&root, "adapters/qv_r8", "law");
     assert_eq!(fleet.get("law").unwrap().version.label.to_string(), "1.0.0");
 }
@@ -173,12 +182,7 @@ fn figures_of_a_version_count_its_own_loads_hits_and_evictions() {
     put(&root, "adapters/qv_r8", "law");
     put(&root, "adapters/attn_r16", "med");
     let options = FleetOptions { most_in_host_cache: Some(1), ..FleetOptions::new(64 << 20) };
-    let parts = FleetParts {
-        bases: vec![Base::new("minilm".to_owned(), Arc::new(MiniLm::new()))],
-        state_dir: None,
-        roots: Roots::new(Some(root.path()), None).unwrap(),
-    };
-    let fleet = Fleet::open(parts, options).unwrap();
+    let fleet = fleet_with(root.path(), options);
     for model in ["law", "law", "med", "law"] {
         fleet.get(model).unwrap();
     }

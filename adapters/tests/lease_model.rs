@@ -45,7 +45,7 @@ use polylora_kernels::extent::HostExtent;
 
 use lease::Lease;
 use made_adapter::adapter_of;
-use pool::{DevicePool, ExtentSink, PoolError, PoolMode, StoreError};
+use pool::{DevicePool, ExtentSink, PoolError, PoolMode, PoolMonitor, StoreError};
 use tier_figures::TierFigures;
 
 const LINE: usize = 16;
@@ -114,6 +114,27 @@ impl ExtentSink for Memory {
         }
         if fails { Err(StoreError { reason: "the device is full".into() }) } else { Ok(()) }
     }
+}
+
+/// A device that gives a lease back, and looks at the books, before it takes an extent.
+struct Returning {
+    memory: Memory,
+    lease: Option<Lease>,
+    monitor: PoolMonitor,
+}
+
+impl ExtentSink for Returning {
+    fn store(&mut self, offset: usize, extent: &Arc<HostExtent>) -> Result<(), StoreError> {
+        drop(self.lease.take());
+        assert_eq!(self.monitor.stats().leases, 0, "the lease is back, the next one is not out");
+        self.memory.store(offset, extent)
+    }
+}
+
+/// A thread that lets adapter `tag` go.
+fn letting_go(pool: &DevicePool, tag: u8) -> thread::JoinHandle<()> {
+    let monitor = pool.monitor();
+    thread::spawn(move || monitor.let_go(&Digest([tag; 32])))
 }
 
 /// How often a model went one way and the other: one that goes only one way shows nothing.
@@ -239,16 +260,111 @@ fn an_adapter_that_others_let_go_is_gone_after_its_last_lease_and_not_before() {
         let (mut pool, mut memory) = (DevicePool::new(LINE_BYTES, PoolMode::Copy), Memory::new(1));
         let lease = memory.lease(&mut pool, 1, 1).expect("it fits");
         let reader = memory.reader(lease);
-        let other = thread::spawn({
-            let monitor = pool.monitor();
-            move || monitor.let_go(&Digest([1; 32]))
-        });
+        let other = letting_go(&pool, 1);
         let next = memory.lease(&mut pool, 2, 1);
         seen.note(next.is_ok());
         drop(next);
         reader.join().expect("a reader");
         other.join().expect("another thread");
         assert!(!pool.is_resident(&Digest([1; 32])));
+        assert_whole(pool, memory);
+    });
+}
+
+#[test]
+fn a_resident_that_is_leased_while_others_let_it_go_is_leased_whole_or_stored_anew() {
+    in_both_ways(|seen| {
+        let (mut pool, mut memory) = (DevicePool::new(LINE_BYTES, PoolMode::Copy), Memory::new(1));
+        drop(memory.lease(&mut pool, 1, 1).expect("it fits"));
+        let other = letting_go(&pool, 1);
+        let lease = memory.lease(&mut pool, 1, 1).expect("it is resident, or its place is free");
+        let was_there = pool.stats().hits == 1;
+        seen.note(was_there);
+        memory.lease(&mut pool, 2, 1).expect_err("the only place is leased");
+        other.join().expect("another thread");
+        assert!(pool.is_resident(&Digest([1; 32])) && pool.stats().leases == 1);
+        memory.read(&lease);
+        drop(lease);
+        // Who leased it first had it let go afterwards.
+        assert_eq!(pool.is_resident(&Digest([1; 32])), !was_there);
+        assert_whole(pool, memory);
+    });
+}
+
+#[test]
+fn an_adapter_that_others_let_go_while_it_is_stored_is_there_for_its_first_lease() {
+    in_both_ways(|seen| {
+        let (mut pool, mut memory) = (DevicePool::new(LINE_BYTES, PoolMode::Copy), Memory::new(1));
+        let other = letting_go(&pool, 1);
+        let lease = memory.lease(&mut pool, 1, 1).expect("it fits");
+        other.join().expect("another thread");
+        memory.lease(&mut pool, 2, 1).expect_err("the only place is leased");
+        memory.read(&lease);
+        drop(lease);
+        seen.note(pool.is_resident(&Digest([1; 32])));
+        assert_whole(pool, memory);
+    });
+}
+
+#[test]
+fn an_adapter_that_was_let_go_waits_for_the_last_of_its_leases() {
+    in_both_ways(|seen| {
+        let (mut pool, mut memory) = (DevicePool::new(LINE_BYTES, PoolMode::Copy), Memory::new(1));
+        let [first, second] = [(); 2].map(|()| memory.lease(&mut pool, 1, 1).expect("it fits"));
+        pool.monitor().let_go(&Digest([1; 32]));
+        let reader = memory.reader(first);
+        memory.read(&second);
+        drop(second);
+        seen.note(pool.is_resident(&Digest([1; 32])));
+        reader.join().expect("a reader");
+        assert!(!pool.is_resident(&Digest([1; 32])));
+        assert_whole(pool, memory);
+    });
+}
+
+#[test]
+fn an_adapter_that_was_let_go_and_is_leased_anew_stays() {
+    in_both_ways(|seen| {
+        let (mut pool, mut memory) = (DevicePool::new(LINE_BYTES, PoolMode::Copy), Memory::new(1));
+        let lease = memory.lease(&mut pool, 1, 1).expect("it fits");
+        pool.monitor().let_go(&Digest([1; 32]));
+        let reader = memory.reader(lease);
+        let again = memory.lease(&mut pool, 1, 1).expect("it is resident, or its place is free");
+        seen.note(pool.stats().hits == 1);
+        reader.join().expect("a reader");
+        memory.read(&again);
+        drop(again);
+        assert!(pool.is_resident(&Digest([1; 32])), "whoever asked for it later wants it");
+        assert_whole(pool, memory);
+    });
+}
+
+#[test]
+fn a_lease_is_given_back_although_somebody_else_has_the_lock() {
+    loom::model(|| {
+        let (mut pool, mut memory) = (DevicePool::new(LINE_BYTES, PoolMode::Copy), Memory::new(1));
+        let lease = memory.lease(&mut pool, 1, 1).expect("it fits");
+        let reader = memory.reader(lease);
+        // With the lock in hand, the reader's turn comes.
+        pool.monitor().keep_figures_of(|_| {
+            thread::yield_now();
+            true
+        });
+        reader.join().expect("a reader");
+        assert_whole(pool, memory);
+    });
+}
+
+#[test]
+fn a_device_may_give_leases_back_and_read_the_books_while_it_stores() {
+    loom::model(|| {
+        let (mut pool, mut memory) = (DevicePool::new(2 * LINE_BYTES, PoolMode::Copy), Memory::new(2));
+        let lease = Some(memory.lease(&mut pool, 1, 1).expect("it fits"));
+        let mut device = Returning { memory: memory.clone(), lease, monitor: pool.monitor() };
+        device.memory.next.0 = 2;
+        let second = pool.lease(&adapter(2, 1), &mut device).expect("it fits");
+        memory.read(&second);
+        drop(second);
         assert_whole(pool, memory);
     });
 }

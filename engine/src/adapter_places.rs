@@ -86,6 +86,7 @@ impl AdapterPlaces {
 }
 
 /// Where a row goes.
+#[derive(Clone, Debug)]
 pub(crate) enum Seat {
     /// Into the batch, through the adapter of that index.
     At(Option<usize>),
@@ -100,7 +101,8 @@ pub(crate) struct Seating<'a> {
     places: &'a mut AdapterPlaces,
     leases: Vec<Lease>,
     placed: Vec<PlacedAdapter>,
-    refused: Vec<(Digest, Result<(), EmbedError>)>,
+    /// What the adapters got that found no place.
+    refused: Vec<(Digest, Seat)>,
 }
 
 impl Seating<'_> {
@@ -112,8 +114,8 @@ impl Seating<'_> {
         if let Some(index) = self.leases.iter().position(|lease| lease.digest() == adapter.digest) {
             return Seat::At(Some(index));
         }
-        if let Some((_, why)) = self.refused.iter().find(|(digest, _)| *digest == adapter.digest) {
-            return Seat::not(why.clone());
+        if let Some((_, seat)) = self.refused.iter().find(|(digest, _)| *digest == adapter.digest) {
+            return seat.clone();
         }
         let AdapterPlaces { pool, memory } = &mut *self.places;
         match pool.lease(adapter, &mut ArenaSink(memory)) {
@@ -124,15 +126,20 @@ impl Seating<'_> {
                 Seat::At(Some(self.leases.len() - 1))
             }
             Err(error) => {
-                let why = match error {
-                    PoolError::AllLeased { .. } => Ok(()),
+                let seat = match error {
+                    PoolError::AllLeased { .. } => Seat::Deferred,
                     PoolError::TooLarge { needed_bytes, budget_bytes, .. } => {
-                        Err(EmbedError::AdapterTooLarge { bytes: needed_bytes, pool_bytes: budget_bytes })
+                        Seat::Failed(EmbedError::AdapterTooLarge {
+                            bytes: needed_bytes,
+                            pool_bytes: budget_bytes,
+                        })
                     }
-                    PoolError::Store { .. } => Err(EmbedError::Internal { reason: error.to_string() }),
+                    PoolError::Store { .. } => {
+                        Seat::Failed(EmbedError::Internal { reason: error.to_string() })
+                    }
                 };
-                self.refused.push((adapter.digest, why.clone()));
-                Seat::not(why)
+                self.refused.push((adapter.digest, seat.clone()));
+                seat
             }
         }
     }
@@ -141,13 +148,6 @@ impl Seating<'_> {
     pub(crate) fn lora(&self, rows: impl IntoIterator<Item = (usize, Option<usize>)>) -> LoraBatch {
         let placed = self.placed.clone();
         LoraBatch::new(segments_of(rows), placed, self.places.memory.clone())
-    }
-}
-
-impl Seat {
-    /// No seat: for now, or for a reason.
-    fn not(why: Result<(), EmbedError>) -> Self {
-        why.map_or_else(Self::Failed, |()| Self::Deferred)
     }
 }
 

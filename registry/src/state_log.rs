@@ -1,12 +1,14 @@
 //! The record of events in a database file: appended and synced, then now and then replaced by a snapshot.
 //!
-//! The file is redb's, which syncs each commit and recovers the last one after a crash at any point. Tables: `meta` with the
-//! version of this layout, `events` by number, `snapshot` with the registry after the event of its number, `usage` by
-//! version. Values are JSON, so that a field can be added without a new layout.
+//! The file is redb's, which syncs each commit and recovers the last one after a crash at any point. Left to itself it
+//! trusts a file that was closed, so every page is checked against its checksum when the record is opened. Tables: `meta`
+//! with the version of this layout, `events` by number, `snapshot` with the registry after the event of its number, `usage`
+//! by version. Values are JSON, so that a field can be added without a new layout.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, ErrorKind};
+use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
@@ -171,20 +173,37 @@ impl StateLog {
         let no_directory = |source| StateError::Directory { path: directory.to_owned(), source };
         fs::create_dir_all(directory).map_err(no_directory)?;
         let path = directory.join(REGISTRY_FILE);
-        let database = match Database::create(&path) {
-            Ok(database) => database,
-            Err(DatabaseError::DatabaseAlreadyOpen) => return Err(StateError::InUse { path }),
-            Err(other) => return Err(StateError::Database { path, source: Box::new(other.into()) }),
-        };
-        let file = LogFile { path, database };
-        file.migrate(migrations, schema)?;
-        let (last, since_snapshot, registry) = file.replay()?;
-        let usage = file.usage()?;
-        Ok((Self { file: Some(file), last, since_snapshot }, registry, usage))
+        // The database asserts what holds in every file that it wrote: in one that is damaged it may not.
+        let opened = panic::catch_unwind(AssertUnwindSafe(|| {
+            let file = LogFile::open(path.clone())?;
+            file.migrate(migrations, schema)?;
+            let (last, since_snapshot, registry) = file.replay()?;
+            let usage = file.usage()?;
+            Ok((Self { file: Some(file), last, since_snapshot }, registry, usage))
+        }));
+        opened.unwrap_or_else(|panic| {
+            let words = panic.downcast_ref::<String>().map(String::as_str);
+            let words = words.or(panic.downcast_ref::<&str>().copied());
+            Err(damaged_file(path, words.unwrap_or("its reader gave up")))
+        })
     }
 }
 
+/// Damage that no single record can be blamed for.
+fn damaged_file(path: PathBuf, reason: impl ToString) -> StateError {
+    StateError::Damaged { path, what: "the file itself".into(), reason: reason.to_string() }
+}
+
 impl LogFile {
+    /// Every page is checked against its checksum: bits rot in files that were closed, too.
+    fn open(path: PathBuf) -> Result<Self, StateError> {
+        match Database::builder().set_check_integrity_on_open(true).create(&path) {
+            Ok(database) => Ok(Self { path, database }),
+            Err(DatabaseError::DatabaseAlreadyOpen) => Err(StateError::InUse { path }),
+            Err(other) => Err(failed(path, other.into())),
+        }
+    }
+
     /// Brings the layout up to `schema`, all of it or nothing.
     fn migrate(&self, migrations: &[Migration], schema: u64) -> Result<(), StateError> {
         let mut found = schema;
@@ -271,7 +290,10 @@ impl LogFile {
         work: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
     ) -> Result<(), StateError> {
         let written = || -> Result<(), redb::Error> {
-            let transaction = self.database.begin_write()?;
+            let mut transaction = self.database.begin_write()?;
+            // Were the pages of the last commit found damaged after a crash, the one before it would be taken for the
+            // last: without a word, and without what was acknowledged since. In two phases that is an error.
+            transaction.set_two_phase_commit(true);
             work(&transaction)?;
             transaction.commit()?;
             Ok(())
@@ -288,7 +310,19 @@ impl LogFile {
     }
 
     fn failed(&self, source: redb::Error) -> StateError {
-        StateError::Database { path: self.path.clone(), source: Box::new(source) }
+        failed(self.path.clone(), source)
+    }
+}
+
+fn failed(path: PathBuf, source: redb::Error) -> StateError {
+    match source {
+        redb::Error::Corrupted(reason) => damaged_file(path, reason),
+        redb::Error::Io(error)
+            if matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof) =>
+        {
+            damaged_file(path, error)
+        }
+        other => StateError::Database { path, source: Box::new(other) },
     }
 }
 

@@ -13,7 +13,8 @@ const MOST_VERSIONS: usize = 256;
 pub fn render(fleet: &Fleet, snapshot: &Snapshot, max_lora: Option<usize>) -> String {
     let mut text = String::new();
     let listed = fleet.list();
-    let in_service: Vec<_> = listed.iter().filter(|v| v.is_active || v.trial_percent.is_some()).collect();
+    let in_service = listed.iter().filter(|v| v.is_active || v.trial_percent.is_some());
+    let in_service: Vec<_> = in_service.take(MOST_VERSIONS).collect();
     let mut gauge = |name: &str, kind: &str, help: &str, lines: &[(String, f64)]| {
         // Writing into a text cannot fail.
         let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
@@ -64,8 +65,7 @@ pub fn render(fleet: &Fleet, snapshot: &Snapshot, max_lora: Option<usize>) -> St
         &fragmentation,
     );
     let by_version = |figure: &dyn Fn(&Listed) -> Option<f64>| -> Vec<(String, f64)> {
-        let line = |listed: &&Listed| Some((labels(listed), figure(listed)?));
-        in_service.iter().copied().take(MOST_VERSIONS).filter_map(|listed| line(&listed)).collect()
+        in_service.iter().filter_map(|listed| Some((labels(listed), figure(listed)?))).collect()
     };
     gauge(
         "polylora_adapter_version_requests_total",
@@ -97,8 +97,9 @@ pub fn render(fleet: &Fleet, snapshot: &Snapshot, max_lora: Option<usize>) -> St
         "Bytes of its values",
         &by_version(&|l| Some(l.version.content.bytes as f64)),
     );
-    let in_host = |figure: fn(&TierFigures) -> f64| {
-        by_version(&|l: &Listed| Some(figure(&fleet.tier_figures(&l.version).0)))
+    let tiers: Vec<VersionTiers> = in_service.iter().map(|listed| VersionTiers::of(listed, fleet)).collect();
+    let in_host = |figure: fn(&TierFigures) -> f64| -> Vec<(String, f64)> {
+        tiers.iter().map(|version| (format!("{{{}}}", version.labels), figure(&version.host))).collect()
     };
     gauge(
         "polylora_adapter_version_loads_total",
@@ -116,13 +117,13 @@ pub fn render(fleet: &Fleet, snapshot: &Snapshot, max_lora: Option<usize>) -> St
         "polylora_adapter_version_tier_hits_total",
         "counter",
         "Times that it was found in a tier",
-        &by_tier(&in_service, |l| fleet.tier_figures(&l.version), |t| t.hits),
+        &by_tier(&tiers, |t| t.hits),
     );
     gauge(
         "polylora_adapter_version_evictions_total",
         "counter",
         "Times that it had to leave a tier",
-        &by_tier(&in_service, |l| fleet.tier_figures(&l.version), |t| t.evictions),
+        &by_tier(&tiers, |t| t.evictions),
     );
     gauge(
         "polylora_adapter_up",
@@ -134,21 +135,28 @@ pub fn render(fleet: &Fleet, snapshot: &Snapshot, max_lora: Option<usize>) -> St
     text
 }
 
-/// A line for each tier of the first versions: host memory, and the devices together.
-fn by_tier(
-    in_service: &[&Listed],
-    tiers: impl Fn(&Listed) -> (TierFigures, TierFigures),
-    figure: fn(&TierFigures) -> u64,
-) -> Vec<(String, f64)> {
-    let lines = |listed: &&Listed| {
-        let (host, device) = tiers(listed);
-        [("host", host), ("device", device)].map(|(tier, figures)| {
-            let own = labels(listed);
-            let tag = own.strip_suffix('}').unwrap_or(&own);
-            (format!("{tag},tier=\"{tier}\"}}"), figure(&figures) as f64)
-        })
+/// A version's labels and its figures in each tier.
+struct VersionTiers {
+    labels: String,
+    host: TierFigures,
+    /// On the devices together.
+    device: TierFigures,
+}
+
+impl VersionTiers {
+    fn of(listed: &Listed, fleet: &Fleet) -> Self {
+        let (host, device) = fleet.tier_figures(&listed.version);
+        Self { labels: label_list(listed), host, device }
+    }
+}
+
+/// A line for each tier of each version.
+fn by_tier(versions: &[VersionTiers], figure: fn(&TierFigures) -> u64) -> Vec<(String, f64)> {
+    let lines = |VersionTiers { labels, host, device }: &VersionTiers| {
+        [("host", host), ("device", device)]
+            .map(|(tier, figures)| (format!("{{{labels},tier=\"{tier}\"}}"), figure(figures) as f64))
     };
-    in_service.iter().take(MOST_VERSIONS).flat_map(lines).collect()
+    versions.iter().flat_map(lines).collect()
 }
 
 /// vLLM's gauge as the Gateway API Inference Extension reads it: names in labels, the time as the value.
@@ -190,8 +198,12 @@ fn states(listed: &[Listed]) -> Vec<(String, f64)> {
 }
 
 fn labels(listed: &Listed) -> String {
+    format!("{{{}}}", label_list(listed))
+}
+
+fn label_list(listed: &Listed) -> String {
     let version = &listed.version;
-    format!("{{adapter=\"{}\",version=\"{}\"}}", escaped(version.name.as_str()), version.label)
+    format!("adapter=\"{}\",version=\"{}\"", escaped(version.name.as_str()), version.label)
 }
 
 /// A text as a label's value.

@@ -239,14 +239,14 @@ impl Fleet {
                 }
             }
         }
-        let versions: HashSet<Digest> = self.store.read().versions().map(|version| version.digest).collect();
-        self.cache.keep_figures_of(|digest| versions.contains(digest));
+        let (ids, digests): (HashSet<VersionId>, HashSet<Digest>) =
+            self.store.read().versions().map(|version| (version.id, version.digest)).unzip();
+        self.cache.keep_figures_of(|digest| digests.contains(digest));
         for pool in self.pools.lock().iter() {
-            pool.keep_figures_of(|digest| versions.contains(digest));
+            pool.keep_figures_of(|digest| digests.contains(digest));
         }
-        let known: HashSet<VersionId> = self.store.read().versions().map(|version| version.id).collect();
-        self.looks.lock().retain(|id, _| known.contains(id));
-        self.traffic.forget_all_but(&known);
+        self.looks.lock().retain(|id, _| ids.contains(id));
+        self.traffic.forget_all_but(&ids);
     }
 }
 

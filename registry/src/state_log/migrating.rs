@@ -22,6 +22,10 @@ fn fails(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     Err(io::Error::other("no space left").into())
 }
 
+fn panics(_: &WriteTransaction) -> Result<(), redb::Error> {
+    panic!("page 3 is not what it was")
+}
+
 /// Gives the events another type and back again: what was in them is gone, which this test does not mind.
 fn renews_events(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     transaction.delete_table(OTHER_EVENTS)?;
@@ -88,6 +92,17 @@ fn a_migration_that_fails_leaves_the_record_as_it_was() {
     assert!(matches!(error, StateError::Database { .. }), "{error:?}");
     assert_eq!(inside(&place), (vec![], 1, true), "not even the step that succeeded is kept");
     open(&place, &[], 1).unwrap();
+}
+
+#[test]
+fn an_assertion_that_the_file_breaks_is_damage_and_takes_nothing_with_it() {
+    let place = TempDir::new().unwrap();
+    open(&place, &[], 1).unwrap();
+    match open(&place, &[panics], 2).unwrap_err() {
+        StateError::Damaged { reason, .. } => assert_eq!(reason, "page 3 is not what it was"),
+        other => panic!("{other:?}"),
+    }
+    open(&place, &[], 1).expect("it is not held open, and as it was");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod answers;
 mod changes;
+mod damage;
 mod histories;
 mod json;
 mod makers;

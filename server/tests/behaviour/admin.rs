@@ -108,12 +108,15 @@ async fn loading_is_open_to_this_machine_where_allowed_and_to_nobody_who_comes_t
         let expected = if is_let_in { (404, "adapter_not_found") } else { (403, "runtime_updating_refused") };
         assert_eq!((status, code.as_str()), expected, "{peer:?}");
     }
-    for header in ["forwarded", "x-forwarded-for", "via", "origin", "x-real-ip"] {
-        let mut request =
-            Request::post(load.1).header(header, "10.0.0.1").body(Body::from(load.2)).expect("a request");
-        request.headers_mut().insert(header::CONTENT_TYPE, "application/json".parse().expect("a value"));
+    let from_here = |header: &str, value: &str| {
+        let request = Request::post(load.1).header(header, value);
+        let request = request.header(header::CONTENT_TYPE, "application/json");
+        let mut request = request.body(Body::from(load.2)).expect("a request");
         request.extensions_mut().insert(Peer("127.0.0.1:5".parse().expect("an address")));
-        assert_eq!(open.send(request).await.error().0, 403, "{header}");
+        request
+    };
+    for header in ["forwarded", "x-forwarded-for", "via", "origin", "x-real-ip"] {
+        assert_eq!(open.send(from_here(header, "10.0.0.1")).await.error().0, 403, "{header}");
     }
     // A page whose name is led to this machine sends that name.
     for (host, is_let_in) in [
@@ -124,11 +127,8 @@ async fn loading_is_open_to_this_machine_where_allowed_and_to_nobody_who_comes_t
         ("127.0.0.1.evil.example", false),
         ("a b", false),
     ] {
-        let mut request =
-            Request::post(load.1).header(header::HOST, host).body(Body::from(load.2)).expect("a request");
-        request.headers_mut().insert(header::CONTENT_TYPE, "application/json".parse().expect("a value"));
-        request.extensions_mut().insert(Peer("127.0.0.1:5".parse().expect("an address")));
-        assert_eq!(open.send(request).await.error().0, if is_let_in { 404 } else { 403 }, "{host}");
+        let status = open.send(from_here("host", host)).await.error().0;
+        assert_eq!(status, if is_let_in { 404 } else { 403 }, "{host}");
     }
     let promote = send(&open, CHANGES[1], None, Some("127.0.0.1:5")).await.error();
     assert_eq!(promote.0, 403, "only loading is");
