@@ -2,6 +2,8 @@
 
 use polylora_registry::{Digest, DigestBuilder};
 
+use crate::ChatFiles;
+
 /// First field of every digest: another layout of fields gets another string, so that digests of different layouts
 /// never meet in one cache.
 const ADAPTER_DOMAIN: &str = "polylora adapter content, layout 1";
@@ -29,6 +31,13 @@ impl AdapterDigest {
             let d = d.field(kind.as_bytes()).field(dtype.as_bytes()).number(shape.len() as u64);
             shape.iter().fold(d, |d, &width| d.number(width as u64)).field(bytes)
         });
+    }
+
+    /// Adds the texts for conversations, after all sites: what is said through the adapter depends on them.
+    pub(crate) fn chat(&mut self, files: &ChatFiles) {
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        let (template, config) = (text(&files.template), text(&files.tokenizer_config));
+        self.update(|d| d.field(b"chat").field(template.as_bytes()).field(config.as_bytes()));
     }
 
     pub(crate) fn finish(self) -> Digest {

@@ -42,6 +42,9 @@ pub enum AdapterError {
     /// The configuration is not a JSON object.
     #[error("{}: not a JSON object: {reason}", file.display())]
     ConfigNotJson { file: PathBuf, reason: String },
+    /// The adapter's own chat template cannot be used.
+    #[error("{}: {reason}; conversations through the adapter would go through this file: mend or remove it", file.display())]
+    ChatUnusable { file: PathBuf, reason: String },
     /// A rank above what the operator allows.
     #[error("{}: found a site of rank {found}, expected at most {max} (--max-lora-rank)", file.display())]
     RankAboveLimit { file: PathBuf, found: usize, max: usize },
@@ -87,6 +90,13 @@ pub enum AdapterError {
         file.display()
     )]
     EmbeddingTargeted { file: PathBuf, module: String },
+    /// The targets select a module that shares an embedding table's weight.
+    #[error(
+        "{}: field `target_modules`: selects {module:?}, whose weight is the embedding table's (tie_word_embeddings of the \
+         base model); expected linear modules of their own weight: a change of one would have to change both",
+        file.display()
+    )]
+    TiedTargeted { file: PathBuf, module: String },
     /// The weights end before their first eight bytes do.
     #[error("{}: found {found} bytes, expected at least {expected} (a safetensors file begins with its header's length)", file.display())]
     FileTooShort { file: PathBuf, found: u64, expected: u64 },

@@ -13,7 +13,7 @@ use std::{
 use parking_lot::{Condvar, Mutex};
 
 use crate::{
-    LoadedAdapter,
+    LoadedAdapter, OwnChat,
     cache_books::{BookLimits, CacheBooks, PinError},
     load_failures::{Backoff, LoadFailures},
     tier_figures::{FiguresByKey, TierFigures},
@@ -338,5 +338,6 @@ impl<K: Hash + Eq + Clone, E> Drop for Landing<'_, K, E> {
 /// An adapter's weight: at least one unit.
 fn units(loaded: &LoadedAdapter, counts_packed: bool) -> u64 {
     let packed = if counts_packed { loaded.extent.layout().most_packed_bytes() } else { 0 };
-    ((loaded.extent.bytes() + packed) as u64).div_ceil(UNIT_BYTES).max(1)
+    let chat = loaded.chat.as_ref().map_or(0, OwnChat::bytes);
+    ((loaded.extent.bytes() + packed + chat) as u64).div_ceil(UNIT_BYTES).max(1)
 }

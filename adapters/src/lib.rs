@@ -15,6 +15,7 @@ mod layout;
 mod lease;
 mod load_failures;
 mod loaded;
+mod own_chat;
 mod peft;
 mod pool;
 mod residency;
@@ -41,9 +42,10 @@ pub use layout::{FoundVersion, Layout, MAX_VERSIONS};
 pub use lease::Lease;
 pub use load_failures::MAX_REMEMBERED_FAILURES;
 pub use loaded::LoadedAdapter;
+pub use own_chat::{ChatFault, OwnChat};
 pub use peft::{
-    AdapterIdentity, AdapterManifest, CONFIG_FILE, FileIdentity, FileTrust, MAX_CONFIG_BYTES,
-    MAX_HEADER_BYTES, MAX_RANK, WEIGHTS_FILE,
+    AdapterIdentity, AdapterManifest, CHAT_TEMPLATE_FILE, CONFIG_FILE, ChatFiles, FileIdentity, FileTrust,
+    MAX_CONFIG_BYTES, MAX_HEADER_BYTES, MAX_RANK, TOKENIZER_CONFIG_FILE, WEIGHTS_FILE,
 };
 pub use polylora_registry::{
     About, Activate, AdapterName, BasisPoints, Change, ChangeError, Content, Digest, DigestBuilder, Event,

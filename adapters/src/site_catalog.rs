@@ -35,8 +35,10 @@ pub struct IgnoredModule {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SiteCatalog {
     sites: Vec<Site>,
+    output: Option<SiteId>,
     ignored: Vec<IgnoredModule>,
     embeddings: Vec<String>,
+    tied: Vec<String>,
     prefixes: Vec<String>,
 }
 
@@ -45,10 +47,14 @@ pub struct SiteCatalog {
 pub enum Module<'a> {
     /// A projection that is computed.
     Site(&'a Site),
+    /// The projection to logits: a site that "all-linear" leaves out, as PEFT does.
+    Output(&'a Site),
     /// A linear module without effect here.
     Ignored(&'a IgnoredModule),
     /// An embedding table.
     Embedding(&'a str),
+    /// A linear module whose weight is an embedding table's.
+    Tied(&'a str),
 }
 
 impl SiteCatalog {
@@ -58,7 +64,7 @@ impl SiteCatalog {
     /// When a site's id is not its index.
     pub fn new(sites: Vec<Site>) -> Self {
         assert!(sites.iter().enumerate().all(|(i, s)| s.id.0 as usize == i), "site ids must be indices");
-        Self { sites, ignored: vec![], embeddings: vec![], prefixes: vec![] }
+        Self { sites, output: None, ignored: vec![], embeddings: vec![], tied: vec![], prefixes: vec![] }
     }
 
     /// Adds linear modules that adapters may bring without effect.
@@ -70,6 +76,18 @@ impl SiteCatalog {
     /// Adds names of embedding tables, so that adapters on them are refused by name.
     pub fn with_embeddings(mut self, embeddings: Vec<String>) -> Self {
         self.embeddings = embeddings;
+        self
+    }
+
+    /// Says which of the sites projects to logits.
+    pub fn with_output(mut self, output: SiteId) -> Self {
+        self.output = Some(output);
+        self
+    }
+
+    /// Adds names of linear modules that share the weight of an embedding table, so that adapters on them are refused by name.
+    pub fn with_tied(mut self, tied: Vec<String>) -> Self {
+        self.tied = tied;
         self
     }
 
@@ -94,10 +112,14 @@ impl SiteCatalog {
 
     /// Every linear or embedding module of the checkpoint: what target patterns are judged against.
     pub fn modules(&self) -> impl Iterator<Item = (&str, Module<'_>)> {
-        let sites = self.sites.iter().map(|s| (s.name.as_str(), Module::Site(s)));
+        let sites = self.sites.iter().map(|s| {
+            let module = if self.output == Some(s.id) { Module::Output(s) } else { Module::Site(s) };
+            (s.name.as_str(), module)
+        });
         let ignored = self.ignored.iter().map(|m| (m.name.as_str(), Module::Ignored(m)));
         let embeddings = self.embeddings.iter().map(|n| (n.as_str(), Module::Embedding(n)));
-        sites.chain(ignored).chain(embeddings)
+        let tied = self.tied.iter().map(|n| (n.as_str(), Module::Tied(n)));
+        sites.chain(ignored).chain(embeddings).chain(tied)
     }
 
     /// The module of that exact name.

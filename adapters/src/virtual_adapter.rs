@@ -121,7 +121,7 @@ pub fn compose(parts: &[(LoadedAdapter, f32)], base: &dyn BaseModel) -> Result<L
     let folded: Vec<Option<FoldedSite>> = folded.collect::<Result<_, _>>()?;
     let folded: Vec<FoldedSite> = folded.into_iter().flatten().collect();
     let extent = Arc::new(lay_out(&folded, base.catalog()));
-    Ok(LoadedAdapter { digest: digest(parts, base.digest()), extent })
+    Ok(LoadedAdapter { digest: digest(parts, base.digest()), extent, chat: None })
 }
 
 fn digest(parts: &[(LoadedAdapter, f32)], base: Digest) -> Digest {

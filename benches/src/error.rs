@@ -32,6 +32,9 @@ pub enum BenchError {
     /// Rows do not fit the model.
     #[error(transparent)]
     Batch(#[from] polylora_models::BatchError),
+    /// A step of a language model failed.
+    #[error(transparent)]
+    Step(#[from] polylora_engine::RunError),
     /// A text could not be tokenised.
     #[error("a text could not be tokenised: {reason}")]
     Tokenize {

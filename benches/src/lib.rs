@@ -9,6 +9,8 @@
 //! - `cargo bench -p polylora-benches --bench modes`: the ways to serve many domains, side by side.
 //! - `cargo bench -p polylora-benches --bench overload`: ten times more requests than the server can answer.
 //! - `cargo bench -p polylora-benches --bench fleet`: adapters that come, change and go while the server runs.
+//! - `cargo bench -p polylora-benches --bench generate -- --llm DIR`: text generation beside transformers, PEFT and vLLM, and streams
+//!   of the real server.
 //! - `benches/spike.sh DIR`: the library in turn with the fused spike that it grew out of.
 //! - `benches/peers.sh DIR`: the `lockstep` program in turn with sentence-transformers, PyTorch, ONNX Runtime and PEFT.
 //!
@@ -26,6 +28,8 @@ mod bar_chart;
 mod base_pairs;
 mod bursts;
 mod ceilings;
+mod chunked_body;
+mod decoder_folder;
 mod device_layer;
 mod device_options;
 mod error;
@@ -40,6 +44,9 @@ mod fleet_tiers;
 mod fleet_windows;
 mod fleet_zipf;
 mod flops;
+mod generate_figures;
+mod generate_peer;
+mod generate_subject;
 mod gpu_card;
 mod gpu_floor;
 mod http_burst;
@@ -48,6 +55,7 @@ mod http_load;
 mod http_server;
 mod kernel_shapes;
 mod library_rate;
+mod memory_reads;
 mod mode_aims;
 mod mode_scenario;
 mod neighbours;
@@ -64,6 +72,8 @@ mod rows;
 mod served_figures;
 mod served_mode;
 mod spike;
+mod stream_client;
+mod stream_load;
 mod subject;
 mod timing;
 mod word_pool;
@@ -73,6 +83,7 @@ pub use bar_chart::BarChart;
 pub use base_pairs::BasePairs;
 pub use bursts::{Bursts, bursts, bursts_in_turn};
 pub use ceilings::Ceilings;
+pub use decoder_folder::{DecoderFolder, load_decoder_adapters};
 pub use device_layer::{DeviceLayer, random_matrix, random_vector};
 pub use device_options::{DeviceOptions, is_software};
 pub use error::BenchError;
@@ -86,6 +97,9 @@ pub use fleet_switch::Switches;
 pub use fleet_tiers::{TierOptions, Tiers};
 pub use fleet_zipf::Zipf;
 pub use flops::Targets;
+pub use generate_figures::{DTypeKind, GenerateFigures, GenerateFloor, GenerateLine, Generator};
+pub use generate_peer::{GeneratePeer, PeerEngine};
+pub use generate_subject::{GenerateCase, GenerateSetup, GenerateSubject, GenerateTimes, Through};
 pub use gpu_card::Card;
 pub use gpu_floor::{Floor, LayerSize, LoraWork, attention_floor, embedding_floor, pooling_floor};
 pub use http_client::{HttpClient, HttpReply};
@@ -93,6 +107,7 @@ pub use http_load::{HttpLoad, HttpTimes, LoadPattern};
 pub use http_server::{HttpServer, own_binary, own_cpu_seconds};
 pub use kernel_shapes::{KernelShape, Phase, ShapeOptions};
 pub use library_rate::LibraryLoad;
+pub use memory_reads::read_rate;
 pub use mode_aims::ModeFigures;
 pub use mode_scenario::Scenario;
 pub use neighbours::undisturbed;
@@ -110,6 +125,7 @@ pub use rows::{RowLength, Rows};
 pub use served_figures::{ServedFigures, measure_load};
 pub use served_mode::ServedMode;
 pub use spike::{Spike, SpikeCase, SpikeRun, SpikeTexts, spike_ids, spike_mode};
+pub use stream_load::{StreamFigures, StreamLoad};
 pub use subject::{AdapterSet, Subject, load_adapter};
 pub use timing::{Passes, in_turn, passes};
 pub use word_pool::WordPool;

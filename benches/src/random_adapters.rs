@@ -66,17 +66,32 @@ fn write(
     size: EncoderSize,
     targets: Targets,
     rank: usize,
-    mut random: Random,
+    random: Random,
 ) -> Result<(), BenchError> {
     let modules = targets.modules(size);
+    let layers = 0..size.layers;
+    let sites = layers.flat_map(|layer| {
+        let name = move |module: &str| format!("encoder.layer.{layer}.{module}");
+        modules.iter().map(move |(module, in_width, out_width)| (name(module), [*in_width, *out_width]))
+    });
+    let names: Vec<&str> = modules.iter().map(|(module, ..)| *module).collect();
+    write_peft(folder, sites, (&names, None), (rank, random))
+}
+
+/// Writes an adapter of `rank` on modules of a model, each with its name and the widths of its input and output; `targets` are
+/// what `target_modules` says of them, `task` is `task_type`.
+pub(crate) fn write_peft(
+    folder: &Path,
+    modules: impl IntoIterator<Item = (String, [usize; 2])>,
+    (targets, task): (&[&str], Option<&str>),
+    (rank, mut random): (usize, Random),
+) -> Result<(), BenchError> {
     let mut tensors: Vec<(String, Vec<usize>, Vec<u8>)> = vec![];
-    for layer in 0..size.layers {
-        for (module, in_width, out_width) in &modules {
-            for (part, shape) in [("lora_A", [rank, *in_width]), ("lora_B", [*out_width, rank])] {
-                let name = format!("base_model.model.encoder.layer.{layer}.{module}.{part}.weight");
-                let values = (0..shape[0] * shape[1]).flat_map(|_| random.symmetric(LARGEST).to_le_bytes());
-                tensors.push((name, shape.to_vec(), values.collect()));
-            }
+    for (module, [in_width, out_width]) in modules {
+        for (part, shape) in [("lora_A", [rank, in_width]), ("lora_B", [out_width, rank])] {
+            let name = format!("base_model.model.{module}.{part}.weight");
+            let values = (0..shape[0] * shape[1]).flat_map(|_| random.symmetric(LARGEST).to_le_bytes());
+            tensors.push((name, shape.to_vec(), values.collect()));
         }
     }
     let views = tensors
@@ -84,9 +99,8 @@ fn write(
         .map(|(name, shape, bytes)| Ok((name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes)?)));
     let views: Vec<_> = views.collect::<Result<_, BenchError>>()?;
     fs::write(folder.join(WEIGHTS_FILE), safetensors::serialize(views, None)?)?;
-    let names: Vec<&str> = modules.iter().map(|(module, ..)| *module).collect();
     let config = json!({
-        "peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "target_modules": names,
+        "peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "target_modules": targets, "task_type": task,
     });
     fs::write(folder.join(CONFIG_FILE), serde_json::to_vec(&config)?)?;
     Ok(())

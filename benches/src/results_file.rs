@@ -53,7 +53,7 @@ mod tests {
     #[test]
     fn the_repositorys_file_has_the_markers() {
         let whole = fs::read_to_string(results_file()).expect("RESULTS.md");
-        for name in ["modes", "overload"] {
+        for name in ["modes", "overload", "generate"] {
             assert!(with_part(&whole, name, "x").is_some(), "{name}");
         }
     }

@@ -245,7 +245,11 @@ mod tests {
         let job = EmbedJob {
             rows: vec![Arc::from([id])],
             claims: vec![],
-            adapter: adapter.map(|number| LoadedAdapter { digest: Digest([number; 32]), extent: extent() }),
+            adapter: adapter.map(|number| LoadedAdapter {
+                digest: Digest([number; 32]),
+                extent: extent(),
+                chat: None,
+            }),
             output: RowOutput::default(),
             waiting: WaitingRows::counted(&Traffic::new().domain(None), 1),
             submitted: Instant::now(),

@@ -15,6 +15,7 @@ use crate::adapter_loads::AdapterLoads;
 use crate::adapter_source::AdapterSource;
 use crate::admission::Admission;
 use crate::desk::Desk;
+use crate::device_turns::DeviceTurns;
 use crate::embedding_path::EmbeddingPath;
 use crate::instances::Instances;
 use crate::memo::{Memo, MemoBase};
@@ -47,6 +48,8 @@ pub struct EngineParts {
     /// Builds what computes, on the thread of its device: one for each instance, and at least one. With several, the
     /// compute threads are divided among them.
     pub runners: Vec<RunnerFactory>,
+    /// Whose turn it is, where a language model computes on the same device; instances of a pool have none.
+    pub turns: Option<DeviceTurns>,
     /// How the model pools and normalises, in any words: a part of the embedding memo's keys.
     pub head: String,
 }
@@ -105,7 +108,8 @@ impl Engine {
             let (field, max) = ("runners", usize::MAX);
             return Err(StartError::Config { field, found: 0, min: 1, max });
         }
-        let EngineParts { mut model, tokenizer, prompts, default_prompt, adapters, runners, head } = parts;
+        let EngineParts { mut model, tokenizer, prompts, default_prompt, adapters, runners, turns, head } =
+            parts;
         model.prompts = prompts.keys().cloned().collect();
         if tokenizer.vocab_size() > model.vocab_size {
             tracing::warn!(
@@ -137,6 +141,7 @@ impl Engine {
                 warm_up,
                 factory,
                 dimensions: model.dimensions,
+                turns: turns.clone(),
                 status: Arc::clone(&status),
                 metrics: Arc::clone(&metrics),
             })?);

@@ -51,7 +51,7 @@ impl From<LoadError> for EmbedError {
     }
 }
 
-fn info(version: &Version, is_loaded: bool) -> AdapterInfo {
+pub(crate) fn info(version: &Version, is_loaded: bool) -> AdapterInfo {
     let folder = version.source.folder();
     AdapterInfo {
         name: version.name.to_string(),

@@ -12,18 +12,25 @@
 mod adapter_loads;
 mod adapter_places;
 mod adapter_source;
+mod adapters_of;
 mod admission;
 mod batch_policy;
 mod bisection;
 mod config;
 mod desk;
 mod device_trial;
+mod device_turns;
 mod embedding_cut;
 mod embedding_path;
 mod encoder_runner;
 mod engine;
 mod error;
 mod fleet_source;
+mod generate_error;
+mod generate_request;
+mod generation;
+mod generation_service;
+mod generation_stream;
 mod instances;
 mod memo;
 mod memo_path;
@@ -50,11 +57,23 @@ mod worker;
 
 pub use adapter_places::LoraRoom;
 pub use adapter_source::{AdapterMemory, AdapterQuery, AdapterSource, FoundAdapter, ServedAdapter};
+pub use adapters_of::AdaptersOf;
 pub use batch_policy::BatchLimits;
 pub use config::{EngineConfig, OnAdapterError, StartError};
+pub use device_turns::DeviceTurns;
 pub use encoder_runner::EncoderRunner;
 pub use engine::{Engine, EngineParts, InFlight, Shutdown};
 pub use error::{Blame, EmbedError};
+pub use generate_error::GenerateError;
+pub use generate_request::{
+    ChatPrompt, GenerateRequest, Prompt, SamplingRequest, TemplateKind, TemplateValue,
+};
+pub use generation::{
+    CausalRunner, Decoding, GenerationConfigs, GenerationEngine, GenerationParts, StepAdapters, StepOutput,
+    StepRowOutcome, StepRunner, StepRunnerFactory, Streams,
+};
+pub use generation_service::{GenerationService, LlmInfo};
+pub use generation_stream::{Finish, GeneratedToken, GenerationEvent, GenerationStream, StopMatch, TopToken};
 pub use mode::{Batching, Mode};
 pub use polylora_adapters::{SplitKey, Ticket, VersionId};
 pub use polylora_models::TextToken;

@@ -55,7 +55,7 @@ use crate::runner::PoolUsage;
 use crate::snapshot::{DomainLabel, LatencySnapshot};
 use crate::traffic::Traffic;
 
-use maker::Maker;
+pub(crate) use maker::Maker;
 pub(crate) use request_count::RequestCount;
 
 /// The engine's metrics; the module's table says what each is.

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use crate::metrics::Metrics;
-use crate::runner::{RunError, Runner, RunnerFactory};
+use prometheus::IntCounter;
+
+use crate::runner::RunError;
 use crate::status::Status;
 
 /// How often a lost runner is built before the engine gives up.
@@ -15,28 +16,31 @@ const MAX_REBUILD_ATTEMPTS: u32 = 3;
 /// Pause before the second attempt; it doubles with each further one.
 const REBUILD_PAUSE: Duration = Duration::from_millis(50);
 
+/// Builds runners of the kind `R`.
+type Factory<R> = Box<dyn FnMut() -> Result<Box<R>, RunError> + Send>;
+
 /// A factory whose panics are errors.
-pub(crate) struct RunnerBuilder {
-    factory: RunnerFactory,
+pub(crate) struct RunnerBuilder<R: ?Sized> {
+    factory: Factory<R>,
     status: Arc<Status>,
-    metrics: Arc<Metrics>,
+    restarts: IntCounter,
 }
 
-impl RunnerBuilder {
-    /// Wraps `factory`.
-    pub(crate) fn new(factory: RunnerFactory, status: Arc<Status>, metrics: Arc<Metrics>) -> Self {
-        Self { factory, status, metrics }
+impl<R: ?Sized> RunnerBuilder<R> {
+    /// Wraps `factory`; `restarts` counts the runners that took a lost one's place.
+    pub(crate) fn new(factory: Factory<R>, status: Arc<Status>, restarts: IntCounter) -> Self {
+        Self { factory, status, restarts }
     }
 
     /// Builds a runner; tried once, as whoever starts a server wants to know soon.
-    pub(crate) fn build(&mut self) -> Result<Box<dyn Runner>, RunError> {
+    pub(crate) fn build(&mut self) -> Result<Box<R>, RunError> {
         catch_unwind(AssertUnwindSafe(|| (self.factory)())).unwrap_or_else(|panic| {
             Err(RunError::Start { reason: format!("it panicked: {}", panic_message(panic.as_ref())) })
         })
     }
 
     /// Drops `lost`, then builds its successor in up to [`MAX_REBUILD_ATTEMPTS`] attempts.
-    pub(crate) fn replace(&mut self, lost: Box<dyn Runner>) -> Result<Box<dyn Runner>, RunError> {
+    pub(crate) fn replace(&mut self, lost: Box<R>) -> Result<Box<R>, RunError> {
         let has_told = self.status.restarting();
         // What it holds must be free before the next one is built; its drop may panic too.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(lost)));
@@ -44,7 +48,7 @@ impl RunnerBuilder {
         loop {
             match self.build() {
                 Ok(runner) => {
-                    self.metrics.worker_restarts.inc();
+                    self.restarts.inc();
                     if has_told {
                         self.status.restarted();
                     }

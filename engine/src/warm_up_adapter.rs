@@ -29,7 +29,11 @@ pub(crate) fn warm_up_adapter(catalog: &SiteCatalog, rank: usize) -> LoadedAdapt
     });
     let layout = ExtentLayout::new(shapes.collect(), |site| catalog.site(site).group);
     // Of no content, so no content's digest: nobody finds 32 equal bytes by hashing.
-    LoadedAdapter { digest: Digest([rank as u8; 32]), extent: Arc::new(HostExtent::zeroed(layout)) }
+    LoadedAdapter {
+        digest: Digest([rank as u8; 32]),
+        extent: Arc::new(HostExtent::zeroed(layout)),
+        chat: None,
+    }
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use crate::bisection::{Bisection, Failure, Verdict};
 use crate::desk::Desk;
 use crate::device_trial::{DeviceTrial, try_device};
+use crate::device_turns::DeviceTurns;
 use crate::metrics::{BatchSize, Metrics, seconds};
 use crate::row_gather::RequestRow;
 use crate::runner::{Batch, BatchOutput, BatchRow, PoolUsage, RowOutcome, RunError, Runner, RunnerFactory};
@@ -36,6 +37,8 @@ pub(crate) struct WorkerParts {
     pub(crate) factory: RunnerFactory,
     /// Width of an embedding.
     pub(crate) dimensions: usize,
+    /// Whose turn it is, where others compute on the device too.
+    pub(crate) turns: Option<DeviceTurns>,
     /// Shared with the engine's front.
     pub(crate) status: Arc<Status>,
     /// Where it counts.
@@ -79,9 +82,10 @@ impl WorkerHandle {
 
 struct Worker {
     desk: Arc<Desk>,
-    builder: RunnerBuilder,
+    builder: RunnerBuilder<dyn Runner>,
     warm_up: Option<WarmUpBounds>,
     dimensions: usize,
+    turns: Option<DeviceTurns>,
     batches: u64,
     pool: PoolUsage,
     trial: DeviceTrial,
@@ -99,10 +103,10 @@ struct FailedBatch {
 
 impl Worker {
     fn new(parts: WorkerParts) -> Self {
-        let WorkerParts { desk, warm_up, factory, dimensions, status, metrics, .. } = parts;
-        let builder = RunnerBuilder::new(factory, Arc::clone(&status), Arc::clone(&metrics));
+        let WorkerParts { desk, warm_up, factory, dimensions, turns, status, metrics, .. } = parts;
+        let builder = RunnerBuilder::new(factory, Arc::clone(&status), metrics.worker_restarts.clone());
         let (pool, trial) = (PoolUsage::default(), DeviceTrial::default());
-        Self { desk, builder, warm_up, dimensions, batches: 0, pool, trial, status, metrics }
+        Self { desk, builder, warm_up, dimensions, turns, batches: 0, pool, trial, status, metrics }
     }
 
     fn serve(mut self) {
@@ -171,12 +175,14 @@ impl Worker {
         rows.iter_mut().for_each(|picked| picked.row.start());
         let batch = Batch { rows: rows.iter().map(|picked| picked.row.row.clone()).collect() };
         self.batches += 1;
+        let turn = self.turns.as_ref().map(DeviceTurns::take);
         let began = Instant::now();
         let result = catch_unwind(AssertUnwindSafe(|| {
             let output = runner.run(&batch);
             (output, runner.pool_usage(), runner.device_memory())
         }));
         let took = began.elapsed();
+        drop(turn);
         self.metrics.batches.inc();
         self.metrics.compute_seconds.observe(seconds(took));
         let (reason, lost) = match result {

@@ -29,6 +29,8 @@ use crate::sequence::{Age, NewSequence, SequenceId};
 ///   [applied](SchedulerLimits::effective_max_running)), and whoever is enqueued ends within the sum of w over the
 ///   older ones and itself. With room for K of A adapters that have work, add
 ///   [`ADAPTER_TURN_STEPS`](crate::ADAPTER_TURN_STEPS) to each w and multiply by `ceil(A / K)`.
+/// - Where prompts are scored, a step judges at most `max_targets` of their tokens, the oldest prompts' first; in w, that
+///   bound then stands in place of `max_batch_tokens - max_running + 1` where it is lower.
 /// - A sequence that cannot grow any more, because of the context or of the whole pool, ends; it does not wait.
 /// - No block is written while two sequences hold it, and none is found under another [root](crate::PrefixRoot).
 ///

@@ -35,7 +35,8 @@ impl KvBlocks {
         if missing.saturating_add(reserve) > available {
             return false;
         }
-        if let Some(prefixes) = self.prefixes.as_mut().filter(|_| !sequence.was_preempted) {
+        let is_looked_up = !sequence.was_preempted && !sequence.scores_prompt;
+        if let Some(prefixes) = self.prefixes.as_mut().filter(|_| is_looked_up) {
             prefixes.count_queries(sequence.len());
         }
         self.use_known(sequence, &known);
@@ -123,9 +124,11 @@ impl KvBlocks {
     }
 
     /// Known blocks from the one that holds the first pending token on, never the last token's: its logits are
-    /// needed, so it must be computed.
+    /// needed, so it must be computed. None while the prompt is scored, which needs the logits of all.
     fn find_known(&self, sequence: &mut Sequence) -> Vec<BlockId> {
-        let Some(prefixes) = &self.prefixes else { return Vec::new() };
+        let Some(prefixes) = self.prefixes.as_ref().filter(|_| !sequence.scores_prompt) else {
+            return Vec::new();
+        };
         let block_size = self.limits.block_size.get();
         let (first, most) = (sequence.computed / block_size, (sequence.len() - 1) / block_size);
         prefixes.find(sequence.chain(most, block_size).hashes().get(first..most).unwrap_or(&[]))

@@ -18,6 +18,8 @@ pub struct SchedulerLimits {
     pub max_running: NonZeroUsize,
     /// Requests that may wait when another comes; a request for n copies is one until they part.
     pub max_waiting: NonZeroUsize,
+    /// Tokens of prompts that are judged in one step: each takes logits of a whole vocabulary.
+    pub max_targets: NonZeroUsize,
     /// Distinct adapters in one step; `None` for any number. The base is no adapter.
     pub most_adapters: Option<NonZeroUsize>,
     /// Whether blocks of equal prefixes are shared between requests.

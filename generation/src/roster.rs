@@ -82,12 +82,12 @@ impl Roster {
         Some(age)
     }
 
-    /// The youngest that runs gives its blocks back and waits, before all others that wait.
-    pub fn preempt_youngest(&mut self) {
-        if let Some((age, mut sequence)) = self.running.pop_last() {
-            sequence.preempt();
-            self.waiting.insert(age, sequence);
-        }
+    /// The youngest that runs gives its blocks back and waits, before all others that wait; says whether there was one.
+    pub fn preempt_youngest(&mut self) -> bool {
+        let Some((age, mut sequence)) = self.running.pop_last() else { return false };
+        sequence.preempt();
+        self.waiting.insert(age, sequence);
+        true
     }
 
     /// Parts siblings that run, each with the same blocks; gives their places, or nothing when none is there.

@@ -35,6 +35,9 @@ pub struct NewSequence {
     pub copies: NonZeroUsize,
     /// New tokens of each after which it ends, if nobody finishes it before.
     pub max_tokens: NonZeroUsize,
+    /// Whether every token of the prompt is judged by the logits before it. Nothing of such a prompt is taken from the
+    /// prefix cache, which has no logits.
+    pub scores_prompt: bool,
 }
 
 /// The place in the order of arrival; siblings arrive one after another. Never given twice.
@@ -64,6 +67,8 @@ pub(crate) struct Sequence {
     pub cached: usize,
     /// Whether it lost its blocks once: what it finds in the cache then is its own work.
     pub was_preempted: bool,
+    /// Whether tokens of the prompt are still to be judged.
+    pub scores_prompt: bool,
     prompt: Arc<[u32]>,
     drawn: Vec<u32>,
     max_tokens: usize,
@@ -80,6 +85,7 @@ impl Sequence {
             recorded: 0,
             cached: 0,
             was_preempted: false,
+            scores_prompt: new.scores_prompt,
             prompt: new.prompt.into(),
             drawn: Vec::new(),
             max_tokens: new.max_tokens.get(),
@@ -105,6 +111,18 @@ impl Sequence {
         self.drawn.push(token);
     }
 
+    /// So many of the pending tokens are in the cache now.
+    pub fn advance(&mut self, count: usize) {
+        self.computed += count;
+        self.scores_prompt &= self.computed < self.prompt.len();
+    }
+
+    /// Pending tokens that a step has room for which takes `tokens` more, and `targets` more that are judged.
+    pub fn fitting(&self, tokens: usize, targets: usize) -> usize {
+        let count = self.pending().min(tokens);
+        if self.targets(count).len() > targets { targets } else { count }
+    }
+
     /// The same tokens in the same blocks, for a sibling alone.
     pub fn fork(&self, member: Member) -> Self {
         Self {
@@ -115,6 +133,7 @@ impl Sequence {
             recorded: self.recorded,
             cached: self.cached,
             was_preempted: self.was_preempted,
+            scores_prompt: self.scores_prompt,
             prompt: Arc::clone(&self.prompt),
             drawn: self.drawn.clone(),
             max_tokens: self.max_tokens,
@@ -151,7 +170,17 @@ impl Sequence {
             cached: self.cached,
             blocks: self.table.ids(blocks_for(end)),
             draws: draws.iter().map(|member| member.id).collect(),
+            targets: self.targets(count).to_vec(),
         }
+    }
+
+    /// The tokens of the prompt that the next `count` pending positions judge.
+    fn targets(&self, count: usize) -> &[u32] {
+        if !self.scores_prompt {
+            return &[];
+        }
+        let end = (self.computed + count + 1).min(self.prompt.len());
+        self.prompt.get(self.computed + 1..end).unwrap_or(&[])
     }
 
     fn tokens(&self, range: Range<usize>) -> Vec<u32> {

@@ -35,6 +35,16 @@ pub struct StepRow {
     pub blocks: Vec<BlockId>,
     /// Who draws a token from the last position's logits: nobody in the middle of a prompt, every sibling at its end.
     pub draws: Vec<SequenceId>,
+    /// Where the prompt is scored: the token of the prompt after each position, which that position's logits judge. The
+    /// prompt's last position has none. A prompt that is computed again after a preemption is scored again.
+    pub targets: Vec<u32>,
+}
+
+impl StepRow {
+    /// Positions whose logits are needed: none, the last, or, where the prompt is scored, all.
+    pub fn wanted_logits(&self) -> usize {
+        self.targets.len() + usize::from(!self.draws.is_empty())
+    }
 }
 
 /// A block whose content is needed twice from now on.

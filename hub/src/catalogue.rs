@@ -6,7 +6,9 @@ use serde::Deserialize;
 
 use crate::catalogue_tables::{CatalogueTable, invalid};
 use crate::contents::WantedFile;
+use crate::model_use::ModelUse;
 use crate::names::FilePath;
+use crate::target::DEFAULT_REVISION;
 
 /// The catalogue that is compiled in.
 const BUILTIN: &str = include_str!("../catalogue.toml");
@@ -50,12 +52,16 @@ pub struct CatalogueEntry {
     pub name: String,
     /// Other names that mean this model.
     pub aliases: Vec<String>,
+    /// What it is for.
+    pub model_use: ModelUse,
+    /// Its makers let nobody have it who has not accepted their terms: the Hub asks for a token.
+    pub is_gated: bool,
     /// Its repository on the Hugging Face Hub.
     pub hub: Option<HubRepo>,
     /// A Python package that carries the same files.
     pub wheel: Option<WheelPackage>,
-    /// Its files.
-    pub files: Vec<WantedFile>,
+    /// Its files; `None` for those that the Hub lists, verified against the Hub's own hashes.
+    pub files: Option<Vec<WantedFile>>,
 }
 
 /// A repository on the Hugging Face Hub.
@@ -64,7 +70,8 @@ pub struct CatalogueEntry {
 pub struct HubRepo {
     /// `owner/name`.
     pub repo: String,
-    /// Commit (preferred), tag or branch.
+    /// Commit (preferred), tag or branch; the branch `main` where the entry says nothing.
+    #[serde(default = "default_revision")]
     pub revision: String,
 }
 
@@ -78,6 +85,10 @@ pub struct WheelPackage {
     pub version: String,
     /// The folder inside the wheel that holds the model's files.
     pub folder: FilePath,
+}
+
+fn default_revision() -> String {
+    DEFAULT_REVISION.to_owned()
 }
 
 impl Catalogue {
@@ -147,13 +158,29 @@ files = [{ path = "config.json", max_size = 100 }]
         let catalogue = Catalogue::builtin();
         let entry = catalogue.find("sentence-transformers/all-MiniLM-L6-v2").unwrap();
         assert_eq!(entry.name, "all-MiniLM-L6-v2");
-        assert!(entry.files.iter().all(|file| !file.accept.is_empty()));
-        let weights = entry.files.iter().find(|file| file.path.as_str() == "model.safetensors").unwrap();
+        let files = entry.files.as_ref().unwrap();
+        assert!(files.iter().all(|file| !file.accept.is_empty()));
+        let weights = files.iter().find(|file| file.path.as_str() == "model.safetensors").unwrap();
         assert_eq!(
             weights.accept[0].digest.to_string(),
             "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
         );
         assert_eq!(weights.known_size(), Some(90_868_376));
+    }
+
+    #[test]
+    fn the_builtin_language_models_are_taken_as_the_hub_lists_them() {
+        let catalogue = Catalogue::builtin();
+        let generating: Vec<_> =
+            catalogue.entries().iter().filter(|entry| entry.model_use == ModelUse::Generation).collect();
+        let names: Vec<_> = generating.iter().map(|entry| entry.name.as_str()).collect();
+        assert_eq!(names, ["SmolLM2-135M-Instruct", "Qwen2.5-0.5B-Instruct", "Qwen3-0.6B", "Llama-3.2-1B"]);
+        for entry in generating {
+            let hub = entry.hub.as_ref().unwrap();
+            assert!(entry.files.is_none() && hub.revision == "main");
+            assert!(entry.aliases.contains(&hub.repo) && hub.repo.ends_with(&entry.name));
+            assert_eq!(entry.is_gated, hub.repo.starts_with("meta-llama/"));
+        }
     }
 
     #[test]
@@ -181,6 +208,12 @@ files = [{ path = "config.json", max_size = 100 }]
             ("max_size = 100", "optional = false", "accept"),
             ("revision = \"main\"", "revision = \"-x\"", "revision"),
             ("hub = { repo = \"acme/tiny\", revision = \"main\" }", "", "source"),
+            ("aliases", "use = \"translation\"\naliases", "translation"),
+            (
+                "files = [{ path = \"config.json\", max_size = 100 }]",
+                "wheel = { package = \"p\", version = \"1\", folder = \"f\" }",
+                "files",
+            ),
             (
                 "hub = {",
                 "wheel = { package = \"--index-url=x\", version = \"1\", folder = \"f\" }\nhub = {",

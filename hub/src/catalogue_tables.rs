@@ -4,6 +4,7 @@ use serde::Deserialize;
 
 use crate::catalogue::{CatalogueEntry, CatalogueError, HubRepo, WheelPackage};
 use crate::contents::{Digest, Pin, WantedFile};
+use crate::model_use::ModelUse;
 use crate::names::{self, FilePath};
 
 /// Largest size that an unpinned file may ask for: such files are configuration.
@@ -22,9 +23,13 @@ pub(crate) struct EntryTable {
     name: String,
     #[serde(default)]
     aliases: Vec<String>,
+    #[serde(default, rename = "use")]
+    model_use: ModelUse,
+    #[serde(default)]
+    gated: bool,
     hub: Option<HubRepo>,
     wheel: Option<WheelPackage>,
-    files: Vec<FileTable>,
+    files: Option<Vec<FileTable>>,
 }
 
 #[derive(Deserialize)]
@@ -67,8 +72,20 @@ impl EntryTable {
         if self.hub.is_none() && self.wheel.is_none() {
             return Err(bad("hub", "it has no source: give `hub`, `wheel` or both".to_owned()));
         }
-        let mut files: Vec<WantedFile> = Vec::with_capacity(self.files.len());
-        for table in &self.files {
+        let files = match &self.files {
+            Some(tables) => Some(self.validated_files(tables)?),
+            None if self.wheel.is_none() => None,
+            // Nobody lists what a wheel should hold, or vouches for it.
+            None => return Err(bad("files", "they must be listed where there is a wheel".to_owned())),
+        };
+        let Self { name, aliases, model_use, gated, hub, wheel, .. } = self;
+        Ok(CatalogueEntry { name, aliases, model_use, is_gated: gated, hub, wheel, files })
+    }
+
+    fn validated_files(&self, tables: &[FileTable]) -> Result<Vec<WantedFile>, CatalogueError> {
+        let bad = |field: &str, reason: String| invalid(&self.name, field, reason);
+        let mut files: Vec<WantedFile> = Vec::with_capacity(tables.len());
+        for table in tables {
             let path = &table.path;
             let wanted = table.validated().map_err(|reason| bad(&format!("file `{path}`"), reason))?;
             if files.iter().any(|file| file.path == wanted.path) {
@@ -79,7 +96,7 @@ impl EntryTable {
         if !files.iter().any(|file| file.path.as_str() == "config.json" && !file.optional) {
             return Err(bad("files", "`config.json` is missing; every model has one".to_owned()));
         }
-        Ok(CatalogueEntry { name: self.name, aliases: self.aliases, hub: self.hub, wheel: self.wheel, files })
+        Ok(files)
     }
 }
 

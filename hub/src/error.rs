@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::model_use::ModelUse;
 use crate::names::NameError;
 use crate::source_error::SourceError;
 
@@ -68,11 +69,21 @@ pub enum PullError {
         /// All names in the catalogue.
         known: Vec<String>,
     },
+    /// The name is that of a model for something else.
+    #[error("model `{name}` {found}: pass it as {flag}")]
+    OtherUse {
+        /// Its name in the catalogue.
+        name: String,
+        /// What it is for.
+        found: ModelUse,
+        /// The flag that takes it.
+        flag: &'static str,
+    },
     /// Every source was tried.
     #[error(
-        "model `{name}` could not be had: {}. Check the network, or put its files ({}) into a directory and pass \
-         --embedding-model DIR",
+        "model `{name}` could not be had: {}. {}put its files ({}) into a directory and pass {flag} DIR",
         list(attempts),
+        if attempts.iter().any(is_gated) { "Or " } else { "Check the network, or " },
         files.join(", ")
     )]
     NoSource {
@@ -82,6 +93,8 @@ pub enum PullError {
         attempts: Vec<Attempt>,
         /// The files that the model cannot do without.
         files: Vec<String>,
+        /// The flag that takes a directory.
+        flag: &'static str,
     },
     /// polylora's own cache cannot be used.
     #[error(transparent)]
@@ -123,6 +136,10 @@ impl StorageError {
         let path = path.to_owned();
         move |source| Self::Io { action, path, source }
     }
+}
+
+fn is_gated(attempt: &Attempt) -> bool {
+    matches!(attempt.reason, SourceError::Gated { .. })
 }
 
 fn list(attempts: &[Attempt]) -> String {

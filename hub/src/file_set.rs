@@ -32,6 +32,8 @@ pub(crate) enum FileSetError {
     Missing(&'static str),
     #[error("it has no *.safetensors at its top{}", if *pickle { " (only a pickle, which is never read)" } else { "" })]
     NoWeights { pickle: bool },
+    #[error("it has {found} of the {expected} shards of the weights")]
+    Shards { found: usize, expected: usize },
     #[error("it has {0} model files, at most {MAX_FILES} are accepted")]
     TooMany(usize),
 }
@@ -50,7 +52,7 @@ pub(crate) fn select<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Vec
             if single {
                 name == "model.safetensors"
             } else {
-                is_shard(name)
+                shards_in_all(name).is_some()
             }
         }
         None => TOP_LEVEL.contains(&name) || (!single && name == "model.safetensors.index.json"),
@@ -72,6 +74,10 @@ pub(crate) fn select<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Vec
     if !single && !has("model.safetensors.index.json") {
         return Err(FileSetError::Missing("model.safetensors.index.json beside its shards"));
     }
+    let shards: Vec<usize> = picked.iter().filter_map(|path| shards_in_all(path.as_str())).collect();
+    if let Some(&expected) = shards.iter().max().filter(|expected| **expected != shards.len()) {
+        return Err(FileSetError::Shards { found: shards.len(), expected });
+    }
     if picked.len() > MAX_FILES {
         return Err(FileSetError::TooMany(picked.len()));
     }
@@ -92,17 +98,13 @@ pub(crate) fn module_configs(modules_json: &[u8]) -> Result<Vec<String>, String>
     Ok(modules.iter().filter(with_config).map(|module| format!("{}/config.json", module.path)).collect())
 }
 
-/// `model-00001-of-00003.safetensors`.
-fn is_shard(name: &str) -> bool {
-    let Some((index, count)) = name
-        .strip_prefix("model-")
-        .and_then(|rest| rest.strip_suffix(".safetensors"))
-        .and_then(|rest| rest.split_once("-of-"))
-    else {
-        return false;
-    };
-    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    digits(index) && digits(count)
+/// How many there are, by the name of one: 3 for `model-00001-of-00003.safetensors`.
+fn shards_in_all(name: &str) -> Option<usize> {
+    let numbers = name.strip_prefix("model-")?.strip_suffix(".safetensors")?;
+    let (index, count) = numbers.split_once("-of-")?;
+    let number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?;
+    let _: usize = number(index)?;
+    number(count)
 }
 
 /// `1_Pooling`, `2_Dense`: a number, an underscore, a word.
@@ -154,6 +156,8 @@ mod tests {
         both.push("model.safetensors");
         assert_eq!(picked(&both), ["config.json", "model.safetensors", "tokenizer.json"]);
         assert!(matches!(select(shards[..4].iter().copied()), Err(FileSetError::Missing(_))));
+        let lacking = [shards[0], shards[1], shards[2], shards[4]];
+        assert_eq!(select(lacking).unwrap_err(), FileSetError::Shards { found: 1, expected: 2 });
     }
 
     #[test]

@@ -24,6 +24,8 @@ const MAX_UNSIZED_BYTES: u64 = 64 << 30;
 pub(crate) struct Listing {
     pub(crate) commit: String,
     pub(crate) files: Vec<WantedFile>,
+    /// Nobody knows whether there is more that an embedding model needs.
+    pub(crate) only_generates: bool,
 }
 
 /// The Hub, or whatever endpoint stands for it.
@@ -60,7 +62,7 @@ impl<'a> Hub<'a> {
                 files.len()
             );
         }
-        Ok(Listing { commit: info.sha, files })
+        Ok(Listing { commit: info.sha, files, only_generates: false })
     }
 
     /// The same repository at the commit that was listed, so that all files are of one moment.

@@ -10,6 +10,7 @@ use hf_hub::{Cache, Repo, RepoType};
 use crate::contents::{Digest, Pin, WantedFile};
 use crate::file_set;
 use crate::hub::Listing;
+use crate::model_use::ModelUse;
 use crate::names::{self, FilePath};
 use crate::source_error::SourceError;
 use crate::staging::{self, Staging};
@@ -50,8 +51,9 @@ impl HubCache {
     ///
     /// A snapshot holds what some program once asked for, so files may be lacking that the repository has. It is taken
     /// only when it shows that it is complete: `modules.json` and all that it names are there, or the cache has a note
-    /// that the repository has no `modules.json`. Otherwise pooling would be a guess.
-    pub(crate) fn list(&self) -> Result<Listing, SourceError> {
+    /// that the repository has no `modules.json`. Otherwise pooling would be a guess; a model that is wanted for generation
+    /// has none.
+    pub(crate) fn list(&self, model_use: Option<ModelUse>) -> Result<Listing, SourceError> {
         let Some(commit) = self.commits(false).into_iter().next() else {
             return Err(self.absent());
         };
@@ -62,6 +64,8 @@ impl HubCache {
         let selected =
             file_set::select(names.iter().map(String::as_str)).map_err(|e| incomplete(e.to_string()))?;
         let has = |path: &str| selected.iter().any(|file| file.as_str() == path);
+        let has_note = self.folder.join(".no_exist").join(&commit).join("modules.json").exists();
+        let mut only_generates = false;
         if has("modules.json") {
             let path = self.blob(&snapshot, "modules.json")?;
             let read = |source| SourceError::Read { path: path.clone(), source };
@@ -74,12 +78,14 @@ impl HubCache {
             if let Some(config) = configs.iter().find(|config| !has(config)) {
                 return Err(incomplete(format!("modules.json names {config}, which is not there")));
             }
-        } else if !self.folder.join(".no_exist").join(&commit).join("modules.json").exists() {
+        } else if model_use == Some(ModelUse::Generation) {
+            only_generates = !has_note;
+        } else if !has_note {
             return Err(incomplete("modules.json is not there, and may be on the Hub".to_owned()));
         }
         let files =
             selected.into_iter().map(|path| self.wanted(&snapshot, path)).collect::<Result<_, _>>()?;
-        Ok(Listing { commit, files })
+        Ok(Listing { commit, files, only_generates })
     }
 
     /// Brings files of one snapshot into `staging`: linked where that is possible, so that no space is used twice.

@@ -5,7 +5,7 @@
 //!
 //! # The way of a pull
 //!
-//! [`Puller::resolve`] takes what a user writes for `--embedding-model`: an existing directory is used where it lies;
+//! [`Puller::resolve`] takes what a user writes for `--embedding-model` or `--llm`: an existing directory is used where it lies;
 //! anything else is a name for [`Puller::pull`], which tries in order
 //!
 //! 1. the model's folder in polylora's own cache, `<home>/models/<name>/`,
@@ -20,8 +20,9 @@
 //! # What is verified
 //!
 //! - **Catalogued models** ([`Catalogue`], `catalogue.toml`): size and SHA-256 of every pinned file, whatever the source.
-//!   Weights and tokenizers are always pinned.
-//! - **Any other Hub repository** (`owner/name`, optionally `owner/name@revision`): polylora has no hash of its own. Files are
+//!   Where an entry lists files, weights and tokenizers are always pinned.
+//! - **Catalogued models without a list of files**, and any other Hub repository (`owner/name`, optionally
+//!   `owner/name@revision`): polylora has no hash of its own. Files are
 //!   compared with what the Hub itself says of them (SHA-256 for large files, git blob id for small ones), which protects
 //!   against damage on the way and not against the repository's owner. An endpoint that gives no hashes is said in a warning.
 //! - **A directory** is taken as it is.
@@ -34,6 +35,7 @@ mod file_set;
 mod hub;
 mod hub_cache;
 mod hub_config;
+mod model_use;
 mod names;
 mod pip;
 mod progress;
@@ -41,6 +43,7 @@ mod puller;
 mod source_error;
 mod staging;
 mod store;
+mod target;
 mod transfer;
 mod wheel;
 
@@ -48,6 +51,7 @@ pub use catalogue::{Catalogue, CatalogueEntry, CatalogueError, HubRepo, WheelPac
 pub use contents::{Digest, Pin, WantedFile};
 pub use error::{Attempt, PullError, Source, StorageError};
 pub use hub_config::{ConfigError, HubConfig, ProgressStyle, TimeLimits, Token};
+pub use model_use::ModelUse;
 pub use names::{FilePath, NameError};
 pub use puller::{ModelDir, Puller};
 pub use source_error::SourceError;

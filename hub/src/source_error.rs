@@ -54,6 +54,17 @@ pub enum SourceError {
         /// The status code.
         status: u16,
     },
+    /// The model is given to nobody who has not accepted its terms.
+    #[error(
+        "the model is gated: accept its terms at {page}, then set HF_TOKEN to a token of that account ({})",
+        if *had_token { "the one that is set may not read it" } else { "none is set" }
+    )]
+    Gated {
+        /// The model's page.
+        page: String,
+        /// Whether a token was sent.
+        had_token: bool,
+    },
     /// An answer that cannot be understood.
     #[error("{url}: {reason}")]
     BadAnswer {

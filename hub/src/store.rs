@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::contents::{self, Checked, Digest, WantedFile};
 use crate::error::StorageError;
+use crate::model_use::ModelUse;
 use crate::names::FilePath;
 use crate::staging::Staging;
 
@@ -36,6 +37,9 @@ pub(crate) struct Marker {
     pub(crate) source: String,
     pub(crate) revision: Option<String>,
     pub(crate) files: BTreeMap<String, FileRecord>,
+    /// It was taken from where nobody knew whether it has what an embedding model needs besides.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) only_generates: bool,
 }
 
 /// One verified file.
@@ -57,7 +61,8 @@ impl Marker {
             sha256: Digest::Sha256(checked.sha256).to_string(),
         };
         let files = files.iter().map(|(path, checked)| (path.to_string(), record(checked))).collect();
-        Self { form: MARKER_FORM, model: model.to_owned(), source: source.to_string(), revision, files }
+        let (model, source) = (model.to_owned(), source.to_string());
+        Self { form: MARKER_FORM, model, source, revision, files, only_generates: false }
     }
 }
 
@@ -85,12 +90,20 @@ impl Store {
     /// The finished model, where it is there and whole: its marker names every file wanted (`None`: whatever it names)
     /// with an accepted content, and each is a regular file of the recorded size. Contents were hashed when the marker
     /// was written and are not hashed again.
-    pub(crate) fn finished(&self, folder: &str, wanted: Option<&[WantedFile]>) -> Option<PathBuf> {
+    pub(crate) fn finished(
+        &self,
+        folder: &str,
+        wanted: Option<&[WantedFile]>,
+        model_use: Option<ModelUse>,
+    ) -> Option<PathBuf> {
         let path = self.path(folder);
         if !fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir()) {
             return None;
         }
         let marker = read_marker(&path.join(MARKER))?;
+        if marker.only_generates && model_use != Some(ModelUse::Generation) {
+            return None;
+        }
         for (name, record) in &marker.files {
             let file = path.join(FilePath::new(name).ok()?.as_str());
             let meta = fs::symlink_metadata(file).ok()?;

@@ -1,4 +1,4 @@
-//! Embedding lookup and the normalisation that follows it.
+//! Embedding lookup, alone or with the normalisation that follows it.
 
 use crate::aligned::AlignedBuffer;
 use crate::element::{Element, load_part, store_part};
@@ -42,6 +42,24 @@ pub fn embed_norm<E: Element>(isa: Isa, call: EmbeddingCall<'_, E>, out: &mut [E
     team::for_each(blocks.len(), |i| {
         let mut block = blocks[i].lock().expect("one task a block");
         rows(isa, &call, i * ROW_BLOCK, &mut block);
+    });
+}
+
+/// Writes the rows `ids` of `table`, `[vocabulary, width]`, to `out`, `[T, width]`, on the threads of the [`team`].
+///
+/// # Panics
+/// When an id is not in the table, or a length does not fit.
+pub fn embed<E: Element>(ids: &[u32], table: &[E], width: usize, out: &mut [E]) {
+    assert_eq!(out.len(), ids.len() * width, "out is not [{}, {width}]", ids.len());
+    if width == 0 {
+        return;
+    }
+    let blocks: Vec<std::sync::Mutex<&mut [E]>> = out.chunks_mut(ROW_BLOCK * width).map(Into::into).collect();
+    team::for_each(blocks.len(), |i| {
+        let mut block = blocks[i].lock().expect("one task a block");
+        for (row, id) in block.chunks_exact_mut(width).zip(&ids[i * ROW_BLOCK..]) {
+            row.copy_from_slice(&table[*id as usize * width..][..width]);
+        }
     });
 }
 

@@ -1,6 +1,6 @@
 //! Activations, as they follow a matrix product while its rows are still in the cache.
 
-use crate::math::{gelu, gelu_coarse, tanh};
+use crate::math::{gelu, gelu_coarse, silu, tanh};
 use crate::target::Target;
 
 /// An element-wise activation.
@@ -14,6 +14,14 @@ pub enum Activation {
     GeluTanh,
     /// `max(x, 0)`.
     Relu,
+    /// `x / (1 + e^-x)`, Hugging Face's `silu` and `swish`.
+    Silu,
+}
+
+impl Activation {
+    /// All there are.
+    pub const ALL: [Activation; 5] =
+        [Activation::Identity, Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Silu];
 }
 
 /// `activation(v)`; `coarse` where an error of 5e-5 does not matter.
@@ -31,5 +39,6 @@ pub(crate) fn activate<I: Target>(activation: Activation, coarse: bool, v: I::La
         }
         // In this order of arguments NaN passes.
         Activation::Relu => I::max(I::splat(0.0), v),
+        Activation::Silu => silu::<I>(v),
     }
 }

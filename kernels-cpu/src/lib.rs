@@ -16,6 +16,7 @@ mod embedding;
 mod epilogue;
 #[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
 mod fenced_memory;
+mod gated;
 pub mod isa;
 mod linear;
 mod lora;
@@ -23,21 +24,30 @@ mod math;
 mod norm;
 mod packed_lora;
 mod packed_matrix;
+mod paged;
 mod pooling;
+mod rms_norm;
 mod shared_out;
 mod target;
 pub mod team;
 mod tile;
 #[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
 mod tile_emulator;
+mod weight_memory;
 
 pub use attention::{AttentionCall, HeadShape, attention_packed};
 pub use element::Element;
-pub use embedding::{EmbeddingCall, embed_norm};
+pub use embedding::{EmbeddingCall, embed, embed_norm};
 pub use epilogue::Activation;
+pub use gated::{GatedCall, gated};
 pub use linear::{LinearCall, linear};
 pub use lora::{LoraSegment, LoraSpan};
 pub use norm::NormParams;
 pub use packed_lora::PackedLora;
 pub use packed_matrix::{INT8_MOST_INPUTS, PackedMatrix, WeightFormat};
+pub use paged::{
+    HeadNorm, KvHeads, KvPanels, KvShape, NoMemory, PagedAttentionCall, PagedBatch, PagedSequence,
+    RotaryTable, StoreCall, attention_paged, store_kv,
+};
 pub use pooling::{Pooling, pool};
+pub use rms_norm::{RmsNormCall, rms_norm};

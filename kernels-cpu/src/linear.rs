@@ -138,15 +138,16 @@ dispatch! {
 /// A few rows: one block, its panels split among the threads.
 fn by_panels<E: Element>(isa: Isa, layer: &Layer<'_, E>, rows: usize, threads: usize) {
     let panels = layer.call.weight.panel_count();
-    let part = panels.div_ceil(threads * PARTS);
+    let parts = panels.min(threads * PARTS);
     let mut scratch = SCRATCH.take();
     let mut block = Block::default();
     place_block(layer, 0..rows, &mut scratch, &mut block);
     team::for_each(rows.div_ceil(PREPARED_ROWS), |i| {
         prepare_rows(isa, layer, &block, i * PREPARED_ROWS..rows.min((i + 1) * PREPARED_ROWS));
     });
-    team::for_each(panels.div_ceil(part), |i| {
-        some_panels(isa, layer, &block, i * part..panels.min((i + 1) * part));
+    // As many panels in each part, give or take one.
+    team::for_each(parts, |i| {
+        some_panels(isa, layer, &block, i * panels / parts..(i + 1) * panels / parts);
     });
     team::for_each(rows.div_ceil(NORM_ROWS), |i| {
         normalize_rows(isa, layer, &block, i * NORM_ROWS..rows.min((i + 1) * NORM_ROWS));

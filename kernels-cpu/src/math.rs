@@ -78,6 +78,18 @@ pub(crate) fn tanh<I: Target>(x: I::Lanes) -> I::Lanes {
     I::div(I::sub(e, I::splat(1.0)), I::add(e, I::splat(1.0)))
 }
 
+/// `x / (1 + e^-x)`, absolute error below 1e-6 (1 + |x|): by way of `max(x, 0) - a e^-a / (1 + e^-a)` for `a = |x|`, which
+/// neither overflows nor cancels. NaN stays NaN.
+#[inline(always)]
+pub(crate) fn silu<I: Target>(x: I::Lanes) -> I::Lanes {
+    let zero = I::splat(0.0);
+    // Beyond 87 the second term is nothing. In this order of arguments NaN passes.
+    let size = I::min(I::splat(87.0), I::max(x, I::sub(zero, x)));
+    let decay = exp::<I>(I::sub(zero, size));
+    let below = I::div(I::mul(size, decay), I::add(I::splat(1.0), decay));
+    I::sub(I::max(zero, x), below)
+}
+
 /// The polynomial with the coefficients `c`, that of the highest power first, at `t`.
 #[inline(always)]
 fn horner<I: Target, const N: usize>(c: &[f32; N], t: I::Lanes) -> I::Lanes {
@@ -128,6 +140,11 @@ mod tests {
                 "{below}"
             );
             let wide = x * 14.0;
+            let want = wide as f64 / (1.0 + (-wide as f64).exp());
+            assert!(
+                (at(silu::<Baseline>, wide) as f64 - want).abs() < 1e-6 * (1.0 + want.abs()),
+                "silu {wide}"
+            );
             let want = (wide as f64).exp();
             assert!((at(exp::<Baseline>, wide) as f64 - want).abs() <= 4e-7 * want, "exp {wide}");
         }
@@ -135,7 +152,12 @@ mod tests {
         assert!(at(|v| exp2_of_negative::<Baseline>(v, true), f32::NAN).is_nan());
         assert_eq!(at(exp::<Baseline>, -1e30), 0.0);
         assert_eq!(at(exp::<Baseline>, f32::NEG_INFINITY), 0.0);
-        for f in [exp::<Baseline>, gelu::<Baseline>, gelu_coarse::<Baseline>, tanh::<Baseline>] {
+        for (x, want) in [(f32::MAX, f32::MAX), (1e9, 1e9), (-1e9, 0.0), (f32::MIN, 0.0)] {
+            assert!((at(silu::<Baseline>, x) - want).abs() < 1e-30, "silu {x}");
+        }
+        for f in
+            [silu::<Baseline>, exp::<Baseline>, gelu::<Baseline>, gelu_coarse::<Baseline>, tanh::<Baseline>]
+        {
             assert!(at(f, f32::NAN).is_nan());
         }
         assert!((at(gelu::<Baseline>, 100.0) - 100.0).abs() < 1e-4);

@@ -2,7 +2,7 @@
 
 use half::bf16;
 
-use crate::aligned::AlignedBuffer;
+use crate::weight_memory::WeightMemory;
 
 /// Columns of one panel.
 pub(crate) const PANEL: usize = 32;
@@ -41,7 +41,7 @@ impl WeightFormat {
 /// missing to whole panels and steps is zero. AMX's tiles and the dot products of AVX read this order as it is.
 #[derive(Debug)]
 pub struct PackedMatrix {
-    panels: AlignedBuffer,
+    panels: WeightMemory,
     format: WeightFormat,
     inputs: usize,
     outputs: usize,
@@ -64,7 +64,7 @@ impl PackedMatrix {
         let steps = steps(inputs, format);
         let padded = outputs.next_multiple_of(PANEL);
         let mut packed = Self {
-            panels: AlignedBuffer::zeroed(outputs.div_ceil(PANEL) * steps * STEP_BYTES),
+            panels: WeightMemory::zeroed(outputs.div_ceil(PANEL) * steps * STEP_BYTES),
             format,
             inputs,
             outputs,

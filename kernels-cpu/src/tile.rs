@@ -19,6 +19,7 @@ pub(crate) use amx::has_tiles;
 pub(crate) const MAX_ROWS: usize = 32;
 
 /// One product: rows `a`, `stride` bytes apart, by a panel of `steps` steps, written to `[rows, PANEL]` 32-bit values.
+#[derive(Clone, Copy)]
 pub(crate) struct TileCall<'n> {
     /// The operand's first row.
     pub a: *const u8,

@@ -1,4 +1,4 @@
-//! What a device's allocator holds. It keeps what was given back for the next batch, so that the bytes reserved are those
+//! What a device has, and what its allocator holds. It keeps what was given back for the next batch, so that the bytes reserved are those
 //! of the largest batches so far and not those of the one that runs.
 
 use burn::tensor::Device;
@@ -18,6 +18,26 @@ pub fn usage(device: &Device) -> Option<DeviceMemory> {
     Some(DeviceMemory { reserved: usage.bytes_reserved, in_use: usage.bytes_in_use })
 }
 
+/// Bytes of the device that this process has not taken; `None` for a device that does not tell how many it has: the CPU, and
+/// GPUs through wgpu. What other processes have taken nobody tells.
+pub fn free(device: &Device) -> Option<u64> {
+    let capacity = capacity(device)?;
+    Some(capacity.saturating_sub(usage(device)?.reserved))
+}
+
+#[cfg(not(feature = "cube"))]
+fn capacity(_device: &Device) -> Option<u64> {
+    None
+}
+
+#[cfg(feature = "cube")]
+fn capacity(device: &Device) -> Option<u64> {
+    match device.as_dispatch() {
+        burn::backend::DispatchDevice::Cube(device) => device.client().properties().memory.max_memory(),
+        _ => None,
+    }
+}
+
 /// Gives memory that no tensor lies in back to the device, as far as its allocator can; the next batch has to ask for
 /// it again.
 pub fn cleanup(device: &Device) {
@@ -31,6 +51,7 @@ mod tests {
     #[test]
     fn the_cpu_has_no_pools() {
         assert_eq!(usage(&Device::flex()), None);
+        assert_eq!(free(&Device::flex()), None);
         cleanup(&Device::flex());
     }
 }

@@ -9,25 +9,41 @@ pub enum Kernel {
     SgmvShrink,
     /// LoRA's `A x` row by row.
     BgmvShrink,
-    /// LoRA's `B h` over tiles of rows, with bias and activation.
+    /// LoRA's `B h` over tiles of rows, with bias, activation and residual.
     SgmvExpand,
-    /// LoRA's `B h` row by row, with bias and activation.
+    /// LoRA's `B h` row by row, with bias, activation and residual.
     BgmvExpand,
-    /// Bias and activation without adapters.
+    /// Bias, activation and residual without adapters.
     BiasActivation,
     /// The end of a layer, perhaps with LoRA's `B h`, then residual and layer normalisation.
     AddNorm,
     /// Embedding lookup and layer normalisation.
     EmbedNorm,
+    /// Embedding lookup.
+    Embed,
+    /// Root mean square normalisation.
+    RmsNorm,
+    /// Gated linear units.
+    Gated,
     /// Attention over packed rows.
     Attention,
     /// Pooling and L2 normalisation.
     Pool,
+    /// Norms of heads, rotary positions, and keys and values into their blocks.
+    StoreKv,
+    /// Paged attention of a prompt's rows.
+    AttentionPrompt,
+    /// Paged attention of a decoding row over one chunk of keys.
+    DecodeChunk,
+    /// The sum of a decoding row's chunks.
+    DecodeSum,
+    /// Copies of blocks of keys and values.
+    CopyBlocks,
 }
 
 impl Kernel {
     /// Every kernel.
-    pub const ALL: [Kernel; 9] = [
+    pub const ALL: [Kernel; 17] = [
         Kernel::SgmvShrink,
         Kernel::BgmvShrink,
         Kernel::SgmvExpand,
@@ -35,8 +51,16 @@ impl Kernel {
         Kernel::BiasActivation,
         Kernel::AddNorm,
         Kernel::EmbedNorm,
+        Kernel::Embed,
+        Kernel::RmsNorm,
+        Kernel::Gated,
         Kernel::Attention,
         Kernel::Pool,
+        Kernel::StoreKv,
+        Kernel::AttentionPrompt,
+        Kernel::DecodeChunk,
+        Kernel::DecodeSum,
+        Kernel::CopyBlocks,
     ];
 
     /// Its name in metrics.
@@ -49,8 +73,16 @@ impl Kernel {
             Kernel::BiasActivation => "bias_activation",
             Kernel::AddNorm => "add_norm",
             Kernel::EmbedNorm => "embed_norm",
+            Kernel::Embed => "embed",
+            Kernel::RmsNorm => "rms_norm",
+            Kernel::Gated => "gated",
             Kernel::Attention => "attention",
             Kernel::Pool => "pool",
+            Kernel::StoreKv => "store_kv",
+            Kernel::AttentionPrompt => "attention_prompt",
+            Kernel::DecodeChunk => "decode_chunk",
+            Kernel::DecodeSum => "decode_sum",
+            Kernel::CopyBlocks => "copy_blocks",
         }
     }
 

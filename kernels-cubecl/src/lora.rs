@@ -11,7 +11,8 @@ use burn::tensor::{DType, Int, Tensor, TensorData};
 use crate::extent::{HostExtent, SiteSlot};
 use crate::lora_index::LoraIndex;
 use crate::memory::AdapterMemory;
-use crate::segments::Segment;
+use crate::ops::linear::Linear;
+use crate::segments::{Segment, segments_of};
 use crate::site_group::{SiteGroup, SiteSpan};
 use crate::tiles::TilePlan;
 
@@ -154,6 +155,22 @@ impl LoraBatch {
         let plan = TilePlan::new(&segments);
         let table = Arc::new(LoraTable { segments, adapters: self.table.adapters.clone(), plan });
         Self { table, memory: AdapterMemory::HostAlias, index: None, launches: self.launches.clone() }
+    }
+
+    /// The rows of the batch at `rows`, in that order, as a batch of their own; launches are counted together.
+    pub fn select(&self, rows: &[usize]) -> Self {
+        let adapter_of = |row: usize| {
+            let at = self.table.segments.partition_point(|s| s.rows.end <= row);
+            self.table.segments.get(at)?.adapter
+        };
+        let segments = segments_of(rows.iter().map(|row| (1, adapter_of(*row))));
+        let selected = Self::new(segments, self.table.adapters.clone(), self.memory.clone());
+        Self { launches: self.launches.clone(), ..selected }
+    }
+
+    /// Whether an adapter of the batch changes `layer`.
+    pub fn acts_on(&self, layer: &Linear) -> bool {
+        self.table.effects(&layer.sites).next().is_some()
     }
 
     /// LoRA launches so far: linear layers that ran with an adapter's part, each part of the batch by itself.

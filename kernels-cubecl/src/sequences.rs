@@ -59,6 +59,11 @@ impl Sequences {
         self.host[self.host.len() - 1] as usize
     }
 
+    /// Rows of each sequence.
+    pub fn lengths(&self) -> impl Iterator<Item = usize> {
+        self.host.windows(2).map(|bounds| (bounds[1] - bounds[0]) as usize)
+    }
+
     pub(crate) fn to_dispatch(&self) -> SequenceBounds<Dispatch> {
         SequenceBounds {
             index: self.index.clone().into_dispatch(),

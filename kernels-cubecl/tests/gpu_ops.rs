@@ -4,8 +4,10 @@
 //! `POLYLORA_REQUIRE_WGPU=1` makes that a failure.
 
 mod gpu {
+    mod decoder_ops;
     pub mod devices;
     pub mod layers;
+    mod paged;
     pub mod values;
 }
 
@@ -25,6 +27,7 @@ fn check(gpu: &Gpu, layer: &Layer, fleet: &Fleet) {
     let got = layer.on(gpu, fleet);
     let close = tolerance(gpu.dtype, layer.inputs);
     assert_close(&got.linear, &want.linear, close, &format!("{} linear {layer:?} {fleet:?}", gpu.name));
+    assert_close(&got.added, &want.added, close, &format!("{} add {layer:?} {fleet:?}", gpu.name));
     // The norm divides by a spread that grows with the product, and so do the roundings before it.
     let close = tolerance(gpu.dtype, 1).mul_add(8.0, 4.0 * tolerance(burn::tensor::DType::F32, layer.inputs));
     assert_close(&got.normed, &want.normed, close, &format!("{} add_norm {layer:?} {fleet:?}", gpu.name));
@@ -98,8 +101,8 @@ fn wide_layers_equal_their_reference_row_by_row() {
                 &Fleet { ranks: vec![8, 12], rows: vec![(1, Some(0)), (2, None), (1, Some(1))] },
             );
             let after = [Kernel::BgmvShrink, Kernel::AddNorm].map(Kernel::launches);
-            // Two shrinks, one a layer, and an end with norm: not the fallback.
-            assert_eq!((after[0] - before[0], after[1] - before[1]), (2, 1), "{inputs}x{outputs}");
+            // Three shrinks, one a layer, and an end with norm: not the fallback.
+            assert_eq!((after[0] - before[0], after[1] - before[1]), (3, 1), "{inputs}x{outputs}");
         }
     });
 }
@@ -153,7 +156,7 @@ fn an_empty_batch_is_an_empty_result() {
     on_every_gpu(|gpu| {
         let layer = Layer { inputs: 24, outputs: 16, activation: Activation::Gelu, seed: 4 };
         let got = layer.on(gpu, &Fleet { ranks: vec![4], rows: vec![(0, Some(0))] });
-        assert!(got.linear.is_empty() && got.normed.is_empty());
+        assert!(got.linear.is_empty() && got.added.is_empty() && got.normed.is_empty());
     });
 }
 

@@ -132,6 +132,11 @@ proptest! {
             2e-4,
         );
         assert_close(
+            to_vec(linear_add(c.x.clone(), &c.layer, c.residual.clone(), &c.fast)),
+            to_vec(linear_add(c.x.clone(), &c.reference, c.residual.clone(), &c.slow)),
+            2e-4,
+        );
+        assert_close(
             to_vec(linear_add_norm(c.x.clone(), &c.layer, c.residual.clone(), &c.norm, &c.fast)),
             to_vec(linear_add_norm(c.x, &c.reference, c.residual, &c.norm, &c.slow)),
             2e-3,
@@ -175,6 +180,35 @@ proptest! {
                 let slow = pool(fast.clone().cast(DType::F64), &sequences, pooling, normalize);
                 assert_close(to_vec(pool(fast.clone(), &sequences, pooling, normalize)), to_vec(slow), 1e-5);
             }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn norms_gates_and_lookups_equal_their_reference(
+        seed in 0u64..500, rows in 1usize..40, width in 1usize..200,
+        activation in prop::sample::select(Activation::ALL.to_vec()),
+    ) {
+        let (x, gamma) = (matrix(seed, rows, 2 * width), vector(seed + 1, 2 * width));
+        let norm = RmsNorm { gamma, epsilon: 1e-5 };
+        let gates = x.clone().mul_scalar(6.0);
+        let ids = values(seed + 2, 30).into_iter().map(|v| (v.abs() * rows as f32) as i32).collect::<Vec<_>>();
+        let ids = Tensor::<1, Int>::from_data(TensorData::new(ids, [30]), (&Device::flex(), DType::I32));
+        for (dtype, tolerance) in [(DType::F32, 1e-5), (DType::BF16, 8e-3)] {
+            // f64 is not f32: the reference computes it.
+            let fast = |x: &Tensor<2>| x.clone().cast(dtype);
+            let slow = |x: &Tensor<2>| x.clone().cast(dtype).cast(DType::F64);
+            let (got, want) = (rms_norm(fast(&x), &norm), rms_norm(slow(&x), &norm));
+            prop_assert_eq!(got.dtype(), dtype);
+            assert_close(to_vec(got.cast(DType::F32)), to_vec(want.cast(DType::F32)), tolerance);
+            let (got, want) = (gated(fast(&gates), activation), gated(slow(&gates), activation));
+            prop_assert_eq!(got.dtype(), dtype);
+            assert_close(to_vec(got.cast(DType::F32)), to_vec(want.cast(DType::F32)), tolerance);
+            let (got, want) = (embed(ids.clone(), &fast(&x)), embed(ids.clone(), &slow(&x)));
+            prop_assert_eq!(to_vec(got.cast(DType::F32)), to_vec(want.cast(DType::F32)));
         }
     }
 }
@@ -225,6 +259,11 @@ fn sixteen_bit_layers_follow_the_f32_ones() {
         let got = linear(c.x.clone().cast(dtype), &layer, &c.fast);
         assert_eq!(got.dtype(), dtype);
         assert_close(got.cast(DType::F32).into_data().iter::<f32>().collect(), want.clone(), 0.08);
+        let residual = c.residual.clone().cast(dtype);
+        let got = linear_add(c.x.clone().cast(dtype), &layer, residual.clone(), &c.fast);
+        assert_eq!(got.dtype(), dtype);
+        let added = c.residual.clone().add(linear(c.x.clone(), &c.layer, &c.fast));
+        assert_close(to_vec(got.cast(DType::F32)), to_vec(added), 0.08);
     }
 }
 

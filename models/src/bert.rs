@@ -1,17 +1,17 @@
 //! BERT encoders (arXiv 1810.04805) as Hugging Face lays them out: MiniLM, BGE, E5, GTE.
 
 use std::path::Path;
-use std::sync::Arc;
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 use polylora_adapters::{IgnoredModule, Site, SiteCatalog};
 use polylora_kernels::device::OpenDevice;
 use polylora_kernels::extent::SiteId;
 use polylora_kernels::{
-    Activation, Attention, AttentionMask, Embedding, HeadShape, Linear, LoraBatch, Norm, SiteGroup, SiteSpan,
-    Weight, WeightCoding, attention_packed, embed_norm, linear, linear_add_norm,
+    Activation, Attention, AttentionMask, Embedding, HeadShape, Linear, LoraBatch, Norm, attention_packed,
+    embed_norm, linear, linear_add_norm,
 };
 
+use crate::weight_loader::{FusedLinear, WeightLoader};
 use crate::{BertConfig, Checkpoint, Encoder, ModelError, PackedBatch};
 
 /// Names that older checkpoints and task heads use, and what they are called here.
@@ -79,9 +79,7 @@ impl Bert {
         checkpoint: &mut Checkpoint,
         on: &OpenDevice,
     ) -> Result<Self, ModelError> {
-        let OpenDevice { device, dtype, weights, .. } = on;
-        let (dtype, weights) = (*dtype, *weights);
-        let mut loader = Loader { config, checkpoint, device, dtype, weights };
+        let mut loader = Loader { config, weights: WeightLoader { source: checkpoint, on } };
         let catalog = catalog(config);
         let embedding = loader.embedding()?;
         let layers =
@@ -108,24 +106,18 @@ fn has_no_effect(name: &str) -> bool {
     name.starts_with("pooler.") || name.starts_with("cls.") || name == "embeddings.position_ids"
 }
 
+/// What BERT takes beside the shared layers.
 struct Loader<'a> {
     config: &'a BertConfig,
-    checkpoint: &'a mut Checkpoint,
-    device: &'a Device,
-    dtype: DType,
-    weights: WeightCoding,
+    weights: WeightLoader<'a>,
 }
 
 impl Loader<'_> {
-    fn vector(&mut self, name: &str, len: usize) -> Result<Tensor<1>, ModelError> {
-        self.checkpoint.take(name, [len], (self.device, self.dtype))
-    }
-
     fn norm(&mut self, name: &str) -> Result<Norm, ModelError> {
         let width = self.config.hidden_size;
         Ok(Norm {
-            gamma: self.vector(&format!("{name}.weight"), width)?,
-            beta: self.vector(&format!("{name}.bias"), width)?,
+            gamma: self.weights.vector(&format!("{name}.weight"), width)?,
+            beta: self.weights.vector(&format!("{name}.bias"), width)?,
             epsilon: self.config.layer_norm_eps,
         })
     }
@@ -134,60 +126,30 @@ impl Loader<'_> {
         let BertConfig { hidden_size: width, vocab_size, max_position_embeddings, type_vocab_size, .. } =
             *self.config;
         let table = |part: &str| format!("embeddings.{part}_embeddings.weight");
-        let words = self.checkpoint.take(&table("word"), [vocab_size, width], (self.device, self.dtype))?;
-        let mut positions =
-            self.checkpoint.take_values(&table("position"), &[max_position_embeddings, width])?;
+        let words = self.weights.table(&table("word"), [vocab_size, width])?;
+        let WeightLoader { source, on } = &mut self.weights;
+        let mut positions = source.take_values(&table("position"), &[max_position_embeddings, width])?;
         // Single texts have token type 0 throughout, so its row is part of every position's.
-        let types = self.checkpoint.take_values(&table("token_type"), &[type_vocab_size, width])?;
+        let types = source.take_values(&table("token_type"), &[type_vocab_size, width])?;
         for row in positions.chunks_exact_mut(width) {
             row.iter_mut().zip(&types).for_each(|(p, t)| *p += t);
         }
         let data = TensorData::new(positions, [max_position_embeddings, width]);
-        let positions = Tensor::<2>::from_data(data, (self.device, DType::F32)).cast(self.dtype);
+        let positions = Tensor::<2>::from_data(data, (&on.device, DType::F32)).cast(on.dtype);
         Ok(Embedding { words, positions, norm: self.norm("embeddings.LayerNorm")? })
     }
 
     fn layer(&mut self, index: usize, catalog: &SiteCatalog) -> Result<Layer, ModelError> {
         let group = index as u32 * GROUPS_PER_LAYER;
         let prefix = format!("encoder.layer.{index}");
+        let fused = |group, activation| FusedLinear { group, catalog, bias: true, activation };
         Ok(Layer {
-            qkv: self.linear(group, catalog, Activation::Identity)?,
-            attention_output: self.linear(group + 1, catalog, Activation::Identity)?,
+            qkv: self.weights.linear(&fused(group, Activation::Identity))?,
+            attention_output: self.weights.linear(&fused(group + 1, Activation::Identity))?,
             attention_norm: self.norm(&format!("{prefix}.attention.output.LayerNorm"))?,
-            intermediate: self.linear(group + 2, catalog, self.config.activation)?,
-            output: self.linear(group + 3, catalog, Activation::Identity)?,
+            intermediate: self.weights.linear(&fused(group + 2, self.config.activation))?,
+            output: self.weights.linear(&fused(group + 3, Activation::Identity))?,
             output_norm: self.norm(&format!("{prefix}.output.LayerNorm"))?,
-        })
-    }
-
-    /// The fused layer of all sites in `group`, one below the other.
-    fn linear(
-        &mut self,
-        group: u32,
-        catalog: &SiteCatalog,
-        activation: Activation,
-    ) -> Result<Linear, ModelError> {
-        let sites: Vec<&Site> = catalog.sites().iter().filter(|s| s.group == group).collect();
-        let (mut weight, mut bias) = (vec![], vec![]);
-        for site in &sites {
-            let Site { name, in_width, out_width, .. } = site;
-            weight.extend(self.checkpoint.take_values(&format!("{name}.weight"), &[*out_width, *in_width])?);
-            bias.extend(self.checkpoint.take_values(&format!("{name}.bias"), &[*out_width])?);
-        }
-        let (outputs, inputs) = (bias.len(), sites[0].in_width);
-        let on_device = (self.device, DType::F32);
-        let weight = Tensor::<2>::from_data(TensorData::new(weight, [outputs, inputs]), on_device);
-        let bias = Tensor::<1>::from_data(TensorData::new(bias, [outputs]), on_device);
-        let spans = sites.iter().map(|s| SiteSpan { site: s.id, columns: s.offset..s.offset + s.out_width });
-        Ok(Linear {
-            weight: match self.weights {
-                WeightCoding::Plain => Weight::prepare(weight.cast(self.dtype)),
-                // From the f32 values: what rounded them before would be lost for nothing.
-                coding => Weight::prepare_as(weight, coding),
-            },
-            bias: Some(bias.cast(self.dtype)),
-            activation,
-            sites: Arc::new(SiteGroup::new(spans.collect())),
         })
     }
 }

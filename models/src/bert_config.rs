@@ -5,7 +5,7 @@ use std::path::Path;
 use polylora_kernels::Activation;
 use serde::Deserialize;
 
-use crate::{ModelError, json_file};
+use crate::{ModelError, canonical, json_file};
 
 /// Sizes of a BERT encoder, checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -136,12 +136,7 @@ impl BertConfig {
             self.type_vocab_size,
             self.vocab_size,
             self.layer_norm_eps,
-            match self.activation {
-                Activation::Identity => "identity",
-                Activation::Gelu => "gelu",
-                Activation::GeluTanh => "gelu_tanh",
-                Activation::Relu => "relu",
-            }
+            canonical::activation(self.activation),
         )
     }
 

@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::TensorData;
 use burn_store::burn_pack::Tensor as PackTensor;
 use burn_store::{KeyRemapper, ModuleStore, SafetensorsStore, bridge};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
+use crate::stored_values::{first_not_finite, is_stored};
+use crate::weight_source::WeightSource;
 use crate::{ModelError, json_file};
 
 const SINGLE: &str = "model.safetensors";
@@ -51,56 +53,6 @@ impl Checkpoint {
         Ok(Self { dir: dir.to_owned(), files, tensors, taken: BTreeSet::new() })
     }
 
-    /// Takes a tensor of the shape that the config implies, widened to f32 and brought to `device` in `dtype`.
-    ///
-    /// # Errors
-    /// When it is missing, of another shape, not of floats, or not finite.
-    pub fn take<const D: usize>(
-        &mut self,
-        name: &str,
-        shape: [usize; D],
-        (device, dtype): (&Device, DType),
-    ) -> Result<Tensor<D>, ModelError> {
-        let values = self.take_values(name, &shape)?;
-        let tensor = Tensor::<D>::from_data(TensorData::new(values, shape), (device, DType::F32));
-        Ok(if dtype == DType::F32 { tensor } else { tensor.cast(dtype) })
-    }
-
-    /// As [`Checkpoint::take`], as plain values.
-    ///
-    /// # Errors
-    /// As [`Checkpoint::take`].
-    pub fn take_values(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
-        let path = self.path();
-        let Some(tensor) = self.tensors.get(name) else {
-            return Err(ModelError::MissingTensor { path, tensor: name.into(), expected: shape.to_vec() });
-        };
-        let found: Vec<usize> = tensor.shape.iter().copied().collect();
-        if found != shape {
-            return Err(ModelError::TensorShape {
-                path,
-                tensor: name.into(),
-                found,
-                expected: shape.to_vec(),
-            });
-        }
-        if !matches!(tensor.dtype, DType::F32 | DType::F16 | DType::BF16 | DType::F64) {
-            let found = format!("{:?}", tensor.dtype);
-            return Err(ModelError::TensorDType { path, tensor: name.into(), found });
-        }
-        let weights = |reason: String| ModelError::Weights { path: path.clone(), reason };
-        let data = bridge::to_data(tensor).map_err(|e| weights(format!("tensor `{name}`: {e}")))?;
-        let values: Vec<f32> = data.iter::<f32>().collect();
-        if let Some(at) = values.iter().position(|v| !v.is_finite()) {
-            return Err(weights(format!(
-                "tensor `{name}` has {} at {at}, expected finite values",
-                values[at]
-            )));
-        }
-        self.taken.insert(name.to_owned());
-        Ok(values)
-    }
-
     /// Names of tensors that nobody took.
     pub fn unused(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().filter(|name| !self.taken.contains(*name)).map(String::as_str)
@@ -136,6 +88,36 @@ impl Checkpoint {
             [only] => only.clone(),
             _ => self.dir.join(INDEX),
         }
+    }
+}
+
+impl WeightSource for Checkpoint {
+    fn take_data(&mut self, name: &str, shape: &[usize]) -> Result<TensorData, ModelError> {
+        let path = self.path();
+        let Some(tensor) = self.tensors.get(name) else {
+            return Err(ModelError::MissingTensor { path, tensor: name.into(), expected: shape.to_vec() });
+        };
+        let found: Vec<usize> = tensor.shape.iter().copied().collect();
+        if found != shape {
+            return Err(ModelError::TensorShape {
+                path,
+                tensor: name.into(),
+                found,
+                expected: shape.to_vec(),
+            });
+        }
+        if !is_stored(tensor.dtype) {
+            let found = format!("{:?}", tensor.dtype);
+            return Err(ModelError::TensorDType { path, tensor: name.into(), found });
+        }
+        let weights = |reason: String| ModelError::Weights { path: path.clone(), reason };
+        let data = bridge::to_data(tensor).map_err(|e| weights(format!("tensor `{name}`: {e}")))?;
+        if let Some(at) = first_not_finite(&data) {
+            let reason = format!("tensor `{name}` has no finite number at {at}");
+            return Err(weights(reason));
+        }
+        self.taken.insert(name.to_owned());
+        Ok(data)
     }
 }
 

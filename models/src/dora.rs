@@ -1,9 +1,17 @@
 //! DoRA's denominator (arXiv 2402.09353): the L2 norm of each row of `W + s B A`.
 
-use polylora_adapters::LowRank;
+use polylora_adapters::{LowRank, Site};
+use polylora_kernels::Linear;
+
+/// The norms for a site of a fused layer, `[out]`.
+pub(crate) fn site_row_norms(layer: &Linear, site: &Site, delta: LowRank<'_>) -> Vec<f32> {
+    let fused = layer.weight.to_f32();
+    let weight = &fused[site.offset * site.in_width..][..site.out_width * site.in_width];
+    row_norms(weight, site.in_width, delta)
+}
 
 /// `weight` is `[out, in]` row-major; gives `[out]`. Sums in f64: the norm divides every output.
-pub(crate) fn row_norms(weight: &[f32], inputs: usize, delta: LowRank<'_>) -> Vec<f32> {
+fn row_norms(weight: &[f32], inputs: usize, delta: LowRank<'_>) -> Vec<f32> {
     let rows = weight.chunks_exact(inputs).enumerate();
     rows.map(|(o, row)| {
         let mut changed: Vec<f64> = row.iter().map(|w| *w as f64).collect();

@@ -9,12 +9,10 @@ use polylora_kernels::device::{OpenDevice, is_cpu};
 use polylora_kernels::extent::SiteId;
 use polylora_kernels::{LoraBatch, team};
 
-use crate::bert::Bert;
+use crate::encoder_config::EncoderConfig;
 use crate::row_output::{PoolingRule, RowOutput, read_out};
 use crate::text_shares::text_shares;
-use crate::{
-    BatchError, BertConfig, Encoder, ModelError, PackedBatch, SentenceTransformersConfig, TextTokenizer, dora,
-};
+use crate::{BatchError, Encoder, ModelError, PackedBatch, SentenceTransformersConfig, TextTokenizer, dora};
 
 /// A loaded embedding model.
 pub struct EmbeddingModel {
@@ -35,24 +33,24 @@ impl EmbeddingModel {
     /// # Errors
     /// With the file, the field or tensor, what was found and what was expected.
     pub fn load(dir: &Path, on: &OpenDevice) -> Result<Self, ModelError> {
-        let config = BertConfig::read(dir)?;
+        let config = EncoderConfig::read(dir)?;
         let settings = SentenceTransformersConfig::read(dir)?;
         let stated = settings.max_seq_length;
-        let positions = config.max_position_embeddings;
+        let positions = config.positions();
         let tokenizer = TextTokenizer::read(dir, stated, positions, settings.do_lower_case)?;
-        tokenizer.check_vocabulary(config.vocab_size)?;
-        let mut checkpoint = Bert::open(dir)?;
+        tokenizer.check_vocabulary(config.vocab_size())?;
+        let mut checkpoint = config.open(dir)?;
         let digest = Digest(checkpoint.digest(&config.canonical())?);
-        let encoder = Bert::load(&config, &mut checkpoint, on)?;
+        let encoder = config.load(tokenizer.max_tokens(), &mut checkpoint, on)?;
         Ok(Self {
-            encoder: Box::new(encoder),
+            encoder,
             tokenizer,
             settings,
             digest,
             device: on.device.clone(),
             dtype: on.dtype,
-            width: config.hidden_size,
-            vocab_size: config.vocab_size,
+            width: config.hidden_size(),
+            vocab_size: config.vocab_size(),
             dir: dir.to_owned(),
         })
     }
@@ -172,8 +170,6 @@ impl BaseModel for EmbeddingModel {
 
     fn dora_row_norms(&self, site: SiteId, delta: LowRank<'_>) -> Vec<f32> {
         let site = self.catalog().site(site);
-        let fused = self.encoder.layer_of(site.group).weight.to_f32();
-        let weight = &fused[site.offset * site.in_width..][..site.out_width * site.in_width];
-        dora::row_norms(weight, site.in_width, delta)
+        dora::site_row_norms(self.encoder.layer_of(site.group), site, delta)
     }
 }

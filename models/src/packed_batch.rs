@@ -40,6 +40,26 @@ pub enum BatchError {
         /// Size of the vocabulary.
         vocab_size: usize,
     },
+    /// A row's blocks do not reach to its last token.
+    #[error("row {row} has {found} blocks, it needs {needed}")]
+    Blocks {
+        /// The row.
+        row: usize,
+        /// Its blocks.
+        found: usize,
+        /// Those that its tokens take.
+        needed: usize,
+    },
+    /// A block is not in the cache.
+    #[error("row {row} has block {block}, expected below {blocks}")]
+    Block {
+        /// The row.
+        row: usize,
+        /// The block.
+        block: u32,
+        /// Blocks of the cache.
+        blocks: usize,
+    },
 }
 
 impl PackedBatch {

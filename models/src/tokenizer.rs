@@ -1,5 +1,6 @@
 //! Text to token ids with the model's own `tokenizer.json`.
 
+mod numbered;
 mod token_text;
 
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use tokenizers::{Tokenizer, TruncationParams};
 use crate::word_piece::WordPiece;
 use crate::{ModelError, json_file};
 
+pub use numbered::numbered_tokenizer;
 pub use token_text::TextToken;
 
 /// A tokenizer. Truncation and padding that `tokenizer.json` asks for are off: the limit is the model's, and packed rows
@@ -61,8 +63,26 @@ impl TextTokenizer {
             Some(length as usize)
         });
         let max_tokens = stated.unwrap_or(positions).min(positions);
+        let whole = Tokenizer::from_file(&path)
+            .map_err(|e| ModelError::Tokenizer { path: path.clone(), reason: e.to_string() })?;
+        Self::of(whole, max_tokens, lowercase, path)
+    }
+
+    /// One whose words are the numbers of the ids below `vocab_size`, for a model that has no files.
+    pub(crate) fn numbered(vocab_size: usize, max_tokens: usize) -> Result<Self, ModelError> {
+        let path = PathBuf::from("tokenizer.json");
+        let whole = numbered_tokenizer(vocab_size).parse::<Tokenizer>();
+        let whole = whole.map_err(|e| ModelError::Tokenizer { path: path.clone(), reason: e.to_string() })?;
+        Self::of(whole, max_tokens, false, path)
+    }
+
+    fn of(
+        mut whole: Tokenizer,
+        max_tokens: usize,
+        lowercase: bool,
+        path: PathBuf,
+    ) -> Result<Self, ModelError> {
         let refuse = |reason: String| ModelError::Tokenizer { path: path.clone(), reason };
-        let mut whole = Tokenizer::from_file(&path).map_err(|e| refuse(e.to_string()))?;
         whole.with_padding(None);
         whole.with_truncation(None).map_err(|e| refuse(e.to_string()))?;
         let specials = whole.encode_fast("", true).map_err(|e| refuse(e.to_string()))?.get_ids().len();
@@ -98,6 +118,26 @@ impl TextTokenizer {
             Way::Library(_) => &self.whole,
         };
         Ok(tokenizer.encode_fast(text, true).map_err(|e| e.to_string())?.get_ids().to_vec())
+    }
+
+    /// Token ids of `text` as it is: special tokens that it spells are found, none are added. For a rendered chat.
+    ///
+    /// # Errors
+    /// The tokenizer's words.
+    pub fn encode_as_is(&self, text: &str) -> Result<Vec<u32>, String> {
+        let lowered = self.lowercase.then(|| text.to_lowercase());
+        let text = lowered.as_deref().unwrap_or(text);
+        Ok(self.whole.encode_fast(text, false).map_err(|e| e.to_string())?.get_ids().to_vec())
+    }
+
+    /// The id of a token by its own name, such as `<|im_end|>`.
+    pub fn id_of(&self, token: &str) -> Option<u32> {
+        self.whole.token_to_id(token)
+    }
+
+    /// The own name of a token; `None` for ids that a padded vocabulary has beyond the tokenizer's.
+    pub fn name_of(&self, id: u32) -> Option<String> {
+        self.whole.id_to_token(id)
     }
 
     /// Tokens one text may have, special tokens included.

@@ -107,13 +107,19 @@ pub struct VirtualPart {
     pub weight: f32,
 }
 
-/// The state of an adapter's two files, as the file system tells it.
+/// The state of an adapter's files, as the file system tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FilesStamp {
     /// adapter_config.json.
     pub config: FileStamp,
     /// adapter_model.safetensors.
     pub weights: FileStamp,
+    /// chat_template.jinja, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chat_template: Option<FileStamp>,
+    /// tokenizer_config.json, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer_config: Option<FileStamp>,
 }
 
 /// The state of a file.

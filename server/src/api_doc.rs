@@ -2,7 +2,9 @@
 //! served now, and a page that shows it.
 
 mod bounded;
+mod embedding;
 mod errors;
+mod generation;
 pub(crate) mod page;
 
 use serde_json::{Map, Value, json};
@@ -19,12 +21,15 @@ use crate::state::AppState;
 #[openapi(
     info(
         title = "polylora",
-        description = "Embeddings through one base model and many LoRA adapters, in the dialects of OpenAI and of \
-                       text-embeddings-inference.",
+        description = "Embeddings and generated text through base models and many LoRA adapters, in the dialects of OpenAI, of \
+                       text-embeddings-inference and of text-generation-inference.",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
     ),
     paths(
         crate::routes::embeddings,
+        crate::routes::completions::completions,
+        crate::routes::chat::chat,
+        crate::routes::llm_tokens::detokenize,
         crate::routes::models,
         crate::routes::model,
         crate::routes::tei::embed,
@@ -33,6 +38,9 @@ use crate::state::AppState;
         crate::routes::tei::tokenize,
         crate::routes::tei::decode,
         crate::routes::tei::info,
+        crate::routes::generate::generate,
+        crate::routes::generate::generate_stream,
+        crate::routes::generate::either,
         crate::routes::adapters::registry,
         crate::routes::adapters::metadata,
         crate::routes::adapters::versions,
@@ -55,10 +63,20 @@ use crate::state::AppState;
         crate::routes::metrics,
         page::document,
     ),
-    components(schemas(crate::wire::error::ErrorObject<'static>, crate::wire::tei_error::ErrorBody)),
+    components(schemas(
+        crate::wire::error::ErrorObject<'static>,
+        crate::wire::tei_error::ErrorBody,
+        crate::wire::tgi_error::GenerationErrorBody,
+        crate::wire::generation_fields::GenerationFields,
+        crate::wire::chat::ConversationFields,
+        crate::wire::llm_tokens::PromptTokensFields,
+        crate::wire::llm_tokens::PromptTokens,
+        crate::wire::llm_info::LlmServerInfo,
+    )),
     tags(
         (name = OPENAI, description = "As OpenAI's clients speak, with vLLM's ways to name an adapter."),
         (name = TEI, description = "As clients of text-embeddings-inference speak; each also under `/{model}`."),
+        (name = TGI, description = "As clients of text-generation-inference and LoRAX speak."),
         (name = FLEET, description = "The adapters: what there is, and changes of it, which need an admin key."),
         (name = OPERATIONS, description = "For whoever runs the server."),
     ),
@@ -69,6 +87,8 @@ struct Described;
 pub(crate) const OPENAI: &str = "OpenAI";
 /// Operations in text-embeddings-inference's dialect.
 pub(crate) const TEI: &str = "text-embeddings-inference";
+/// Operations in text-generation-inference's dialect.
+pub(crate) const TGI: &str = "text-generation-inference";
 /// Operations on the fleet of adapters.
 pub(crate) const FLEET: &str = "Adapters";
 /// Operations beside the embedding.
@@ -84,11 +104,8 @@ pub(crate) fn document(state: &AppState) -> Value {
     document["info"]["version"] = json!(env!("CARGO_PKG_VERSION"));
     // `oneOf` would refuse what two alternatives allow.
     rename_key(&mut document, "oneOf", "anyOf");
-    let schemas = &mut document["components"]["schemas"];
-    for (name, schema) in bounded::schemas(state) {
-        schemas[name] = schema;
-    }
-    schemas["EmbeddingsRequest"]["allOf"] = bounded::one_adapter(state);
+    embedding::complete(&mut document, state);
+    generation::complete(&mut document, state.llm(), state.embedder().is_some());
     document["components"]["securitySchemes"] = json!({"bearer": {"type": "http", "scheme": "bearer", "description": "One of the server's API keys."}});
     let needs_key = state.api_keys().are_needed();
     if let Some(paths) = document["paths"].as_object_mut() {
@@ -102,6 +119,8 @@ pub(crate) fn document(state: &AppState) -> Value {
             }
         }
     }
+    embedding::forget_paths(&mut document, state);
+    generation::forget_unused(&mut document);
     document
 }
 

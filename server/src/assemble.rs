@@ -1,36 +1,25 @@
 //! From settings to a running engine: device, model, adapters. The only place that knows all of them.
 
 use std::error::Error;
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use polylora_adapters::{Base, BaseModel, Fleet};
-use polylora_engine::{
-    EmbeddingService, EncoderRunner, Engine, EngineConfig, EngineParts, LoraRoom, ModelInfo, RunError,
-    Runner, RunnerFactory, StartError,
-};
-use polylora_hub::{Catalogue, HubConfig, ModelDir, Puller};
+use polylora_adapters::Fleet;
+use polylora_engine::{DeviceTurns, EmbeddingService, GenerationService};
+use polylora_hub::{Catalogue, HubConfig, ModelDir, ModelUse, Puller};
 use polylora_kernels::device::{DTypeSpec, DeviceSpec, OpenDevice, built_in, is_cpu, open};
-use polylora_kernels::{Pooling, kernel_cache, team};
+use polylora_kernels::{kernel_cache, team};
 use polylora_kernels_cpu::WeightFormat;
-use polylora_models::EmbeddingModel;
 use tokio::runtime::Handle;
 
+use crate::assemble_embedding::LoadedEncoder;
+use crate::assemble_llm::LoadedLlm;
 use crate::fleet_duty::warm_up;
 use crate::open_fleet::open_fleet;
-use crate::settings::{DeviceChoice, DtypeChoice, ModeChoice, Settings};
+use crate::settings::{DeviceChoice, DtypeChoice, Settings};
 
-/// Tokens in one forward pass on the CPU: more no longer make it faster, but their activations leave the caches, and
-/// whoever comes next waits longer.
-const CPU_BATCH_TOKENS: usize = 768;
-/// But so many for each thread, where there are more threads than that leaves work for.
-const CPU_BATCH_TOKENS_A_THREAD: usize = 128;
 /// More threads than any machine has cores for them are a slip of the pen.
 const MOST_THREADS: usize = 1024;
-
-/// Each instance of a pool holds the whole model: more are a slip of the pen.
-const MOST_INSTANCES: usize = 64;
 
 /// Folder of compiled kernels in polylora's own cache.
 const KERNELS: &str = "kernels";
@@ -44,16 +33,20 @@ pub struct NamedAdapter {
     pub path: PathBuf,
 }
 
-/// An engine and what the server says about it.
+/// Engines, one at least, and what the server says about them.
 pub struct Assembly {
-    /// The engine.
-    pub service: Arc<dyn EmbeddingService>,
-    /// Further names of the base model from the catalogue, e.g. `sentence-transformers/all-MiniLM-L6-v2`.
-    pub aliases: Vec<String>,
+    /// The engine that makes embeddings, where there is one.
+    pub embedding: Option<Arc<dyn EmbeddingService>>,
+    /// Further names of its base model from the catalogue, e.g. `sentence-transformers/all-MiniLM-L6-v2`.
+    pub embedding_aliases: Vec<String>,
     /// Names of the adapters that were found and refused; each has a log line with its reason.
     pub refused_adapters: Vec<String>,
     /// The adapters, where they are the server's to manage.
     pub fleet: Option<Arc<Fleet>>,
+    /// The engine that generates text, where there is one.
+    pub generation: Option<Arc<dyn GenerationService>>,
+    /// Further names of its base model from the catalogue.
+    pub generation_aliases: Vec<String>,
 }
 
 /// A step of the assembly that failed.
@@ -74,10 +67,10 @@ impl AssembleError {
     }
 }
 
-/// Starts the engine that the settings ask for, and waits until a probe has gone through the device.
+/// Starts the engines that the settings ask for, and waits until a probe has gone through the device.
 ///
-/// Chooses the device and dtype, resolves the model (pulling it where needed), loads the weights, checks every adapter of
-/// `settings.adapters_dir` and of `extra` by config and headers, and starts the owner thread. With
+/// Chooses the device and dtype, resolves the models (pulling them where needed), loads the weights, checks every adapter of
+/// `settings.adapters_dir` and of `extra` by config and headers, and starts the owner threads. With
 /// `settings.strict_adapters` one refused adapter is an error; without, it is logged and counted.
 ///
 /// Blocks for as long as that takes: it is called on a thread that may block, inside a tokio runtime.
@@ -85,23 +78,38 @@ impl AssembleError {
 /// # Errors
 /// [`AssembleError`] with the step and the reason.
 pub fn start_engine(settings: &Settings, extra: &[NamedAdapter]) -> Result<Assembly, AssembleError> {
+    if settings.embedding_model.0.is_none() && settings.llm.is_none() {
+        let reason = "--embedding-model none leaves nothing to serve: name a model that generates text (--llm), or one that \
+                      makes embeddings";
+        return Err(AssembleError::at("choosing the models")(reason));
+    }
     set_threads(settings)?;
-    // Before the model: a device that cannot be used is no reason to fetch one.
+    // Before the models: a device that cannot be used is no reason to fetch one.
     let device = open_device(settings)?;
     tracing::info!("{}", computing_on(&device));
-    let (model_dir, aliases) = find_model(&settings.embedding_model)?;
-    let step = format!("loading the model `{}`", settings.embedding_model);
-    let model = EmbeddingModel::load(&model_dir.path, &device).map_err(AssembleError::at(step))?;
-    let model = Arc::new(model);
-    let info = describe(&model_dir, &model, &device);
+    let encoder = LoadedEncoder::load(settings, &device)?;
     let counts_packed = device.weight_format().is_some_and(|format| format != WeightFormat::F32);
-    let bases = vec![Base::new(info.name.clone(), Arc::clone(&model) as _)];
+    let llm = LoadedLlm::load(settings, &device)?;
+    let bases = encoder.iter().map(LoadedEncoder::base).chain(llm.iter().map(LoadedLlm::base)).collect();
     let fleet = Arc::new(open_fleet(settings, extra, bases, counts_packed)?);
     let refused_adapters = fleet.refused().into_iter().map(|refused| refused.name).collect();
-    let runners = runners(settings, &model, &device, &fleet)?;
-    let engine = start(settings, info, model, Arc::clone(&fleet), runners)?;
-    Handle::current().block_on(warm_up(&engine, &fleet, settings));
-    Ok(Assembly { service: Arc::new(engine), aliases, refused_adapters, fleet: Some(fleet) })
+    let turns = (encoder.is_some() && llm.is_some()).then(DeviceTurns::default);
+    let started =
+        encoder.map(|encoder| encoder.start(settings, &device, &fleet, turns.clone())).transpose()?;
+    let (embedding, embedding_aliases) = started.unzip();
+    let started = llm.map(|llm| llm.start(settings, &device, &fleet, turns)).transpose()?;
+    let (generation, generation_aliases) = started.unzip();
+    let embedding = embedding.map(|engine| Arc::new(engine) as Arc<dyn EmbeddingService>);
+    let generation = generation.map(|engine| Arc::new(engine) as Arc<dyn GenerationService>);
+    Handle::current().block_on(warm_up(embedding.as_deref(), generation.as_deref(), &fleet, settings));
+    Ok(Assembly {
+        embedding,
+        embedding_aliases: embedding_aliases.unwrap_or_default(),
+        refused_adapters,
+        fleet: Some(fleet),
+        generation,
+        generation_aliases: generation_aliases.unwrap_or_default(),
+    })
 }
 
 /// The compute threads, and those that load adapters: one a core, or as many as the settings say.
@@ -127,10 +135,13 @@ pub(crate) fn set_threads(settings: &Settings) -> Result<(), AssembleError> {
 }
 
 /// The model's directory, and the names that the catalogue knows it by beside the first.
-pub(crate) fn find_model(name_or_dir: &str) -> Result<(ModelDir, Vec<String>), AssembleError> {
+pub(crate) fn find_model(
+    name_or_dir: &str,
+    wanted: ModelUse,
+) -> Result<(ModelDir, Vec<String>), AssembleError> {
     let step = || format!("finding the model `{name_or_dir}`");
     let config = HubConfig::from_env().map_err(AssembleError::at(step()))?;
-    let puller = Puller::new(Catalogue::builtin(), config);
+    let puller = Puller::new(Catalogue::builtin(), config).wanting(wanted);
     let dir = puller.resolve(name_or_dir).map_err(AssembleError::at(step()))?;
     let entry = puller.catalogue().find(name_or_dir);
     let aliases = entry.map(|entry| entry.aliases.clone()).unwrap_or_default();
@@ -212,125 +223,6 @@ fn keep_kernels(settings: &Settings, device: DeviceSpec) -> Result<(), AssembleE
         }
     }
     Ok(())
-}
-
-/// A bound out of range under the name of its flag, where it has one.
-fn by_flag(error: StartError) -> Box<dyn Error + Send + Sync> {
-    const FLAGS: [&str; 4] =
-        ["max_client_batch_size", "max_concurrent_requests", "max_batch_tokens", "max_input_chars"];
-    match error {
-        StartError::Config { field, found, min, max } if FLAGS.contains(&field) => {
-            let flag = field.replace('_', "-");
-            format!("--{flag} is {found}, it must be from {min} to {max}").into()
-        }
-        other => other.into(),
-    }
-}
-
-fn describe(dir: &ModelDir, model: &EmbeddingModel, device: &OpenDevice) -> ModelInfo {
-    ModelInfo {
-        name: dir.name.clone(),
-        root: dir.path.display().to_string(),
-        digest: model.digest().to_hex(),
-        dimensions: model.width(),
-        max_tokens: model.max_tokens(),
-        vocab_size: model.vocab_size(),
-        dtype: device.dtype_name().to_owned(),
-        device: device.name.clone(),
-        prompts: model.settings().prompts.keys().cloned().collect(),
-        pooling: pooling_name(model.settings().pooling).to_owned(),
-    }
-}
-
-/// A way of pooling as text-embeddings-inference names it.
-fn pooling_name(pooling: Pooling) -> &'static str {
-    match pooling {
-        Pooling::Mean => "mean",
-        Pooling::Cls => "cls",
-        Pooling::Max => "max",
-        Pooling::LastToken => "last_token",
-    }
-}
-
-/// What builds the runner of each instance: the first has the model that is there, the others load their own.
-fn runners(
-    settings: &Settings,
-    model: &Arc<EmbeddingModel>,
-    device: &OpenDevice,
-    fleet: &Arc<Fleet>,
-) -> Result<Vec<RunnerFactory>, AssembleError> {
-    let instances = match settings.mode {
-        ModeChoice::Pooled => settings.pool_size.get(),
-        ModeChoice::Serial | ModeChoice::Batched => 1,
-    };
-    if instances > MOST_INSTANCES {
-        let reason = format!("--pool-size is {instances}, it must be from 1 to {MOST_INSTANCES}");
-        return Err(AssembleError::at("starting the instances")(reason));
-    }
-    let mode = settings.mode.with(settings.batching);
-    tracing::info!("serving {mode}, {}", count(instances, "instance"));
-    let room = LoraRoom { bytes: settings.lora_memory.bytes(), adapters: settings.max_loras };
-    let factory = |index| {
-        let mut own = (index == 0).then(|| Arc::clone(model));
-        let (dir, device, fleet) = (model.dir().to_owned(), device.clone(), Arc::clone(fleet));
-        let build = move || {
-            let model = match &own {
-                Some(model) => Arc::clone(model),
-                None => {
-                    let loaded = EmbeddingModel::load(&dir, &device).map(Arc::new);
-                    Arc::clone(own.insert(loaded.map_err(|e| RunError::Start { reason: e.to_string() })?))
-                }
-            };
-            let runner = EncoderRunner::new(model, room)?;
-            fleet.watch_pool(runner.pool_monitor());
-            Ok(Box::new(runner) as Box<dyn Runner>)
-        };
-        Box::new(build) as RunnerFactory
-    };
-    Ok((0..instances).map(factory).collect())
-}
-
-/// Starts the engine's threads and waits for the probe.
-fn start(
-    settings: &Settings,
-    info: ModelInfo,
-    model: Arc<EmbeddingModel>,
-    fleet: Arc<Fleet>,
-    runners: Vec<RunnerFactory>,
-) -> Result<Engine, AssembleError> {
-    let config = engine_config(settings, is_cpu(model.device()));
-    let parts = EngineParts {
-        model: info,
-        tokenizer: Arc::new(model.tokenizer().clone()),
-        prompts: model.settings().prompts.clone(),
-        default_prompt: model.settings().default_prompt.clone(),
-        adapters: fleet,
-        runners,
-        head: format!("{:?}, normalised: {}", model.settings().pooling, model.settings().normalize),
-    };
-    let engine =
-        Engine::start(config, parts).map_err(by_flag).map_err(AssembleError::at("starting the engine"))?;
-    Handle::current().block_on(engine.ready()).map_err(AssembleError::at("the first embedding"))?;
-    Ok(engine)
-}
-
-/// The engine's bounds: what the settings say, and else what suits the device.
-fn engine_config(settings: &Settings, on_cpu: bool) -> EngineConfig {
-    let default = EngineConfig::default();
-    let for_cpu = || CPU_BATCH_TOKENS.max(CPU_BATCH_TOKENS_A_THREAD * team::threads());
-    let most_tokens = if on_cpu { for_cpu() } else { default.max_batch_tokens };
-    EngineConfig {
-        max_concurrent_requests: settings.max_concurrent_requests.get(),
-        max_client_batch_size: settings.max_client_batch_size.get(),
-        max_input_chars: settings.max_input_chars.get(),
-        max_batch_tokens: settings.max_batch_tokens.map_or(most_tokens, NonZeroUsize::get),
-        mode: settings.mode.with(settings.batching),
-        tick: settings.tick_ms.duration(),
-        embedding_cache_bytes: settings.embedding_cache_bytes.0,
-        on_adapter_error: settings.on_adapter_error.0,
-        warm_up: !settings.skip_warmup,
-        ..default
-    }
 }
 
 #[cfg(test)]

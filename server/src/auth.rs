@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
 
@@ -22,7 +22,7 @@ pub async fn require_key(
     request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    let public = is_public(request.uri().path(), request.headers(), state.metrics_are_public());
+    let public = is_public(&request, state.metrics_are_public());
     if state.api_keys().are_needed() && !public && !state.admin().opens(request.headers()) {
         let presented = bearer_token(request.headers());
         if !presented.is_some_and(|token| state.api_keys().open_to(token)) {
@@ -37,12 +37,13 @@ pub async fn require_key(
 }
 
 /// What says nothing of other clients: probes, the document and its page, the status page without its figures; metrics where
-/// that is set.
-fn is_public(path: &str, headers: &HeaderMap, metrics_are_public: bool) -> bool {
+/// that is set. At the page's path work is asked for as well, by POST.
+fn is_public(request: &Request, metrics_are_public: bool) -> bool {
+    let (path, reads) = (request.uri().path(), request.method() != Method::POST);
     PROBES.contains(&path)
         || [api_page::DOCUMENT, api_page::PAGE].contains(&path)
         || path.starts_with("/docs/")
-        || page::is_public(path, headers)
+        || (reads && page::is_public(path, request.headers()))
         || (path == METRICS && metrics_are_public)
 }
 

@@ -1,10 +1,14 @@
-//! `polylora bench`: what this machine's CPU gives, and what the model makes of it in each number format.
+//! `polylora bench`: what this machine's CPU gives, and what an embedding model or a language model of some shape makes of it in
+//! each number format.
 
 mod agreement;
 mod bandwidth;
+mod language;
+mod language_report;
 mod machine;
 mod options;
 mod product;
+mod random_adapters;
 mod report;
 mod speed;
 mod timing;
@@ -13,15 +17,18 @@ use std::io::{self, Write};
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use polylora_hub::ModelUse;
 use polylora_kernels::device::{DeviceSpec, OpenDevice, open};
 use polylora_kernels::team;
 use polylora_models::{BertConfig, EmbeddingModel, EncoderSize};
 
 pub use agreement::{Agreement, Retrieval, Sentences};
+pub use language::{LanguageJob, measure as measure_language};
+pub use language_report::{LanguageDtypeReport, LanguageFigures, LanguageReport, ShapeReport};
 pub use options::{BenchDtype, Seconds};
 pub use report::{DtypeReport, ModelReport, Report};
 pub use speed::Speed;
-pub use timing::Rates;
+pub use timing::{Rates, Times};
 
 use crate::assemble::{AssembleError, count, dtype_spec, find_model, set_threads};
 use crate::settings::Settings;
@@ -85,7 +92,19 @@ pub struct BenchJob {
 /// [`BenchCommandError`]. A reader of the output that goes away is none.
 pub fn bench(settings: &Settings, job: &BenchJob) -> Result<(), BenchCommandError> {
     let report = measure(settings, job)?;
-    let text = if job.json { report.to_json() } else { report.to_string() };
+    print(&if job.json { report.to_json() } else { report.to_string() })
+}
+
+/// The same for a language model.
+///
+/// # Errors
+/// As [`bench()`].
+pub fn bench_language(settings: &Settings, job: &LanguageJob) -> Result<(), BenchCommandError> {
+    let report = measure_language(settings, job)?;
+    print(&if job.json { report.to_json() } else { report.to_string() })
+}
+
+fn print(text: &str) -> Result<(), BenchCommandError> {
     match writeln!(io::stdout(), "{}", text.trim_end()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => other.map_err(BenchCommandError::Write),
@@ -99,8 +118,9 @@ pub fn bench(settings: &Settings, job: &BenchJob) -> Result<(), BenchCommandErro
 pub fn measure(settings: &Settings, job: &BenchJob) -> Result<Report, BenchCommandError> {
     set_threads(settings)?;
     let f32_device = open_cpu(BenchDtype::F32)?;
-    let (dir, _) = find_model(&settings.embedding_model)?;
-    let step = || format!("loading the model `{}`", settings.embedding_model);
+    let name = settings.embedding_model.needed().map_err(AssembleError::at("choosing the model"))?;
+    let (dir, _) = find_model(name, ModelUse::Embedding)?;
+    let step = || format!("loading the model `{name}`");
     let config = BertConfig::read(&dir.path).map_err(AssembleError::at(step()))?;
     let load = |on: &OpenDevice| EmbeddingModel::load(&dir.path, on).map_err(AssembleError::at(step()));
     let mut reference = Some(load(&f32_device)?);

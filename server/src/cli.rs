@@ -185,6 +185,8 @@ mod tests {
             (&["pull"], "<NAME>"),
             (&["bench", "--dtype", "f32,f16"], "found `f16`, expected f32, bf16 or int8"),
             (&["bench", "--batch", "1,,2"], "expected a whole number from 1"),
+            (&["bench", "--random-weights", "c.json", "--tokens", "1"], "cannot be used with"),
+            (&["bench", "--rank", "0", "--random-weights", "c.json"], "expected a whole number from 1"),
             (&["bench", "--seconds", "0"], "found `0`, expected a number of seconds from 0.01 to 60"),
             (&["--port", "1", "pull", "x"], "pull"),
         ] {

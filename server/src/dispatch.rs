@@ -8,12 +8,12 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::adapters_command::{AdaptersCommandError, adapters};
-use crate::bench_command::{BenchCommandError, BenchJob, bench};
+use crate::bench_command::{BenchCommandError, BenchJob, LanguageJob, bench, bench_language};
 use crate::cli::{Cli, Command};
 use crate::embed_command::{EmbedCommandError, EmbedJob, embed};
 use crate::pull_command::{PullCommandError, pull};
 use crate::serve::{ServeError, serve};
-use crate::settings::{Environment, Settings, SettingsError, load};
+use crate::settings::{EmbeddingModelChoice, Environment, Settings, SettingsError, load};
 use crate::telemetry::{self, TelemetryError};
 
 /// How long the end of the process waits for idle threads to be gone, which is a matter of milliseconds.
@@ -101,9 +101,22 @@ pub fn run(cli: Cli, environment: &Environment) -> Result<(), Failure> {
         }
         Command::Bench(flags) => {
             let mut settings = load(None, environment)?;
-            settings.embedding_model = flags.model.unwrap_or(settings.embedding_model);
+            if let Some(model) = flags.model {
+                settings.embedding_model = EmbeddingModelChoice(Some(model));
+            }
             settings.threads = flags.threads.or(settings.threads);
             let _telemetry = telemetry::init(&settings, "info")?;
+            if let Some(config) = flags.random_weights {
+                let job = LanguageJob {
+                    config,
+                    dtypes: flags.dtype,
+                    adapters: flags.adapters,
+                    rank: flags.rank.get(),
+                    budget: flags.seconds.0,
+                    json: flags.json,
+                };
+                return Ok(bench_language(&settings, &job)?);
+            }
             let job = BenchJob {
                 dtypes: flags.dtype,
                 batches: flags.batch,

@@ -8,7 +8,7 @@ use polylora_engine::{EmbedError, EmbedInput, EmbedRequest, EmbeddingService};
 
 use crate::assemble::{AssembleError, Assembly, NamedAdapter, start_engine};
 use crate::cli::OutputFormat;
-use crate::settings::Settings;
+use crate::settings::{NoEmbeddingModel, Settings};
 
 /// Most texts in one request to the engine: enough for full batches, few enough that lines come out while others go in.
 const MOST_TEXTS_A_REQUEST: usize = 256;
@@ -28,6 +28,9 @@ pub enum EmbedCommandError {
     /// The engine does not start.
     #[error(transparent)]
     Assemble(#[from] AssembleError),
+    /// The settings say that no model makes embeddings.
+    #[error(transparent)]
+    NoModel(#[from] NoEmbeddingModel),
     /// A text has no characters.
     #[error("text {number} is empty")]
     EmptyText {
@@ -103,12 +106,16 @@ pub async fn embed(mut settings: Settings, job: EmbedJob) -> Result<(), EmbedCom
                 (Some(name.clone()), Some(NamedAdapter { name, path }))
             }
         };
+    settings.embedding_model.needed()?;
+    // What a configuration file has for a server.
+    settings.llm = None;
     // One pass or a few: each kernel is compiled when it is needed.
     settings.skip_warmup = true;
     let truncate = settings.auto_truncate;
     let texts_a_request = settings.max_client_batch_size.get().min(MOST_TEXTS_A_REQUEST);
     let starting = tokio::task::spawn_blocking(move || start_engine(&settings, extra.as_slice()));
-    let Assembly { service, .. } = starting.await.map_err(AssembleError::at("starting the engine"))??;
+    let Assembly { embedding, .. } = starting.await.map_err(AssembleError::at("starting the engine"))??;
+    let service = embedding.ok_or(NoEmbeddingModel)?;
     let request = EmbedRequest { adapter: name, truncate, ..EmbedRequest::default() };
     let printing = Printing { template: request, texts_a_request, format: job.format };
     let mut out = io::stdout().lock();

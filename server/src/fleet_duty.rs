@@ -1,10 +1,13 @@
 //! What has to be done for the fleet again and again while the server runs.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use polylora_adapters::{Fleet, RollbackRule, WatchError, Watcher};
-use polylora_engine::{EmbedInput, EmbedRequest, EmbeddingService};
+use polylora_engine::{
+    EmbedInput, EmbedRequest, EmbeddingService, GenerateRequest, GenerationService, Prompt, SamplingRequest,
+};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -14,7 +17,7 @@ use crate::settings::Settings;
 const FLUSH_EVERY: Duration = Duration::from_secs(10);
 /// How often A/B tests are judged.
 const JUDGE_EVERY: Duration = Duration::from_secs(5);
-/// What is embedded to load an adapter.
+/// What is sent through an adapter to load it.
 const WARM_UP_TEXT: &str = "warm up";
 
 /// The duties; dropped, they end.
@@ -64,24 +67,53 @@ impl Drop for FleetDuty {
 }
 
 /// Sends a text through each adapter that is to be there when the first request comes.
-pub async fn warm_up(service: &dyn EmbeddingService, fleet: &Fleet, settings: &Settings) {
+pub async fn warm_up(
+    embedding: Option<&dyn EmbeddingService>,
+    generation: Option<&dyn GenerationService>,
+    fleet: &Fleet,
+    settings: &Settings,
+) {
+    let adapters = generation.map(GenerationService::adapters).unwrap_or_default();
+    let speaking: BTreeSet<String> = adapters.into_iter().map(|adapter| adapter.name).collect();
     let names = fleet.most_used(settings.warmup.most());
     let mut loaded = 0;
     for name in &names {
-        let request = EmbedRequest {
-            inputs: vec![EmbedInput::Text(WARM_UP_TEXT.to_owned())],
-            adapter: Some(name.to_string()),
-            truncate: true,
-            ..EmbedRequest::default()
+        let outcome = match (embedding, generation) {
+            (_, Some(service)) if speaking.contains(name.as_str()) => speak(service, name.to_string()).await,
+            (Some(service), _) => embed(service, name.to_string()).await,
+            (None, _) => continue,
         };
-        match service.embed(request).await {
-            Ok(_) => loaded += 1,
-            Err(error) => tracing::warn!(adapter = ?name, %error, "an adapter could not be loaded ahead"),
+        match outcome {
+            Ok(()) => loaded += 1,
+            Err(error) => tracing::warn!(adapter = ?name, error, "an adapter could not be loaded ahead"),
         }
     }
     if !names.is_empty() {
         tracing::info!(loaded, of = names.len(), "adapters were loaded ahead (--warmup)");
     }
+}
+
+async fn embed(service: &dyn EmbeddingService, adapter: String) -> Result<(), String> {
+    let request = EmbedRequest {
+        inputs: vec![EmbedInput::Text(WARM_UP_TEXT.to_owned())],
+        adapter: Some(adapter),
+        truncate: true,
+        ..EmbedRequest::default()
+    };
+    service.embed(request).await.map(drop).map_err(|error| error.to_string())
+}
+
+async fn speak(service: &dyn GenerationService, adapter: String) -> Result<(), String> {
+    let request = GenerateRequest {
+        prompt: Prompt::Text(WARM_UP_TEXT.to_owned()),
+        add_special_tokens: true,
+        adapter: Some(adapter),
+        split_key: None,
+        copies: 1,
+        echo: false,
+        sampling: SamplingRequest { max_tokens: Some(1), ..SamplingRequest::default() },
+    };
+    service.generate(request).await.map(drop).map_err(|error| error.to_string())
 }
 
 fn flush(fleet: &Fleet) {

@@ -12,12 +12,13 @@ use polylora_adapters::DigestBuilder;
 use crate::state::AppState;
 
 /// Where the page's files are; the page itself is at `/`.
-const FILES: [PageFile; 6] = [
+const FILES: [PageFile; 7] = [
     PageFile { path: "/page/page.css", kind: "text/css; charset=utf-8", text: include_str!("page/page.css") },
     PageFile { path: "/page/icon.svg", kind: "image/svg+xml", text: include_str!("page/icon.svg") },
     PageFile { path: "/page/page.js", kind: SCRIPT, text: include_str!("page/page.js") },
     PageFile { path: "/page/server.js", kind: SCRIPT, text: include_str!("page/server.js") },
     PageFile { path: "/page/live.js", kind: SCRIPT, text: include_str!("page/live.js") },
+    PageFile { path: "/page/chat.js", kind: SCRIPT, text: include_str!("page/chat.js") },
     PageFile { path: "/page/compare.js", kind: SCRIPT, text: include_str!("page/compare.js") },
 ];
 const SCRIPT: &str = "text/javascript; charset=utf-8";

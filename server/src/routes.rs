@@ -2,8 +2,14 @@
 
 mod adapter_probe;
 pub mod adapters;
+pub mod chat;
+pub mod completions;
+pub mod generate;
+mod generation;
+pub mod llm_tokens;
 pub mod lora;
 pub mod tei;
+mod who_answered;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -11,21 +17,23 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
-use polylora_engine::{EmbedError, EmbedReply, Health};
+use polylora_engine::{EmbedError, Health};
 use serde_json::json;
 use tower_http::catch_panic::CatchPanicLayer;
 
+use self::who_answered::name_who_answered;
 use crate::admin::Updater;
 use crate::api_doc::{OPENAI, OPERATIONS, page as api_page};
 use crate::auth::require_key;
 use crate::cors;
 use crate::fleet_metrics;
 use crate::intake::bring_in;
+use crate::metric_families::joined;
 use crate::page;
 use crate::request_log::{RequestId, Served, record};
 use crate::settings::Origin;
@@ -53,23 +61,21 @@ pub const PROBES: [&str; 3] = [HEALTH, PING, READY];
 /// Path of the live figures.
 pub const STATUS: &str = "/api/status";
 
-/// The header that names who answered: `name@version#digest8`.
-pub const ADAPTER: HeaderName = HeaderName::from_static("x-polylora-adapter");
-/// The header that says why the base model answered in place of an adapter.
-pub const FALLBACK_REASON: HeaderName = HeaderName::from_static("x-polylora-fallback-reason");
-/// Bytes of a text that go into a header.
-const MOST_HEADER_BYTES: usize = 1000;
-
 const EMBEDDINGS: &str = "/v1/embeddings";
 /// The same without a version, as text-embeddings-inference has it.
 const EMBEDDINGS_UNVERSIONED: &str = "/embeddings";
 const MODELS: &str = "/v1/models";
 const MODEL: &str = "/v1/models/{*id}";
+/// The paths that need a model which makes embeddings.
+pub(crate) const EMBEDDING: [&str; 5] = [EMBEDDINGS, "/embed", "/embed_all", "/similarity", "/decode"];
+/// The paths that need a model which generates text.
+pub(crate) const GENERATING: [&str; 5] =
+    [completions::PATH, chat::PATH, generate::PATHS[0], generate::PATHS[1], llm_tokens::DETOKENIZE];
 
 /// The whole HTTP surface; what `cut_off` finds unanswered gets 503, and pages of `origins` may call it.
 pub fn router(state: Arc<AppState>, cut_off: CutOff, origins: &[Origin]) -> Router {
     let routes = Router::new()
-        .route("/", get(about))
+        .route("/", get(about).post(generate::either))
         .route(HEALTH, get(health))
         .route(PING, get(health))
         .route(READY, get(ready))
@@ -80,6 +86,10 @@ pub fn router(state: Arc<AppState>, cut_off: CutOff, origins: &[Origin]) -> Rout
         .route(EMBEDDINGS_UNVERSIONED, post(embeddings))
         .route(MODELS, get(models))
         .route(MODEL, get(model))
+        .route(completions::PATH, post(completions::completions))
+        .route(chat::PATH, post(chat::chat))
+        .route(llm_tokens::DETOKENIZE, post(llm_tokens::detokenize))
+        .merge(generate::routes())
         .merge(tei::routes())
         .merge(adapters::routes())
         .merge(lora::routes())
@@ -93,8 +103,10 @@ pub fn router(state: Arc<AppState>, cut_off: CutOff, origins: &[Origin]) -> Rout
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(state.clone(), require_key))
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(Extension(cut_off.clone()))
         .layer(from_fn_with_state(cut_off, until_cut_off))
-        .layer(from_fn(tei::in_teis_words));
+        .layer(from_fn(tei::in_teis_words))
+        .layer(from_fn(generate::in_tgis_words));
     let routes = match cors::layer(origins) {
         Some(layer) => routes.layer(layer),
         None => routes,
@@ -112,8 +124,9 @@ pub(crate) async fn embeddings(
     updater: Result<Updater, ApiError>,
     JsonBody(body): JsonBody<EmbeddingsRequest>,
 ) -> Result<Response, ApiError> {
+    let embedder = state.embedding()?;
     let ReadRequest { mut engine, encoding, model, named_by, user, lora_request } =
-        body.read(state.reading_rules())?;
+        body.read(embedder.rules())?;
     if let Some(request) = &lora_request {
         lora::bring_along(&state, updater, request).await?;
     }
@@ -122,7 +135,10 @@ pub(crate) async fn embeddings(
     }
     let inputs = engine.inputs.len();
     let timer = Timer::start(&engine.inputs);
-    let reply = state.service().embed(engine).await.map_err(|error| {
+    let reply = embedder.service().embed(engine).await.map_err(|error| {
+        if let Some(error) = state.asked_to_embed(&error) {
+            return error.naming(named_by);
+        }
         let about_adapter = matches!(
             error,
             EmbedError::UnknownAdapter { .. }
@@ -138,33 +154,10 @@ pub(crate) async fn embeddings(
         return Err(ApiError::internal(format!("{found} embeddings came back for {inputs} inputs")));
     }
     let mut response = EmbeddingsResponse::new(&reply, &model, encoding)?.into_response();
-    timer.tell(&mut response, &reply, state.service().model());
-    name_who_answered(&mut response, &reply);
+    timer.tell(&mut response, &reply, embedder.service().model());
+    name_who_answered(&mut response, reply.served_by.as_ref(), reply.fallback_reason.as_deref());
     response.extensions_mut().insert(served);
     Ok(response)
-}
-
-/// Says in headers which version of an adapter answered, or why none did.
-fn name_who_answered(response: &mut Response, reply: &EmbedReply) {
-    let headers = response.headers_mut();
-    if let Some(served_by) = &reply.served_by {
-        headers.insert(ADAPTER, in_a_header(&served_by.tag));
-    }
-    if let Some(reason) = &reply.fallback_reason {
-        headers.insert(FALLBACK_REASON, in_a_header(reason));
-    }
-}
-
-/// A text as a header's value: what is not plain ASCII is written as URLs write it.
-fn in_a_header(text: &str) -> HeaderValue {
-    let mut value = String::new();
-    for byte in text.bytes().take(MOST_HEADER_BYTES) {
-        match byte {
-            b' '..=b'~' if byte != b'%' => value.push(char::from(byte)),
-            _ => value.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    HeaderValue::try_from(value).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
 /// The base model under each of its names, and the adapters.
@@ -203,7 +196,10 @@ pub(crate) async fn ready(State(state): State<Arc<AppState>>) -> Result<impl Int
 
 fn check_health(state: &AppState) -> Result<(), ApiError> {
     let unavailable = |code, message| Err(ApiError::server(StatusCode::SERVICE_UNAVAILABLE, code, message));
-    match state.service().health() {
+    let embedding = state.embedder().map(|embedder| embedder.service().health());
+    let generating = state.llm().map(|llm| llm.service().health());
+    let of_both = [embedding, generating].into_iter().flatten();
+    match of_both.into_iter().find(|health| *health != Health::Ready).unwrap_or(Health::Ready) {
         Health::Ready => Ok(()),
         Health::Starting => Err(starting()),
         Health::Unavailable => unavailable("unavailable", "the worker is down or the server is stopping"),
@@ -214,13 +210,20 @@ fn check_health(state: &AppState) -> Result<(), ApiError> {
 #[utoipa::path(get, path = "/metrics", tag = OPERATIONS,
     responses((status = 200, description = "All metrics", body = String, content_type = "text/plain")))]
 pub(crate) async fn metrics(State(state): State<Arc<AppState>>) -> impl IntoResponse {
-    let mut text = state.service().render_metrics();
+    let mut text = state.embedder().map(|embedder| embedder.service().render_metrics()).unwrap_or_default();
     if !text.is_empty() && !text.ends_with('\n') {
         text.push('\n');
     }
+    if let Some(llm) = state.llm() {
+        text = joined(&text, &llm.service().render_metrics());
+        if !text.ends_with('\n') {
+            text.push('\n');
+        }
+    }
     text.push_str(&state.http_metrics().render());
     if let Some(fleet) = state.fleet().cloned() {
-        let (snapshot, max_loras) = (state.service().snapshot(), state.max_loras());
+        let snapshot = state.embedder().map(|embedder| embedder.service().snapshot()).unwrap_or_default();
+        let max_loras = state.max_loras();
         let figures = adapters::blocking(move || fleet_metrics::render(&fleet, &snapshot, max_loras));
         // A panic there has been printed; the other metrics are no worse for it.
         text.push_str(&figures.await.unwrap_or_default());
@@ -239,14 +242,21 @@ pub(crate) async fn status(State(state): State<Arc<AppState>>) -> impl IntoRespo
 #[utoipa::path(get, path = "/", tag = OPERATIONS,
     responses((status = 200, description = "Name, version, endpoints, or the status page",
                content((Object = "application/json"), (String = "text/html")))))]
-pub(crate) async fn about(headers: HeaderMap) -> Response {
+pub(crate) async fn about(State(state): State<Arc<AppState>>, headers: HeaderMap) -> Response {
     if page::prefers_html(&headers) {
         return page::front(&headers);
     }
-    let mut endpoints = vec![EMBEDDINGS, MODELS, "/v1/models/{id}"];
+    let mut endpoints = vec![MODELS, "/v1/models/{id}"];
+    if state.embedder().is_some() {
+        endpoints.insert(0, EMBEDDINGS);
+    }
+    if state.llm().is_some() {
+        endpoints.extend(GENERATING);
+    }
     endpoints.extend(PROBES);
     endpoints.extend([METRICS, STATUS]);
-    endpoints.extend(tei::PATHS);
+    let is_there = |path: &&str| state.embedder().is_some() || !EMBEDDING.contains(path);
+    endpoints.extend(tei::PATHS.into_iter().filter(is_there));
     endpoints.extend([adapters::REGISTRY, adapters::REGISTER, lora::LOAD, lora::UNLOAD, lora::LIST]);
     endpoints.extend([api_page::DOCUMENT, api_page::PAGE]);
     let about = json!({

@@ -94,7 +94,7 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
     if settings.api_key_file.is_some() {
         reread_on_hangup(Arc::clone(&api_keys)).map_err(ServeError::Signals)?;
     }
-    tracing::info!(%address, model = settings.embedding_model, "loading");
+    tracing::info!(%address, model = %settings.embedding_model, llm = settings.llm, "loading");
     let (surface, cut_off) = (Surface::starting(), CutOff::default());
     let drain = Duration::from_secs(settings.shutdown_timeout);
     let stop = Stop { phase: phase.clone(), drain, cut_off: cut_off.clone() };
@@ -119,7 +119,15 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
     let ended = serving.await;
     drop(duty);
     // Whoever is still in the engine is nobody's any more; the device is let go of in good order.
-    let stopped = tokio::time::timeout(DEVICE_GRACE, state.service().shutdown(Duration::ZERO)).await;
+    let stopping = async {
+        if let Some(llm) = state.llm() {
+            llm.service().shutdown(Duration::ZERO).await;
+        }
+        if let Some(embedder) = state.embedder() {
+            embedder.service().shutdown(Duration::ZERO).await;
+        }
+    };
+    let stopped = tokio::time::timeout(DEVICE_GRACE, stopping).await;
     if stopped.is_err() {
         tracing::warn!("the device is still in a batch that nobody waits for; it ends with the process");
     }
@@ -173,14 +181,21 @@ async fn loaded(settings: &Settings) -> Result<Assembly, ServeError> {
 }
 
 fn announce(address: SocketAddr, scheme: &str, state: &AppState, refused: usize) {
-    let models = state.models();
+    let model = state.embedder().map(|embedder| (embedder.names().primary(), embedder.service()));
+    let (device, dtype) = match (model, state.llm().map(|llm| llm.service().model())) {
+        (Some((_, service)), _) => (&service.model().device, &service.model().dtype),
+        (None, Some(llm)) => (&llm.device, &llm.dtype),
+        (None, None) => (&String::new(), &String::new()),
+    };
+    let of_llm = if model.is_some() { None } else { state.llm().map(|llm| llm.service().adapters().len()) };
     tracing::info!(
         %address,
         scheme,
-        model = models.names.primary(),
-        device = models.base.device,
-        dtype = models.base.dtype,
-        adapters = models.adapters.len(),
+        model = model.map(|(name, _)| name),
+        device,
+        dtype,
+        adapters = model.map_or(0, |(_, service)| service.adapters().len()) + of_llm.unwrap_or(0),
+        llm = state.llm().map(|llm| llm.names().primary()),
         refused,
         api_key = state.api_keys().are_needed(),
         "serving"

@@ -4,6 +4,7 @@ mod choices;
 mod fleet;
 mod layers;
 mod lists;
+mod model_choice;
 mod security;
 mod serving;
 mod timeout;
@@ -19,8 +20,9 @@ use serde::Deserialize;
 pub use choices::{ByteSize, DeviceChoice, DtypeChoice, LogFilter, LogFormat};
 pub use fleet::{AdapterErrorChoice, AdapterWarmup, Factor, HeaderField, StateDir};
 pub use layers::{CONFIG_VARIABLE, ENVIRONMENT_PREFIX, Environment, SettingsError, load};
+pub use model_choice::{EmbeddingModelChoice, NoEmbeddingModel};
 pub use security::{ApiKey, Origin, Origins};
-pub use serving::{BatchingChoice, CacheBytes, Milliseconds, ModeChoice};
+pub use serving::{BatchingChoice, CacheBytes, Milliseconds, ModeChoice, Share};
 pub use timeout::Timeout;
 pub use traces::TracesEndpoint;
 pub use value::{Setting, ValueError, parse_setting};
@@ -39,9 +41,9 @@ pub struct Settings {
     /// Port to listen on; 0 lets the system choose.
     #[serde(deserialize_with = "scalar")]
     pub port: u16,
-    /// Catalogue name or folder of the embedding model.
+    /// Catalogue name or folder of the embedding model, or that there is none.
     #[serde(deserialize_with = "scalar")]
-    pub embedding_model: String,
+    pub embedding_model: EmbeddingModelChoice,
     /// Folder whose sub-folders are the adapters.
     #[serde(deserialize_with = "optional")]
     pub adapters_dir: Option<PathBuf>,
@@ -177,6 +179,30 @@ pub struct Settings {
     /// How far back it is compared.
     #[serde(deserialize_with = "scalar")]
     pub auto_rollback_window: Timeout,
+    /// Catalogue name or folder of the model that generates text; `None` is none.
+    #[serde(deserialize_with = "optional")]
+    pub llm: Option<String>,
+    /// Tokens of a sequence, prompt and output together; `None` is what the model's files say.
+    #[serde(deserialize_with = "optional")]
+    pub max_model_len: Option<NonZeroUsize>,
+    /// Bytes for keys and values; `None` is a share of free memory, or what suits a device that does not tell it.
+    #[serde(deserialize_with = "optional")]
+    pub kv_cache_memory_bytes: Option<ByteSize>,
+    /// Share of the memory that is free after the weights, where no bytes are given; `None` is what suits the device.
+    #[serde(deserialize_with = "optional")]
+    pub gpu_memory_utilization: Option<Share>,
+    /// Tokens in a block of the KV cache.
+    #[serde(deserialize_with = "scalar")]
+    pub block_size: NonZeroUsize,
+    /// Sequences that hold blocks at one time.
+    #[serde(deserialize_with = "scalar")]
+    pub max_num_seqs: NonZeroUsize,
+    /// Tokens in one step; `None` is what suits the device.
+    #[serde(deserialize_with = "optional")]
+    pub max_num_batched_tokens: Option<NonZeroUsize>,
+    /// Compute every prompt anew.
+    #[serde(deserialize_with = "scalar")]
+    pub no_enable_prefix_caching: bool,
     /// Bytes one request's body may have.
     #[serde(deserialize_with = "scalar")]
     pub payload_limit: ByteSize,
@@ -202,7 +228,7 @@ impl Default for Settings {
         Self {
             host: "127.0.0.1".into(),
             port: 8080,
-            embedding_model: "all-MiniLM-L6-v2".into(),
+            embedding_model: EmbeddingModelChoice(Some("all-MiniLM-L6-v2".into())),
             adapters_dir: None,
             strict_adapters: false,
             served_model_name: Vec::new(),
@@ -248,6 +274,14 @@ impl Default for Settings {
             adapter_check_interval: 60,
             auto_rollback_factor: None,
             auto_rollback_window: Timeout::seconds(300),
+            llm: None,
+            max_model_len: None,
+            kv_cache_memory_bytes: None,
+            gpu_memory_utilization: None,
+            block_size: count(16),
+            max_num_seqs: count(256),
+            max_num_batched_tokens: None,
+            no_enable_prefix_caching: false,
             payload_limit: ByteSize(2_000_000),
             shutdown_timeout: 30,
             otlp_traces_endpoint: None,

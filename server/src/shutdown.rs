@@ -96,11 +96,33 @@ impl CutOff {
         self.0.receiver_count()
     }
 
+    /// For a reply that is still being written when its handler is done: it counts among those in flight until this is dropped.
+    pub(crate) fn watch(&self) -> CutOffWatch {
+        CutOffWatch { over: self.0.subscribe(), _kept: self.clone() }
+    }
+
     /// Lets every request in flight, and every later one, be answered with 503; says how many there were.
     pub fn now(&self) -> usize {
         let in_flight = self.in_flight();
         self.0.send_replace(true);
         in_flight
+    }
+}
+
+/// Tells a reply on its way that its time is over.
+#[derive(Debug)]
+pub(crate) struct CutOffWatch {
+    over: watch::Receiver<bool>,
+    /// Without it the server's end would look like the cut.
+    _kept: CutOff,
+}
+
+impl CutOffWatch {
+    /// Waits until the reply's time is over. Nothing is lost when the future is dropped.
+    pub(crate) async fn over(&mut self) {
+        if self.over.wait_for(|&over| over).await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 }
 

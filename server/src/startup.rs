@@ -9,10 +9,12 @@ use axum::response::{IntoResponse, Response};
 use tower::ServiceExt;
 
 use crate::request_log::{REQUEST_ID, request_id};
+use crate::routes::generate::speaks_tgi;
 use crate::routes::tei::speaks_tei;
 use crate::wire::body::discard;
 use crate::wire::error::ApiError;
 use crate::wire::tei_error::TeiError;
+use crate::wire::tgi_error::TgiError;
 
 /// The HTTP surface from the first connection on: a refusal until the routes are there, then the routes.
 #[derive(Clone, Debug, Default)]
@@ -48,13 +50,18 @@ async fn answer(State(surface): State<Surface>, request: Request) -> Response {
         return response;
     }
     let id = request_id(request.headers());
-    let in_teis_words = speaks_tei(request.uri().path());
+    let path = request.uri().path();
+    let (in_teis_words, in_tgis_words) = (speaks_tei(path), speaks_tgi(path));
     // A client that sends all before it reads would else find its connection broken instead of the reason.
     if !request.headers().contains_key(header::EXPECT) {
         discard(request.into_body()).await;
     }
-    let mut response =
-        if in_teis_words { TeiError::from(starting()).into_response() } else { starting().into_response() };
+    let told = starting().into_response();
+    let mut response = match (in_teis_words, in_tgis_words) {
+        (true, _) => TeiError::from(starting()).into_response(),
+        (false, true) => TgiError::from(starting()).instead_of(told),
+        (false, false) => told,
+    };
     response.headers_mut().insert(REQUEST_ID, id);
     response
 }

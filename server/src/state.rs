@@ -6,20 +6,22 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::http::{HeaderMap, StatusCode};
 use polylora_adapters::{AdapterName, Fleet};
-use polylora_engine::{EmbeddingService, SplitKey};
+use polylora_engine::{EmbedError, SplitKey};
 
 use crate::admin::AdminRules;
 use crate::api_keys::ApiKeys;
 use crate::assemble::Assembly;
 use crate::connections::ConnectionMetrics;
+use crate::embedder::Embedder;
 use crate::http_metrics::HttpMetrics;
 use crate::intake::Gate;
+use crate::llm::Llm;
 pub use crate::model_names::{ModelNames, ModelRef, NameClash};
 use crate::request_log::RequestId;
 use crate::settings::{HeaderField, Settings};
 use crate::wire::error::ApiError;
+use crate::wire::llm_choice::{embeds_nothing, no_embedding_model};
 use crate::wire::models::Models;
-use crate::wire::openai::ReadingRules;
 use crate::wire::status::ServerStatus;
 
 /// Changes of the fleet that are under way at once.
@@ -40,9 +42,8 @@ pub struct Gatehouse {
 
 /// What every handler shares.
 pub struct AppState {
-    service: Arc<dyn EmbeddingService>,
-    names: ModelNames,
-    auto_truncate: bool,
+    embedder: Option<Embedder>,
+    llm: Option<Llm>,
     api_keys: Arc<ApiKeys>,
     metrics_are_public: bool,
     gate: Gate,
@@ -51,6 +52,7 @@ pub struct AppState {
     admin: AdminRules,
     split_header: HeaderField,
     max_loras: Option<usize>,
+    max_requests: usize,
     payload_limit: usize,
     body_read_timeout: Duration,
     created: u64,
@@ -77,17 +79,29 @@ impl AppState {
         assembly: Assembly,
         settings: &Settings,
     ) -> Result<Arc<Self>, NameClash> {
-        let Assembly { service, aliases, refused_adapters, fleet } = assembly;
-        let served = service.adapters().into_iter().map(|adapter| adapter.name);
-        let adapters: Vec<String> = served.chain(refused_adapters).collect();
-        let names = ModelNames::new(&settings.served_model_name, &service.model().name, &aliases)
-            .yielding_to(&adapters)?;
+        let Assembly {
+            embedding,
+            embedding_aliases,
+            refused_adapters: refused,
+            fleet,
+            generation,
+            generation_aliases,
+        } = assembly;
+        let (chosen, auto_truncate) = (&settings.served_model_name, settings.auto_truncate);
+        // Names that the user chose are the embedding model's, where there is one.
+        let of_llm: &[String] = if embedding.is_none() { chosen } else { &[] };
+        let llm = generation.map(|llm| Llm::new(llm, of_llm, &generation_aliases, &refused)).transpose()?;
+        let embedder = embedding
+            .map(|service| {
+                let names = Embedder::names_of(service.as_ref(), chosen, &embedding_aliases, &refused)?;
+                Ok(Embedder::new(service, names, auto_truncate))
+            })
+            .transpose()?;
         // A clock before 1970 is no reason not to serve.
         let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         Ok(Arc::new(Self {
-            service,
-            names,
-            auto_truncate: settings.auto_truncate,
+            embedder,
+            llm,
             api_keys: gatehouse.api_keys,
             metrics_are_public: settings.public_metrics,
             gate: Gate::new(settings.max_concurrent_requests.get()),
@@ -96,6 +110,7 @@ impl AppState {
             admin: gatehouse.admin,
             split_header: settings.ab_header.clone(),
             max_loras: settings.max_loras.map(NonZeroUsize::get),
+            max_requests: settings.max_concurrent_requests.get(),
             payload_limit: settings.payload_limit.bytes(),
             body_read_timeout: settings.body_read_timeout.0,
             created,
@@ -103,28 +118,44 @@ impl AppState {
         }))
     }
 
-    /// The engine.
-    pub fn service(&self) -> &dyn EmbeddingService {
-        self.service.as_ref()
+    /// What makes embeddings, where something does.
+    pub fn embedder(&self) -> Option<&Embedder> {
+        self.embedder.as_ref()
     }
 
-    /// How requests are read.
-    pub fn reading_rules(&self) -> ReadingRules<'_> {
-        ReadingRules {
-            names: &self.names,
-            auto_truncate: self.auto_truncate,
-            max_tokens: self.service.model().max_tokens,
-        }
+    /// What makes embeddings.
+    ///
+    /// # Errors
+    /// 400 where nothing does, with what can be asked.
+    pub fn embedding(&self) -> Result<&Embedder, ApiError> {
+        self.embedder().ok_or_else(|| no_embedding_model(self.primary_name()))
+    }
+
+    /// What generates text, where something does.
+    pub fn llm(&self) -> Option<&Llm> {
+        self.llm.as_ref()
+    }
+
+    /// The names of all base models.
+    pub fn base_names(&self) -> impl Iterator<Item = &str> {
+        let embedding = self.embedder.iter().flat_map(|embedder| embedder.names().iter());
+        embedding.chain(self.llm.iter().flat_map(|llm| llm.names().iter()))
+    }
+
+    /// The name that leads in lists.
+    pub fn primary_name(&self) -> &str {
+        self.base_names().next().unwrap_or_default()
+    }
+
+    /// What an embedding request is told in the place of `error` when it named what generates.
+    pub fn asked_to_embed(&self, error: &EmbedError) -> Option<ApiError> {
+        let (EmbedError::UnknownAdapter { name }, Some(llm)) = (error, &self.llm) else { return None };
+        llm.serves(name).then(|| embeds_nothing(name, self.primary_name()))
     }
 
     /// The models that are served now.
     pub fn models(&self) -> Models<'_> {
-        Models {
-            base: self.service.model(),
-            names: &self.names,
-            adapters: self.service.adapters(),
-            created: self.created,
-        }
+        Models { embedder: self.embedder.as_ref(), llm: self.llm.as_ref(), created: self.created }
     }
 
     /// The keys that clients need.
@@ -152,19 +183,26 @@ impl AppState {
         &self.admin
     }
 
+    /// Requests that may be in flight.
+    pub fn max_requests(&self) -> usize {
+        self.max_requests
+    }
+
     /// Adapters that the device takes at once, where that is bounded.
     pub fn max_loras(&self) -> Option<usize> {
         self.max_loras
     }
 
-    /// Refuses a name that stands for the base model.
+    /// Refuses a name that stands for a base model.
     ///
     /// # Errors
     /// 400.
     pub fn may_be_an_adapters(&self, name: &AdapterName) -> Result<(), ApiError> {
-        match self.names.resolve(name.as_str()) {
-            ModelRef::Adapter(found) if found == name.as_str() => Ok(()),
-            _ => {
+        let names = self.embedder.iter().map(Embedder::names).chain(self.llm.iter().map(Llm::names));
+        let is_free = |names: &ModelNames| names.resolve(name.as_str()) == ModelRef::Adapter(name.as_str());
+        match names.into_iter().all(is_free) {
+            true => Ok(()),
+            false => {
                 let message = format!("the name {name:?} means the base model: choose another");
                 Err(ApiError::invalid(StatusCode::BAD_REQUEST, "name_of_base", message).naming("adapter_id"))
             }
@@ -197,7 +235,7 @@ impl AppState {
     pub fn status(&self) -> ServerStatus {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let uptime = now.saturating_sub(Duration::from_secs(self.created));
-        ServerStatus::of(self.service.as_ref(), self.names.primary(), uptime)
+        ServerStatus::of(self.embedder.as_ref(), self.llm.as_ref(), self.max_requests, uptime)
     }
 
     /// The counters of the HTTP side.

@@ -39,7 +39,7 @@ fn assert_whole(ended: &Ended, home: &Path) -> PathBuf {
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     let folder = PathBuf::from(ended.stdout.trim_end());
     assert!(folder.starts_with(home), "{}", folder.display());
-    for wanted in entry().files {
+    for wanted in entry().files.expect("listed") {
         let file = folder.join(wanted.path.as_str());
         let size = fs::metadata(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display())).len();
         assert!(wanted.accept.iter().any(|pin| pin.size == size), "{} has {size} bytes", file.display());
@@ -65,7 +65,7 @@ fn hub_cache(home: &Path, commit: &str) {
     fs::create_dir_all(&blobs).expect("a folder");
     fs::create_dir_all(repo.join("refs")).expect("a folder");
     fs::write(repo.join("refs/main"), commit).expect("written");
-    for wanted in entry().files {
+    for wanted in entry().files.expect("listed") {
         let path = wanted.path.as_str();
         let (source, link) = (minilm_dir().join(path), snapshot.join(path));
         let blob = sha256(&source);

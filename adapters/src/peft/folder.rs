@@ -2,7 +2,7 @@
 
 use std::{
     fs::{File, FileType, Metadata, OpenOptions},
-    io,
+    io::{self, Read},
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -94,6 +94,23 @@ pub(super) fn open(folder: &Path, name: &str, trust: FileTrust) -> Result<Option
     let metadata = file.metadata().map_err(|e| failed(&path, e))?;
     regular(&path, &metadata)?;
     Ok(Some(OpenFile { path, file, identity: FileIdentity::of(&metadata) }))
+}
+
+/// All that a file holds, if that is at most `max` bytes.
+pub(super) fn read_whole(open: OpenFile, max: u64) -> Result<Vec<u8>, AdapterError> {
+    let OpenFile { path, file, identity } = open;
+    let too_large = |found| AdapterError::ConfigTooLarge { file: path.clone(), found, max };
+    if identity.len > max {
+        return Err(too_large(identity.len));
+    }
+    let mut bytes = Vec::with_capacity(identity.len as usize);
+    let failed = |source: io::Error| AdapterError::Io { file: path.clone(), source };
+    // The file may have grown since its length was asked for.
+    file.take(max + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > max {
+        return Err(too_large(bytes.len() as u64));
+    }
+    Ok(bytes)
 }
 
 /// Opens a path that has no link left: one that appears in its place meanwhile is refused, and a pipe does not

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeSet,
-    io::{self, Read},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -10,34 +9,45 @@ use std::{
 use polylora_registry::FilesStamp;
 
 use super::{
+    chat_files::{CHAT_TEMPLATE_FILE, ChatFiles, TOKENIZER_CONFIG_FILE},
     config::LoraConfig,
     fit::SiteTensors,
-    folder::{self, CONFIG_FILE, FileIdentity, FileTrust, OpenFile, PICKLE_FILE, WEIGHTS_FILE},
+    folder::{self, CONFIG_FILE, FileIdentity, FileTrust, PICKLE_FILE, WEIGHTS_FILE},
     sites::{SitePlan, extent_bytes, plan},
     tensor_file::{TensorEntry, TensorFile},
     tensor_name::TensorKind,
 };
 use crate::{
-    AdapterError, BaseModel, LoadedAdapter, SiteCatalog,
+    AdapterError, BaseModel, ChatFault, LoadedAdapter, OwnChat, SiteCatalog,
     digest::AdapterDigest,
+    error::excerpt,
     weights::{FoldFault, SiteValues, first_not_finite, lay_out},
 };
 
 /// Longest configuration that is read, in bytes.
 pub const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
-/// The state of an adapter's two files.
+/// The state of an adapter's files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct AdapterIdentity {
     /// adapter_config.json.
     pub config: FileIdentity,
     /// adapter_model.safetensors.
     pub weights: FileIdentity,
+    /// chat_template.jinja, where there is one.
+    pub chat_template: Option<FileIdentity>,
+    /// tokenizer_config.json, where there is one.
+    pub tokenizer_config: Option<FileIdentity>,
 }
 
 impl From<AdapterIdentity> for FilesStamp {
     fn from(identity: AdapterIdentity) -> Self {
-        Self { config: identity.config.into(), weights: identity.weights.into() }
+        Self {
+            config: identity.config.into(),
+            weights: identity.weights.into(),
+            chat_template: identity.chat_template.map(Into::into),
+            tokenizer_config: identity.tokenizer_config.map(Into::into),
+        }
     }
 }
 
@@ -86,9 +96,18 @@ impl AdapterManifest {
     /// ignored modules, from the digest too: they change no result.
     ///
     /// # Errors
-    /// As for [`Self::inspect`]; and values that are not finite, as stored or once folded.
+    /// As for [`Self::inspect`]; values that are not finite, as stored or once folded; and a chat template that the base
+    /// cannot use.
     pub fn load(&self, base: &dyn BaseModel) -> Result<LoadedAdapter, AdapterError> {
-        OpenedAdapter::open(&self.folder, self.trust, base.catalog())?.load(base)
+        let opened = OpenedAdapter::open(&self.folder, self.trust, base.catalog())?;
+        let files = match base.holds_conversations() {
+            true => ChatFiles::read(&self.folder, self.trust)?,
+            false => ChatFiles::default(),
+        };
+        let chat = base.own_chat(&files).map_err(|ChatFault { file, reason }| {
+            AdapterError::ChatUnusable { file: self.folder.join(file), reason: excerpt(&reason) }
+        })?;
+        opened.load(base, chat.map(|chat| (chat, files)))
     }
 
     /// Whether the files are no longer those that were inspected (or can no longer be opened).
@@ -98,8 +117,13 @@ impl AdapterManifest {
 
     /// The state of the files that lie in `folder` now; `None` when they cannot be opened.
     pub fn identity_now(folder: &Path, trust: FileTrust) -> Option<AdapterIdentity> {
-        let identity = |name| folder::open(folder, name, trust).ok().flatten().map(|file| file.identity);
-        Some(AdapterIdentity { config: identity(CONFIG_FILE)?, weights: identity(WEIGHTS_FILE)? })
+        let identity = |name| identity_of(folder, name, trust);
+        Some(AdapterIdentity {
+            config: identity(CONFIG_FILE)?,
+            weights: identity(WEIGHTS_FILE)?,
+            chat_template: identity(CHAT_TEMPLATE_FILE),
+            tokenizer_config: identity(TOKENIZER_CONFIG_FILE),
+        })
     }
 
     /// The adapter's folder.
@@ -169,7 +193,10 @@ impl OpenedAdapter {
         let config_file = folder::open(folder, CONFIG_FILE, trust)?
             .ok_or_else(|| AdapterError::ConfigMissing { file: folder.join(CONFIG_FILE) })?;
         let config_identity = config_file.identity;
-        let config = LoraConfig::parse(&config_file.path.clone(), &read_config(config_file)?)?;
+        let config = LoraConfig::parse(
+            &config_file.path.clone(),
+            &folder::read_whole(config_file, MAX_CONFIG_BYTES)?,
+        )?;
         let weights_file = match folder::open(folder, WEIGHTS_FILE, trust)? {
             Some(file) => file,
             None if folder.join(PICKLE_FILE).exists() => {
@@ -177,14 +204,23 @@ impl OpenedAdapter {
             }
             None => return Err(AdapterError::WeightsMissing { file: folder.join(WEIGHTS_FILE) }),
         };
-        let identity = AdapterIdentity { config: config_identity, weights: weights_file.identity };
+        let identity = AdapterIdentity {
+            config: config_identity,
+            weights: weights_file.identity,
+            chat_template: identity_of(folder, CHAT_TEMPLATE_FILE, trust),
+            tokenizer_config: identity_of(folder, TOKENIZER_CONFIG_FILE, trust),
+        };
         let tensors = TensorFile::read_header(weights_file)?;
         let plans = plan(tensors.path(), tensors.entries().cloned(), &config, catalog)?;
         let LoraConfig { base_model, task_type, alpha, .. } = config;
         Ok(Self { identity, base_model, task_type, alpha, tensors, plans })
     }
 
-    fn load(mut self, base: &dyn BaseModel) -> Result<LoadedAdapter, AdapterError> {
+    fn load(
+        mut self,
+        base: &dyn BaseModel,
+        chat: Option<(OwnChat, ChatFiles)>,
+    ) -> Result<LoadedAdapter, AdapterError> {
         let mut digest = AdapterDigest::new(base.digest(), self.plans.len());
         let mut sites = vec![];
         for plan in &self.plans {
@@ -212,7 +248,10 @@ impl OpenedAdapter {
             );
         }
         let extent = Arc::new(lay_out(&sites, base.catalog()));
-        Ok(LoadedAdapter { digest: digest.finish(), extent })
+        if let Some((_, files)) = &chat {
+            digest.chat(files);
+        }
+        Ok(LoadedAdapter { digest: digest.finish(), extent, chat: chat.map(|(chat, _)| chat) })
     }
 }
 
@@ -242,20 +281,9 @@ impl TensorReader<'_> {
     }
 }
 
-fn read_config(open: OpenFile) -> Result<Vec<u8>, AdapterError> {
-    let OpenFile { path, file, identity } = open;
-    let too_large = |found| AdapterError::ConfigTooLarge { file: path.clone(), found, max: MAX_CONFIG_BYTES };
-    if identity.len > MAX_CONFIG_BYTES {
-        return Err(too_large(identity.len));
-    }
-    let mut bytes = Vec::with_capacity(identity.len as usize);
-    let failed = |source: io::Error| AdapterError::Io { file: path.clone(), source };
-    // The file may have grown since its length was asked for.
-    file.take(MAX_CONFIG_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > MAX_CONFIG_BYTES {
-        return Err(too_large(bytes.len() as u64));
-    }
-    Ok(bytes)
+/// The state of one file; `None` when it cannot be opened.
+fn identity_of(folder: &Path, name: &str, trust: FileTrust) -> Option<FileIdentity> {
+    folder::open(folder, name, trust).ok().flatten().map(|file| file.identity)
 }
 
 /// What follows the last dot of a module's name.

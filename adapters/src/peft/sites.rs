@@ -48,6 +48,10 @@ pub(super) fn plan(
                 let (file, module) = (config.targets.file.clone(), full_name);
                 return Err(AdapterError::EmbeddingTargeted { file, module });
             }
+            (true, Module::Tied(_), _) => {
+                let (file, module) = (config.targets.file.clone(), full_name);
+                return Err(AdapterError::TiedTargeted { file, module });
+            }
             (false, _, Some(found)) => {
                 let (file, tensor) = (file.to_owned(), found.any_name());
                 return Err(AdapterError::TensorNotTargeted { file, tensor, module: full_name });
@@ -61,14 +65,14 @@ pub(super) fn plan(
     let mut plans = vec![];
     for ((name, module, parts), strength) in targeted.iter().zip(strengths) {
         let (in_width, out_width) = match module {
-            Module::Site(site) => (site.in_width, site.out_width),
+            Module::Site(site) | Module::Output(site) => (site.in_width, site.out_width),
             Module::Ignored(ignored) => (ignored.in_width, ignored.out_width),
-            Module::Embedding(_) => continue,
+            Module::Embedding(_) | Module::Tied(_) => continue,
         };
         let (use_dora, adapter) = (config.use_dora, naming.adapter.as_deref());
         let fit = Fit { file, strength, use_dora, name, in_width, out_width, adapter };
         let tensors = fit.check(parts.clone())?;
-        if let Module::Site(site) = module {
+        if let Module::Site(site) | Module::Output(site) = module {
             plans.push(SitePlan { site: site.id, name: site.name.clone(), in_width, out_width, tensors });
         }
     }

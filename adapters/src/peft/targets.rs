@@ -19,7 +19,7 @@ pub(super) struct Targets {
 /// A choice of modules by their names.
 #[derive(Clone, Debug)]
 pub(super) enum Choice {
-    /// Every linear module ("all-linear").
+    /// Every linear module but the one that gives logits ("all-linear").
     AllLinear,
     /// Those whose whole name matches.
     Pattern(Pattern),
@@ -51,7 +51,7 @@ impl Targets {
 impl Choice {
     fn takes(&self, file: &Path, name: &str, module: Module<'_>) -> Result<bool, AdapterError> {
         match self {
-            Choice::AllLinear => Ok(!matches!(module, Module::Embedding(_))),
+            Choice::AllLinear => Ok(matches!(module, Module::Site(_) | Module::Ignored(_))),
             Choice::Pattern(pattern) => pattern.matches(file, name),
             // A name that is given in full is taken whatever its layer.
             Choice::Names(names, _) if names.contains(name) => Ok(true),

@@ -247,7 +247,7 @@ pub struct FakeAdapters(pub Arc<Control>);
 /// The adapter whose digest is all `number`.
 pub fn adapter(number: u8) -> LoadedAdapter {
     let extent = HostExtent::zeroed(ExtentLayout::new(vec![], |_| 0));
-    LoadedAdapter { digest: Digest([number; 32]), extent: Arc::new(extent) }
+    LoadedAdapter { digest: Digest([number; 32]), extent: Arc::new(extent), chat: None }
 }
 
 /// The adapter of that number, as its own version.

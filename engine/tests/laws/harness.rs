@@ -24,6 +24,23 @@ pub fn start_instances(
     config: EngineConfig,
     runners: Vec<RunnerFactory>,
 ) -> Result<Arc<Engine>, StartError> {
+    start_parts(control, config, runners, None)
+}
+
+/// An engine that is ready and takes turns with others.
+pub async fn start_with_turns(config: EngineConfig, turns: DeviceTurns) -> (Arc<Engine>, Arc<Control>) {
+    let control = control();
+    let engine = start_parts(&control, config, vec![factory(&control)], Some(turns)).unwrap();
+    engine.ready().await.unwrap();
+    (engine, control)
+}
+
+fn start_parts(
+    control: &Arc<Control>,
+    config: EngineConfig,
+    runners: Vec<RunnerFactory>,
+    turns: Option<DeviceTurns>,
+) -> Result<Arc<Engine>, StartError> {
     let model = ModelInfo {
         name: "fake".to_owned(),
         root: "fake".to_owned(),
@@ -38,6 +55,7 @@ pub fn start_instances(
     };
     let prompts = BTreeMap::from([("query".to_owned(), "q:".to_owned())]);
     let parts = EngineParts {
+        turns,
         model,
         tokenizer: Arc::new(FakeTokenizer(Arc::clone(control))),
         prompts,

@@ -5,6 +5,7 @@ mod clients;
 mod closed_loop;
 mod failures;
 mod fakes;
+mod generation;
 mod harness;
 mod memo;
 mod modes;

@@ -20,7 +20,7 @@ impl GenerationScheduler {
         let mut ended = Vec::new();
         for row in &done {
             let Some(sequence) = self.roster.running_mut(row.age) else { continue };
-            sequence.computed += row.tokens;
+            sequence.advance(row.tokens);
             self.blocks.record(sequence);
             if sequence.pending() == 0 {
                 self.draw(row.age, &drawn, &mut ended);
@@ -29,6 +29,15 @@ impl GenerationScheduler {
         let ran = done.iter().map(|row| row.domain).collect();
         self.turns.end(&ran, &waits.iter().map(|row| row.domain).collect());
         ended
+    }
+
+    /// The device has lost all that blocks held: who runs waits again, in the old order, and is computed anew; no prefix
+    /// is known any more. Stands in for the commit of a step that is in flight. No preemption in the figures, as nobody
+    /// took the blocks.
+    pub fn forget_blocks(&mut self) {
+        self.in_flight.clear();
+        while self.roster.preempt_youngest() {}
+        self.blocks.reset_prefixes();
     }
 
     /// Appends a token to each of the siblings at `place`, which part by that.

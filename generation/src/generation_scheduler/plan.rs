@@ -8,6 +8,7 @@ use crate::step::{BlockCopy, StepBatch, StepRow};
 /// A step while it is filled.
 struct StepPlan {
     tokens_left: usize,
+    targets_left: usize,
     rows: Vec<(Age, StepRow)>,
     copies: Vec<BlockCopy>,
     preempted: bool,
@@ -34,8 +35,13 @@ impl GenerationScheduler {
 
     fn plan(&mut self) -> StepPlan {
         self.turns.begin(self.roster.running().map(|(_, sequence)| sequence.domain));
-        let tokens_left = self.limits.max_batch_tokens.get();
-        let mut plan = StepPlan { tokens_left, rows: Vec::new(), copies: Vec::new(), preempted: false };
+        let mut plan = StepPlan {
+            tokens_left: self.limits.max_batch_tokens.get(),
+            targets_left: self.limits.max_targets.get(),
+            rows: Vec::new(),
+            copies: Vec::new(),
+            preempted: false,
+        };
         self.plan_decodes(&mut plan);
         self.plan_prefills(&mut plan);
         // Whoever came now would only take the blocks that were given up.
@@ -117,9 +123,14 @@ impl GenerationScheduler {
 
     fn plan_row(&mut self, age: Age, plan: &mut StepPlan) {
         let Some(sequence) = self.roster.running_mut(age) else { return };
-        let row =
-            sequence.row(sequence.pending().min(plan.tokens_left), |tokens| self.limits.blocks_for(tokens));
+        let count = sequence.fitting(plan.tokens_left, plan.targets_left);
+        if count == 0 {
+            // Older prompts that are scored took the step's targets.
+            return;
+        }
+        let row = sequence.row(count, |tokens| self.limits.blocks_for(tokens));
         plan.tokens_left -= row.tokens.len();
+        plan.targets_left -= row.targets.len();
         plan.rows.push((age, row));
     }
 

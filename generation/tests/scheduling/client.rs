@@ -18,6 +18,7 @@ pub fn limits(block_size: usize, blocks: u32) -> SchedulerLimits {
         max_batch_tokens: some(64),
         max_running: some(16),
         max_waiting: some(1000),
+        max_targets: some(1000),
         most_adapters: None,
         prefix_caching: true,
     }
@@ -34,6 +35,8 @@ pub struct Live {
     pub drawn: Vec<u32>,
     pub max_tokens: usize,
     alone: Vec<u32>,
+    /// The first sequence of its request.
+    request: SequenceId,
 }
 
 impl Live {
@@ -52,6 +55,10 @@ pub struct Client {
     pub device: FakeDevice,
     pub live: BTreeMap<SequenceId, Live>,
     pub steps: usize,
+    /// Whether those who ask from now on have their prompts scored.
+    pub scores_prompts: bool,
+    /// The positions of scored prompts that were judged.
+    judged: BTreeMap<SequenceId, BTreeSet<usize>>,
     next_id: u64,
     /// Who drew in the last step and was not let go since.
     drew: BTreeSet<SequenceId>,
@@ -64,8 +71,17 @@ impl Client {
         let device = FakeDevice::new(limits.blocks.get() as usize, limits.block_size.get());
         let scheduler = GenerationScheduler::new(limits);
         let takes_turns = limits.most_adapters.is_some();
-        let (live, drew) = (BTreeMap::new(), BTreeSet::new());
-        Self { scheduler, device, live, steps: 0, next_id: 0, drew, takes_turns }
+        Self {
+            scheduler,
+            device,
+            live: BTreeMap::new(),
+            steps: 0,
+            scores_prompts: false,
+            judged: BTreeMap::new(),
+            next_id: 0,
+            drew: BTreeSet::new(),
+            takes_turns,
+        }
     }
 
     /// Enqueues a request and gives the id of its first sequence.
@@ -86,10 +102,15 @@ impl Client {
             domain,
             copies,
             max_tokens,
+            scores_prompt: self.scores_prompts,
         })?;
+        if self.scores_prompts {
+            self.judged.insert(id, BTreeSet::new());
+        }
         for sibling in (0..copies.get()).map(|index| id.sibling(index)) {
             let alone = alone(domain, sibling, &prompt, max);
-            let live = Live { domain, prompt: prompt.clone(), drawn: vec![], max_tokens: max, alone };
+            let live =
+                Live { domain, prompt: prompt.clone(), drawn: vec![], max_tokens: max, alone, request: id };
             self.live.insert(sibling, live);
         }
         self.next_id += copies.get() as u64;
@@ -157,6 +178,22 @@ impl Client {
         Some((batch, ended))
     }
 
+    /// A step in which the device loses all that it holds, and so does the scheduler.
+    pub fn lose_step(&mut self) {
+        let _ = self.scheduler.next_batch();
+        self.lose();
+    }
+
+    /// The device loses all that it holds.
+    pub fn lose(&mut self) {
+        self.device.lose();
+        self.scheduler.forget_blocks();
+        self.drew.clear();
+        let stats = self.scheduler.stats();
+        assert_eq!((stats.running, stats.used_blocks, stats.cached_blocks), (0, 0, 0));
+        self.scheduler.check_integrity();
+    }
+
     /// Runs until nobody is left.
     pub fn drain(&mut self) -> Vec<EndedSequence> {
         let mut all = vec![];
@@ -171,6 +208,8 @@ impl Client {
         let limits = self.scheduler.limits();
         let tokens: usize = batch.rows.iter().map(|row| row.tokens.len()).sum();
         assert!(tokens <= limits.max_batch_tokens.get(), "{tokens} tokens");
+        let targets: usize = batch.rows.iter().map(|row| row.targets.len()).sum();
+        assert!(targets <= limits.max_targets.get(), "{targets} targets");
         let mut segments: Vec<Domain> = batch.rows.iter().map(|row| row.domain).collect();
         segments.dedup();
         let domains: BTreeSet<Domain> = segments.iter().copied().collect();
@@ -181,7 +220,8 @@ impl Client {
         assert_eq!(rows.len(), batch.rows.len(), "a sequence has two rows");
     }
 
-    fn check_row(&self, row: &StepRow) {
+    fn check_row(&mut self, row: &StepRow) {
+        self.check_targets(row);
         let live = &self.live[&row.sequence];
         assert_eq!(row.domain, live.domain);
         assert!(!row.tokens.is_empty());
@@ -192,6 +232,22 @@ impl Client {
         assert_eq!(row.draws.is_empty(), end < live.len(), "{row:?} of {} tokens", live.len());
         assert!(row.draws.is_empty() || row.draws[0] == row.sequence);
         assert!(row.cached < live.prompt.len(), "the last token of a prompt is computed");
+    }
+
+    /// A scored prompt is judged position by position, all of it before the first draw, and takes nothing from a cache.
+    fn check_targets(&mut self, row: &StepRow) {
+        let live = &self.live[&row.sequence];
+        let Some(judged) = self.judged.get_mut(&live.request) else {
+            return assert_eq!(row.targets, [0u32; 0], "nobody asked for them");
+        };
+        let positions = row.context + 1..live.prompt.len().min(row.context + 1 + row.targets.len());
+        assert_eq!(row.targets, live.prompt.get(positions.clone()).unwrap_or(&[]));
+        judged.extend(positions);
+        if live.drawn.is_empty() && !row.draws.is_empty() {
+            assert!((1..live.prompt.len()).all(|position| judged.contains(&position)), "{judged:?}");
+            assert_eq!(row.wanted_logits(), row.targets.len() + 1);
+        }
+        assert_eq!(row.cached, 0);
     }
 
     /// Whoever drew in the last step draws in this one, whatever prompts wait.

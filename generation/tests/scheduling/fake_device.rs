@@ -39,6 +39,11 @@ impl FakeDevice {
         Self { block_size, slots: vec![None; blocks * block_size], room: usize::MAX, heavy: None }
     }
 
+    /// Nothing was ever written.
+    pub fn lose(&mut self) {
+        self.slots.fill(None);
+    }
+
     /// Computes a batch; adapters beyond its room are deferred in the order of the rows.
     pub fn run(&mut self, batch: &StepBatch) -> StepOutcome {
         for copy in &batch.copies {

@@ -10,12 +10,13 @@ use crate::fake_device::VOCABULARY;
 
 #[derive(Clone, Debug)]
 enum Event {
-    Ask { domain: u8, prompt: Vec<u32>, copies: usize, max_tokens: usize },
+    Ask { domain: u8, prompt: Vec<u32>, copies: usize, max_tokens: usize, scored: bool },
     Abort { which: usize },
     Finish { which: usize },
     ResetPrefixes,
     Step { room: usize },
     StepAndAbort { which: usize },
+    Lose { in_step: bool },
 }
 
 /// Prompts of few tokens, so that many start alike.
@@ -27,14 +28,23 @@ fn prompt() -> impl Strategy<Value = Vec<u32>> {
 }
 
 fn events() -> impl Strategy<Value = Vec<Event>> {
-    let ask = (0u8..5, prompt(), prop_oneof![3 => Just(1usize), 1 => 2usize..5], 1usize..20);
+    let copies = prop_oneof![3 => Just(1usize), 1 => 2usize..5];
+    let ask = (0u8..5, prompt(), copies, 1usize..20, proptest::bool::weighted(0.2));
+    let ask = ask.prop_map(|(domain, prompt, copies, max_tokens, scored)| Event::Ask {
+        domain,
+        prompt,
+        copies,
+        max_tokens,
+        scored,
+    });
     let event = prop_oneof![
-        4 => ask.prop_map(|(domain, prompt, copies, max_tokens)| Event::Ask { domain, prompt, copies, max_tokens }),
-        1 => any::<usize>().prop_map(|which| Event::Abort { which }),
-        1 => any::<usize>().prop_map(|which| Event::Finish { which }),
-        1 => Just(Event::ResetPrefixes),
-        8 => prop_oneof![3 => Just(usize::MAX), 1 => 1usize..4].prop_map(|room| Event::Step { room }),
-        1 => any::<usize>().prop_map(|which| Event::StepAndAbort { which }),
+        16 => ask,
+        4 => any::<usize>().prop_map(|which| Event::Abort { which }),
+        4 => any::<usize>().prop_map(|which| Event::Finish { which }),
+        4 => Just(Event::ResetPrefixes),
+        32 => prop_oneof![3 => Just(usize::MAX), 1 => 1usize..4].prop_map(|room| Event::Step { room }),
+        4 => any::<usize>().prop_map(|which| Event::StepAndAbort { which }),
+        1 => any::<bool>().prop_map(|in_step| Event::Lose { in_step }),
     ];
     proptest::collection::vec(event, 0..120)
 }
@@ -42,7 +52,8 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
 fn play(client: &mut Client, events: Vec<Event>) {
     for event in events {
         match event {
-            Event::Ask { domain, prompt, copies, max_tokens } => {
+            Event::Ask { domain, prompt, copies, max_tokens, scored } => {
+                client.scores_prompts = scored;
                 // Refusals are judged elsewhere; here they only must leave no trace.
                 let _ = client.ask(domain, &prompt, copies, max_tokens);
             }
@@ -59,6 +70,8 @@ fn play(client: &mut Client, events: Vec<Event>) {
             Event::StepAndAbort { which } => {
                 client.step_with(|client| client.abort_any(which));
             }
+            Event::Lose { in_step: true } => client.lose_step(),
+            Event::Lose { in_step: false } => client.lose(),
         }
         client.scheduler.check_integrity();
     }
@@ -70,12 +83,13 @@ proptest! {
     #[test]
     fn any_history_draws_what_each_sequence_draws_alone_and_leaves_the_pool_whole(
         events in events(), block_size in 1usize..6, blocks in 4u32..30, tokens in 1usize..40, running in 1usize..12,
-        adapters in proptest::option::of(1usize..4), prefix_caching: bool,
+        adapters in proptest::option::of(1usize..4), prefix_caching: bool, targets in 1usize..20,
     ) {
         let mut client = Client::new(SchedulerLimits {
             max_batch_tokens: some(tokens),
             max_running: some(running),
             max_context: some(40),
+            max_targets: some(targets),
             most_adapters: adapters.map(some),
             prefix_caching,
             ..limits(block_size, blocks)

@@ -7,5 +7,6 @@ mod ends;
 mod fake_device;
 mod histories;
 mod prefixes;
+mod scores;
 mod siblings;
 mod waiting;

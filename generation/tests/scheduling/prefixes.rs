@@ -153,6 +153,7 @@ fn the_root_alone_decides_what_is_shared() {
             domain: domain(0),
             copies: some(1),
             max_tokens: some(1),
+            scores_prompt: false,
         };
         scheduler.enqueue(new).unwrap();
         let batch = scheduler.next_batch().unwrap();

@@ -17,6 +17,8 @@ pub struct Asked {
 
 #[derive(Default)]
 pub struct State {
+    /// What the file list tells: the files as they should be.
+    pub published: Vec<(String, Vec<u8>)>,
     /// Contents by file name in the repository.
     pub files: HashMap<String, Vec<u8>>,
     /// Bodies of that file end after this many bytes; how many more of them will.
@@ -43,10 +45,16 @@ pub struct FakeHub {
 impl FakeHub {
     /// Serves the tiny model as `acme/tiny`.
     pub fn start() -> Self {
+        let files = files().into_iter().map(|(path, bytes)| (path.to_owned(), bytes));
+        Self::publishing(files.collect())
+    }
+
+    /// Serves these files as `acme/tiny`.
+    pub fn publishing(published: Vec<(String, Vec<u8>)>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
-        let files = files().into_iter().map(|(path, bytes)| (path.to_owned(), bytes)).collect();
-        let state = Arc::new(Mutex::new(State { files, ..State::default() }));
+        let files = published.iter().cloned().collect();
+        let state = Arc::new(Mutex::new(State { files, published, ..State::default() }));
         let shared = state.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -131,18 +139,17 @@ fn status(stream: &mut TcpStream, line: &str) -> Option<()> {
 /// As the Hub gives it: SHA-256 for weights, git blob ids for the rest.
 fn file_list(state: &State) -> Vec<u8> {
     let mut siblings = Vec::new();
-    for (path, _) in files() {
-        // Of what the model should be, not of what is served: that is what lets damage be seen.
-        let bytes = crate::tiny_model::content(path);
+    // Of what the model should be, not of what is served: that is what lets damage be seen.
+    for (path, bytes) in &state.published {
         let size = bytes.len();
         siblings.push(match (state.bare_list, path.ends_with(".safetensors")) {
             (true, _) => serde_json::json!({ "rfilename": path }),
             (false, true) => serde_json::json!({
                 "rfilename": path, "size": size, "blobId": "0".repeat(40),
-                "lfs": { "sha256": sha256(&bytes), "size": size, "pointerSize": 130 },
+                "lfs": { "sha256": sha256(bytes), "size": size, "pointerSize": 130 },
             }),
             (false, false) => {
-                serde_json::json!({ "rfilename": path, "size": size, "blobId": git_blob_id(&bytes) })
+                serde_json::json!({ "rfilename": path, "size": size, "blobId": git_blob_id(bytes) })
             }
         });
     }

@@ -5,5 +5,6 @@ mod from_directory;
 mod from_hub;
 mod from_hub_cache;
 mod from_wheel;
+mod generating;
 mod in_the_store;
 mod tiny_model;

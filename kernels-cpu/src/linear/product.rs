@@ -82,28 +82,26 @@ fn product<I: Target, E: Element, O: Element>(
             // it reads and the matrix the panel, both of `steps` steps; a tile has room for the most rows of any kernel.
             // What follows is of the same kernel, over the rows' `A x`.
             unsafe { kernel.function(rows)(&tile) };
-            if follow_on.is_some() {
-                let own = block.part(whole, first, sums, out);
-                // SAFETY: the part is this tile; see `Block::part`.
-                unsafe { panel.finish::<I, O>(&own, Some(&effect)) };
-                at += rows;
-                continue;
-            }
             let mut done = first;
-            for (part, segment) in segments_in(call.lora, whole.clone()) {
-                panel.effect_of_next(segment, layer.packed, &mut adapter, &mut effect);
-                let base = block.part(done..part.start, first, sums, out);
+            while done < whole.end {
+                // The next adapter's rows, or the base's before them.
+                let (part, segment) = match segments_in(call.lora, done..whole.end).next() {
+                    Some((part, segment)) if part.start == done => (part, Some(segment)),
+                    Some((part, _)) => (done..part.start, None),
+                    None => (done..whole.end, None),
+                };
                 let own = block.part(part.clone(), first, sums, out);
-                // SAFETY: the parts are of this tile; see `Block::part`.
-                unsafe {
-                    panel.finish::<I, O>(&base, None);
-                    panel.expand(&layer.expand, &own, &mut effect);
-                    panel.finish::<I, O>(&own, Some(&effect));
+                if let Some(segment) = segment {
+                    panel.effect_of_next(segment, layer.packed, &mut adapter, &mut effect);
+                    if follow_on.is_none() {
+                        // SAFETY: the part is of this tile; see `Block::part`.
+                        unsafe { panel.expand(&layer.expand, &own, &mut effect) };
+                    }
                 }
+                // SAFETY: as above.
+                unsafe { panel.finish::<I, O>(&own, segment.map(|_| &effect)) };
                 done = part.end;
             }
-            // SAFETY: as above.
-            unsafe { panel.finish::<I, O>(&block.part(done..whole.end, first, sums, out), None) };
             at += rows;
         }
     }

@@ -5,6 +5,18 @@ use polylora_kernels_cpu::*;
 
 use crate::values;
 
+/// What follows the activation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    Nothing,
+    Add,
+    AddNorm,
+}
+
+impl After {
+    pub const ALL: [After; 3] = [After::Nothing, After::Add, After::AddNorm];
+}
+
 /// A layer with everything that a call can have.
 pub struct LayerFixture {
     pub rows: usize,
@@ -91,7 +103,7 @@ impl LayerFixture {
         isa: Isa,
         format: WeightFormat,
         activation: Activation,
-        norm: bool,
+        after: After,
     ) -> Vec<f32> {
         let packed = PackedMatrix::pack(&self.weight, self.outputs, self.inputs, format);
         let (x, residual) = (rounded::<E>(&self.x), rounded::<E>(&self.residual));
@@ -105,6 +117,7 @@ impl LayerFixture {
             .collect();
         // Poisoned: everything must be written.
         let mut out = vec![E::from_f32(f32::NAN); self.rows * self.outputs];
+        let norm = NormParams { gamma: &self.gamma, beta: &self.beta, epsilon: 1e-5 };
         linear(
             isa,
             LinearCall {
@@ -113,8 +126,8 @@ impl LayerFixture {
                 bias: Some(&self.bias),
                 lora: &segments,
                 activation,
-                residual: norm.then_some(&residual),
-                norm: norm.then_some(NormParams { gamma: &self.gamma, beta: &self.beta, epsilon: 1e-5 }),
+                residual: (after != After::Nothing).then_some(&residual),
+                norm: (after == After::AddNorm).then_some(norm),
             },
             &mut out,
         );
@@ -130,7 +143,7 @@ impl LayerFixture {
         self
     }
 
-    pub fn naive(&self, activation: Activation, norm: bool) -> Vec<f32> {
+    pub fn naive(&self, activation: Activation, after: After) -> Vec<f32> {
         let mut out = vec![];
         for r in 0..self.rows {
             let x: Vec<f64> = self.x[r * self.inputs..][..self.inputs].iter().map(|v| *v as f64).collect();
@@ -155,17 +168,10 @@ impl LayerFixture {
             }
             for (c, y) in y.iter_mut().enumerate() {
                 let v = *y + bias[c];
-                *y = match activation {
-                    Activation::Identity => v,
-                    Activation::Relu => v.max(0.0),
-                    Activation::GeluTanh => {
-                        0.5 * v * (1.0 + (0.797_884_560_8 * (v + 0.044_715 * v * v * v)).tanh())
-                    }
-                    Activation::Gelu => 0.5 * v * (1.0 + erf(v / std::f64::consts::SQRT_2)),
-                };
-                *y += if norm { self.residual[r * self.outputs + c] as f64 } else { 0.0 };
+                *y = activated(activation, v);
+                *y += if after == After::Nothing { 0.0 } else { self.residual[r * self.outputs + c] as f64 };
             }
-            if norm {
+            if after == After::AddNorm {
                 let mean = y.iter().sum::<f64>() / self.outputs as f64;
                 let variance = y.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / self.outputs as f64;
                 for (y, (gamma, beta)) in y.iter_mut().zip(self.gamma.iter().zip(&self.beta)) {
@@ -175,6 +181,17 @@ impl LayerFixture {
             out.extend(y.into_iter().map(|v| v as f32));
         }
         out
+    }
+}
+
+/// `activation(v)` by its definition.
+pub fn activated(activation: Activation, v: f64) -> f64 {
+    match activation {
+        Activation::Identity => v,
+        Activation::Relu => v.max(0.0),
+        Activation::Silu => v / (1.0 + (-v).exp()),
+        Activation::GeluTanh => 0.5 * v * (1.0 + (0.797_884_560_8 * (v + 0.044_715 * v * v * v)).tanh()),
+        Activation::Gelu => 0.5 * v * (1.0 + erf(v / std::f64::consts::SQRT_2)),
     }
 }
 

@@ -5,11 +5,8 @@ use polylora_kernels_cpu::isa::Isa;
 use polylora_kernels_cpu::*;
 use proptest::prelude::*;
 
-use crate::layer::LayerFixture;
+use crate::layer::{After, LayerFixture};
 use crate::{assert_close, on_threads};
-
-const ACTIVATIONS: [Activation; 4] =
-    [Activation::Identity, Activation::Gelu, Activation::GeluTanh, Activation::Relu];
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
@@ -17,22 +14,22 @@ proptest! {
     #[test]
     fn linear_equals_the_naive_layer_on_every_instruction_set(
         seed in 0u64..1000, rows in 1usize..130, inputs in 1usize..90, outputs in 1usize..80,
-        ranks in proptest::collection::vec(0usize..20, 0..5), norm in any::<bool>(), threads in 1usize..4,
-        activation in prop::sample::select(ACTIVATIONS.to_vec()),
+        ranks in proptest::collection::vec(0usize..20, 0..5), after in prop::sample::select(After::ALL.to_vec()), threads in 1usize..4,
+        activation in prop::sample::select(Activation::ALL.to_vec()),
     ) {
         // A normalised row of one or two columns amplifies rounding without bound.
-        let norm = norm && outputs > 4;
+        let after = if after == After::AddNorm && outputs <= 4 { After::Add } else { after };
         let layer = LayerFixture::new(seed, rows, inputs, outputs, &ranks);
-        let want = layer.naive(activation, norm);
+        let want = layer.naive(activation, after);
         let layer16 = LayerFixture::new(seed, rows, inputs, outputs, &ranks).into_rounded::<bf16>(WeightFormat::Bf16);
-        let want16 = layer16.naive(activation, norm);
+        let want16 = layer16.naive(activation, after);
         for isa in Isa::available() {
             on_threads(threads, || {
-                let got = layer.run::<f32>(isa, WeightFormat::F32, activation, norm);
+                let got = layer.run::<f32>(isa, WeightFormat::F32, activation, after);
                 assert_close(&got, &want, 3e-4, isa.name());
                 // Sums in f32: only the result is rounded. After a norm an unlucky row's rounding counts for more.
-                let got = layer16.run::<bf16>(isa, WeightFormat::Bf16, activation, norm);
-                assert_close(&got, &want16, if norm { 1e-2 } else { 5e-3 }, isa.name());
+                let got = layer16.run::<bf16>(isa, WeightFormat::Bf16, activation, after);
+                assert_close(&got, &want16, if after == After::AddNorm { 1e-2 } else { 5e-3 }, isa.name());
             });
         }
     }
@@ -42,9 +39,9 @@ proptest! {
         seed in 0u64..1000, rows in 1usize..60, inputs in 1usize..90, outputs in 1usize..80, threads in 1usize..4,
     ) {
         let exact = LayerFixture::new(seed, rows, inputs, outputs, &[]).into_rounded::<f32>(WeightFormat::Int8);
-        let want = exact.naive(Activation::Identity, false);
+        let want = exact.naive(Activation::Identity, After::Nothing);
         for isa in Isa::available() {
-            let got = on_threads(threads, || exact.run::<f32>(isa, WeightFormat::Int8, Activation::Identity, false));
+            let got = on_threads(threads, || exact.run::<f32>(isa, WeightFormat::Int8, Activation::Identity, After::Nothing));
             for row in 0..rows {
                 let x = &exact.x[row * inputs..][..inputs];
                 let range = x.iter().fold(0f32, |h, v| h.max(*v)) - x.iter().fold(0f32, |l, v| l.min(*v));
@@ -62,15 +59,15 @@ proptest! {
     #[test]
     fn every_instruction_set_equals_its_scalar_twin(
         seed in 0u64..1000, rows in 1usize..90, inputs in 1usize..200, outputs in 5usize..100,
-        ranks in proptest::collection::vec(0usize..20, 0..4), norm in any::<bool>(),
-        activation in prop::sample::select(ACTIVATIONS.to_vec()),
+        ranks in proptest::collection::vec(0usize..20, 0..4), after in prop::sample::select(After::ALL.to_vec()),
+        activation in prop::sample::select(Activation::ALL.to_vec()),
     ) {
         let layer = LayerFixture::new(seed, rows, inputs, outputs, &ranks);
         for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8] {
-            let twin = layer.run::<f32>(Isa::Scalar, format, activation, norm);
-            let twin16 = layer.run::<bf16>(Isa::Scalar, format, activation, norm);
+            let twin = layer.run::<f32>(Isa::Scalar, format, activation, after);
+            let twin16 = layer.run::<bf16>(Isa::Scalar, format, activation, after);
             for isa in Isa::available() {
-                let got = layer.run::<f32>(isa, format, activation, norm);
+                let got = layer.run::<f32>(isa, format, activation, after);
                 // A byte that is rounded the other way moves a sum by a 255th of a row's range.
                 let tolerance = match format {
                     WeightFormat::Int8 => 3e-2,
@@ -79,7 +76,7 @@ proptest! {
                     WeightFormat::F32 => 3e-4,
                 };
                 assert_close(&got, &twin, tolerance, &format!("{} {format:?}", isa.name()));
-                let got = layer.run::<bf16>(isa, format, activation, norm);
+                let got = layer.run::<bf16>(isa, format, activation, after);
                 let tolerance = if format == WeightFormat::Int8 { 5e-2 } else { 1.7e-2 };
                 assert_close(&got, &twin16, tolerance, &format!("{} {format:?} in bf16", isa.name()));
             }
@@ -103,8 +100,8 @@ proptest! {
             for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8] {
                 let bits = |layer: &LayerFixture, threads: usize| -> Vec<Vec<u32>> {
                     on_threads(threads, || [
-                        layer.run::<f32>(isa, format, Activation::Gelu, true),
-                        layer.run::<bf16>(isa, format, Activation::Gelu, true),
+                        layer.run::<f32>(isa, format, Activation::Gelu, After::AddNorm),
+                        layer.run::<bf16>(isa, format, Activation::Gelu, After::AddNorm),
                     ]).into_iter().map(|v| v.into_iter().map(f32::to_bits).collect()).collect()
                 };
                 for (together, single) in bits(&layer, 2).into_iter().zip(bits(&alone, 1)) {
@@ -122,9 +119,9 @@ fn a_nan_row_stays_alone() {
     for (format, packed) in formats.into_iter().flat_map(|format| [(format, false), (format, true)]) {
         for isa in Isa::available() {
             let mut layer = LayerFixture { packed, ..LayerFixture::new(7, 40, 48, 48, &[4, 8]) };
-            let clean = layer.run::<f32>(isa, format, Activation::Gelu, true);
+            let clean = layer.run::<f32>(isa, format, Activation::Gelu, After::AddNorm);
             layer.x[13 * 48 + 5] = f32::NAN;
-            let dirty = layer.run::<f32>(isa, format, Activation::Gelu, true);
+            let dirty = layer.run::<f32>(isa, format, Activation::Gelu, After::AddNorm);
             for row in 0..40 {
                 let (c, d) = (&clean[row * 48..][..48], &dirty[row * 48..][..48]);
                 if row == 13 {
@@ -146,7 +143,7 @@ fn a_finite_row_stays_finite_in_int8() {
             (layer.x[41], layer.x[47]) = (value, -value);
             // Small weights: the exact sums are finite too.
             layer.weight.iter_mut().for_each(|w| *w *= 1e-3);
-            let got = layer.run::<f32>(isa, WeightFormat::Int8, Activation::Identity, false);
+            let got = layer.run::<f32>(isa, WeightFormat::Int8, Activation::Identity, After::Nothing);
             assert!(got.iter().all(|v| v.is_finite()), "{} {value}", isa.name());
         }
     }

@@ -2,9 +2,11 @@
 //! that are multiples of nothing; and the law that a row's bits do not depend on its batch mates.
 
 mod attention;
+mod decoder;
 mod layer;
 mod linear;
 mod packed_lora;
+mod paged;
 mod pooling;
 mod wholes;
 

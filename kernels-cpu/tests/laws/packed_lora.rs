@@ -6,7 +6,7 @@ use polylora_kernels_cpu::*;
 use proptest::prelude::*;
 
 use crate::assert_close;
-use crate::layer::LayerFixture;
+use crate::layer::{After, LayerFixture};
 
 /// The layer with values that every format holds: rows of whole numbers from 0 to 255, which 8 bits hold with a scale of 1,
 /// and of each row of `A` one value that counts, so that `A x` is a whole number that bf16 holds.
@@ -44,9 +44,9 @@ proptest! {
         let plain = exact(LayerFixture::new(seed, rows, inputs, outputs, &ranks));
         for isa in Isa::available() {
             for format in [WeightFormat::Bf16, WeightFormat::Int8] {
-                let want = plain.run::<f32>(isa, format, Activation::Identity, false);
+                let want = plain.run::<f32>(isa, format, Activation::Identity, After::Nothing);
                 let layer = exact(LayerFixture::new(seed, rows, inputs, outputs, &ranks));
-                let got = LayerFixture { packed: true, ..layer }.run::<f32>(isa, format, Activation::Identity, false);
+                let got = LayerFixture { packed: true, ..layer }.run::<f32>(isa, format, Activation::Identity, After::Nothing);
                 assert_close(&got, &want, 1e-4, &format!("{} {format:?}", isa.name()));
             }
         }

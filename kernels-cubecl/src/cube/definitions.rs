@@ -6,7 +6,8 @@ use cubecl::ir::{DeviceProperties, ElemType, TargetProperties};
 use cubecl::prelude::*;
 
 use super::kernels::lookup::LoraTablesCompilationArg;
-use super::kernels::{attention, embed, linear_end, pool, shrink};
+use super::kernels::{attention, embed, gated, linear_end, pool, rms_norm, shrink};
+use super::paged_forms::define_paged;
 use super::variant::Form;
 
 /// What every kernel's definition takes beside its shape.
@@ -32,6 +33,7 @@ pub(crate) fn define(form: Form, parts: Parts) -> Box<dyn CubeKernel> {
         hidden_width: (),
     };
     match form {
+        Form::Paged(form) => define_paged(form, Parts { settings: s, device: d, target: t, elem, lanes }),
         Form::Sgmv(shape) => Box::new(shrink::sgmv_shrink::SgmvShrink::new(
             s,
             d,
@@ -62,6 +64,7 @@ pub(crate) fn define(form: Form, parts: Parts) -> Box<dyn CubeKernel> {
             s,
             d,
             t,
+            b(),
             b(),
             b(),
             b(),
@@ -117,6 +120,25 @@ pub(crate) fn define(form: Form, parts: Parts) -> Box<dyn CubeKernel> {
             elem,
             lanes,
         )),
+        Form::Embed => Box::new(embed::embed::Embed::new(s, d, t, b(), b(), b(), (), (), (), elem, lanes)),
+        Form::RmsNorm { units } => Box::new(rms_norm::rms_norm::RmsNorm::new(
+            s,
+            d,
+            t,
+            b(),
+            b(),
+            (),
+            b(),
+            (),
+            (),
+            (),
+            units,
+            elem,
+            lanes,
+        )),
+        Form::Gated { activation } => {
+            Box::new(gated::gated::Gated::new(s, d, t, b(), b(), (), (), (), activation, elem, lanes))
+        }
         Form::Attention(shape) => Box::new(attention::attention::Attention::new(
             s,
             d,

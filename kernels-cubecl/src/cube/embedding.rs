@@ -1,4 +1,4 @@
-//! Embedding lookup with its norm.
+//! Embedding lookup, alone or with its norm.
 
 use burn::backend::TensorMetadata;
 use burn::backend::tensor::FloatTensor;
@@ -7,15 +7,27 @@ use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
 
 use super::grid::grid;
-use super::kernels::embed::embed_norm;
+use super::kernels::embed::{embed, embed_norm};
 use super::kernels::row_norm::NormShape;
 use super::row_shape::{lanes, row_shape};
 use super::tensors::{contiguous, elem_type, empty, row_stride};
-use super::variant::{Form, KernelVariant};
-use crate::ops::embedding::{EmbedNormArgs, EmbeddingOps};
+use super::variant::{END_UNITS, Form, KernelVariant};
+use crate::ops::embedding::{EmbedArgs, EmbedNormArgs, EmbeddingOps};
 use crate::reference;
 
 impl EmbeddingOps for CubeBackend {
+    fn embed(args: EmbedArgs<Self>) -> FloatTensor<Self> {
+        let (rows, width, dtype) = (args.ids.shape()[0], args.table.shape()[1], args.table.dtype);
+        let (Some(elem), true) = (elem_type(dtype), args.ids.dtype == DType::I32) else {
+            return reference::embedding::embed::<Self>(args);
+        };
+        let out = empty(&args.table, [rows, width].into(), dtype);
+        if rows * width > 0 {
+            launch_embed(args, out.clone(), KernelVariant { elem, lanes: lanes([width]), form: Form::Embed });
+        }
+        out
+    }
+
     fn embed_norm(args: EmbedNormArgs<Self>) -> FloatTensor<Self> {
         let (rows, width, dtype) = (args.ids.shape()[0], args.words.shape()[1], args.words.dtype);
         let lanes = lanes([width]);
@@ -32,6 +44,35 @@ impl EmbeddingOps for CubeBackend {
     }
 }
 
+/// Rows of the table into `out`, `[T, width]`.
+pub(super) fn launch_embed(args: EmbedArgs<CubeBackend>, out: CubeTensor, variant: KernelVariant) {
+    let (rows, width) = (out.shape()[0], out.shape()[1]);
+    let (table, stride) = where_it_lies(args.table, variant.lanes);
+    embed::launch(
+        &out.client.clone(),
+        grid(rows, (width / variant.lanes).div_ceil(END_UNITS)),
+        variant.admit(),
+        table.into_buffer_arg(),
+        contiguous(args.ids).into_buffer_arg(),
+        out.into_buffer_arg(),
+        rows as u32,
+        width as u32,
+        stride as u32,
+        variant.elem,
+        variant.lanes,
+    );
+}
+
+/// A table and the values from row to row. It is read where it lies, padded rows and all: copying it would cost more than the
+/// lookup.
+fn where_it_lies(table: CubeTensor, lanes: usize) -> (CubeTensor, usize) {
+    let width = table.shape()[1];
+    match row_stride(&table, lanes) {
+        Some(stride) => (table, stride),
+        None => (contiguous(table), width),
+    }
+}
+
 /// The embeddings into `out`, `[T, width]`.
 pub(super) fn launch(
     args: EmbedNormArgs<CubeBackend>,
@@ -43,13 +84,8 @@ pub(super) fn launch(
     let (rows, width) = (ids.shape()[0], words.shape()[1]);
     assert_eq!(position_ids.shape()[0], rows, "as many positions as ids");
     assert_eq!(positions.shape()[1], width, "tables of one width");
-    let [(words, word_stride), (positions, position_stride)] = [words, positions].map(|table| {
-        // Tables are read where they lie, padded rows and all; copying them would cost more than the lookup.
-        match row_stride(&table, variant.lanes) {
-            Some(stride) => (table, stride),
-            None => (contiguous(table), width),
-        }
-    });
+    let (words, word_stride) = where_it_lies(words, variant.lanes);
+    let (positions, position_stride) = where_it_lies(positions, variant.lanes);
     embed_norm::launch(
         &out.client.clone(),
         grid(rows, 1),

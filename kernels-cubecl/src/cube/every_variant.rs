@@ -7,7 +7,12 @@ use cubecl::ir::{ElemType, FloatKind};
 use cubecl::prelude::*;
 
 use super::kernels::lookup::LoraTablesLaunch;
-use super::kernels::{attention, embed, linear_end, pool, shrink};
+use super::kernels::paged_lookup::PagedShapeLaunch;
+use super::kernels::paged_store::StoreShapeLaunch;
+use super::kernels::{
+    attention, embed, gated, linear_end, paged_decode, paged_prompt, paged_store, pool, rms_norm, shrink,
+};
+use super::paged_forms::PagedForm;
 use super::poisoned_outputs::device;
 use super::variant::{Form, KernelVariant, variants};
 
@@ -18,6 +23,7 @@ const WIDTH: usize = 16;
 struct Room {
     floats: CubeTensor,
     out: CubeTensor,
+    cache: CubeTensor,
     pooled: CubeTensor,
     hidden: CubeTensor,
     zeros: CubeTensor,
@@ -38,6 +44,7 @@ impl Room {
         Self {
             floats: zeros(dtype),
             out: zeros(dtype),
+            cache: zeros(dtype),
             pooled: zeros(DType::F32),
             hidden: zeros(DType::F32),
             zeros: ints(vec![0; 64]),
@@ -61,6 +68,7 @@ impl Room {
         let out = self.out.clone().into_buffer_arg();
         let (rows, width) = (1, WIDTH as u32);
         match form {
+            Form::Paged(form) => self.run_paged(variant, form),
             Form::Sgmv(shape) => {
                 let inputs = width;
                 shrink::sgmv_shrink::launch(
@@ -98,6 +106,7 @@ impl Room {
                 one,
                 dim,
                 out,
+                f(),
                 f(),
                 f(),
                 h(),
@@ -150,6 +159,40 @@ impl Room {
                 elem,
                 lanes,
             ),
+            Form::Embed => {
+                embed::embed::launch(client, one, dim, f(), i(), out, rows, width, width, elem, lanes);
+            }
+            Form::RmsNorm { units } => rms_norm::rms_norm::launch(
+                client,
+                one,
+                dim,
+                f(),
+                f(),
+                1e-5,
+                out,
+                rows,
+                width,
+                width,
+                units,
+                elem,
+                lanes,
+            ),
+            Form::Gated { activation } => {
+                let stride = 2 * width;
+                gated::gated::launch(
+                    client,
+                    one,
+                    dim,
+                    f(),
+                    out,
+                    rows,
+                    width,
+                    stride,
+                    activation,
+                    elem,
+                    lanes,
+                );
+            }
             Form::Attention(shape) => {
                 attention::attention::launch(client, one, dim, f(), i(), out, 1, 4, 0.5, 2, 1, shape, elem);
             }
@@ -170,6 +213,93 @@ impl Room {
                     elem,
                     lanes,
                 );
+            }
+        }
+    }
+}
+
+impl Room {
+    /// One row at position 0, a head of four columns.
+    fn run_paged(&self, variant: &KernelVariant, form: PagedForm) {
+        let KernelVariant { elem, lanes, .. } = *variant;
+        let (client, dim, one) = (&self.out.client.clone(), variant.cube_dim(), CubeCount::Static(1, 1, 1));
+        let f = || self.floats.clone().into_buffer_arg();
+        let angles = || self.hidden.clone().into_buffer_arg();
+        let (context, stats) =
+            (|| self.hidden.clone().into_buffer_arg(), || self.pooled.clone().into_buffer_arg());
+        // From 0 on it says the tile of a prompt (0, 1, 0, 0).
+        let prompt = self.bounds.clone().into_buffer_arg();
+        let zeros = self.zeros.clone().into_buffer_arg();
+        let out = self.out.clone().into_buffer_arg();
+        let cache = self.cache.clone().into_buffer_arg();
+        let heads = PagedShapeLaunch::new(1, 1, 4, 0.5, 1, u32::MAX);
+        match form {
+            PagedForm::Store { norms } => {
+                let shape = StoreShapeLaunch::new(1, 1, 1, 4, 2, 1e-6, 1e-6);
+                paged_store::store_kv::launch(
+                    client,
+                    one,
+                    dim,
+                    f(),
+                    zeros,
+                    angles(),
+                    angles(),
+                    f(),
+                    f(),
+                    cache,
+                    out,
+                    shape,
+                    norms,
+                    elem,
+                );
+            }
+            PagedForm::Prompt(shape) => paged_prompt::attention_prompt::launch(
+                client,
+                one,
+                dim,
+                f(),
+                cache,
+                prompt,
+                out,
+                heads,
+                0,
+                1,
+                1,
+                shape,
+                elem,
+            ),
+            PagedForm::DecodeChunk(shape) => paged_decode::decode_chunk::launch(
+                client,
+                one,
+                dim,
+                f(),
+                cache,
+                zeros,
+                context(),
+                stats(),
+                heads,
+                0,
+                1,
+                1,
+                shape,
+                elem,
+                lanes,
+            ),
+            PagedForm::DecodeSum => paged_decode::decode_sum::launch(
+                client,
+                one,
+                dim,
+                context(),
+                stats(),
+                zeros,
+                out,
+                heads,
+                0,
+                1,
+                elem,
+            ),
+            PagedForm::CopyBlocks => {
+                paged_store::copy_blocks::launch(client, one, dim, cache, zeros, 1, 1, 256, elem, lanes);
             }
         }
     }

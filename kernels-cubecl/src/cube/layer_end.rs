@@ -29,12 +29,15 @@ pub(crate) struct LayerEnd {
     pub(crate) lora: Option<LoraLaunch>,
     /// What their shrink gave.
     pub(crate) hidden: Option<CubeTensor>,
+    /// Added after the activation, `[T, outputs]`.
+    pub(crate) residual: Option<CubeTensor>,
     /// Lanes in which columns are read.
     pub(crate) lanes: usize,
 }
 
 /// The buffers of a launch, with some other one where there is nothing.
 struct Buffers {
+    residual: CubeTensor,
     bias: CubeTensor,
     arena: CubeTensor,
     hidden: CubeTensor,
@@ -42,7 +45,7 @@ struct Buffers {
 }
 
 impl LayerEnd {
-    /// `activation(g (W x) + B h + bias)`, `[T, outputs]`.
+    /// `activation(g (W x) + B h + bias) + residual`, `[T, outputs]`.
     pub(crate) fn finish(self, activation: Activation) -> CubeTensor {
         let (rows, width) = (self.product.shape()[0], self.product.shape()[1]);
         let tile_rows = self.tile_rows(None);
@@ -51,15 +54,17 @@ impl LayerEnd {
             lora: self.lora.is_some(),
             bias: self.bias.is_some(),
             activation,
+            residual: self.residual.is_some(),
         };
         let variant = self.variant(Form::LinearEnd { tile_rows, shape });
         let groups = self.groups(tile_rows, shape.rows);
-        let Buffers { bias, arena, hidden, tables } = self.buffers(None);
+        let Buffers { residual, bias, arena, hidden, tables } = self.buffers(None);
         linear_end::launch(
             &self.product.client,
             grid(groups, (width / self.lanes).div_ceil(END_UNITS)),
             variant.admit(),
             self.product.clone().into_buffer_arg(),
+            residual.into_buffer_arg(),
             bias.into_buffer_arg(),
             arena.into_buffer_arg(),
             hidden.into_buffer_arg(),
@@ -75,14 +80,8 @@ impl LayerEnd {
     }
 
     /// `norm(linear + residual)`, `[T, outputs]`.
-    pub(crate) fn add_norm(
-        self,
-        residual: CubeTensor,
-        norm: NormTensors<CubeBackend>,
-        row: NormShape,
-    ) -> CubeTensor {
+    pub(crate) fn add_norm(self, norm: NormTensors<CubeBackend>, row: NormShape) -> CubeTensor {
         let (rows, width) = (self.product.shape()[0], self.product.shape()[1]);
-        assert_eq!(residual.shape(), self.product.shape(), "a residual as large as the product");
         assert_eq!(
             (norm.gamma.shape()[0], norm.beta.shape()[0]),
             (width, width),
@@ -94,11 +93,12 @@ impl LayerEnd {
             lora: self.lora.is_some(),
             bias: true,
             activation: Activation::Identity,
+            residual: true,
         };
         let variant = self.variant(Form::AddNorm { tile_rows, shape, row });
         let groups = self.groups(tile_rows, shape.rows);
         let zeros = self.bias.is_none().then(|| self.zeros(width));
-        let Buffers { bias, arena, hidden, tables } = self.buffers(zeros);
+        let Buffers { residual, bias, arena, hidden, tables } = self.buffers(zeros);
         linear_add_norm_end::launch(
             &self.product.client,
             grid(groups, 1),
@@ -151,6 +151,8 @@ impl LayerEnd {
             self.bias.as_ref().is_none_or(|bias| bias.shape()[0] == width),
             "a bias as wide as the product"
         );
+        let like = |residual: &CubeTensor| residual.shape() == self.product.shape();
+        assert!(self.residual.as_ref().is_none_or(like), "a residual as large as the product");
         // As wide as a vector of any dtype: bindings narrower than their element are refused.
         let nothing = |dtype| empty(&self.product, [16].into(), dtype);
         let floats = || nothing(self.product.dtype);
@@ -163,6 +165,7 @@ impl LayerEnd {
             }
         };
         let hidden = self.hidden.clone().unwrap_or_else(|| nothing(DType::F32));
-        Buffers { bias: bias.unwrap_or_else(floats), arena, hidden, tables }
+        let residual = self.residual.clone().unwrap_or_else(floats);
+        Buffers { residual, bias: bias.unwrap_or_else(floats), arena, hidden, tables }
     }
 }

@@ -14,7 +14,7 @@ use super::row_shape::{lanes, row_shape};
 use super::tensors::{contiguous, elem_type, empty};
 use crate::Activation;
 use crate::lora::LoraOperand;
-use crate::ops::linear::{LinearAddNormArgs, LinearArgs, LinearOps};
+use crate::ops::linear::{LinearAddArgs, LinearAddNormArgs, LinearArgs, LinearOps};
 use crate::reference;
 use crate::weight::PreparedWeight;
 
@@ -24,11 +24,22 @@ impl LinearOps for CubeBackend {
             return reference::linear::linear::<Self>(args);
         };
         let (activation, rows) = (args.activation, args.x.shape()[0]);
-        let end = computed(args, weight);
+        let end = computed(args, weight, None);
         if rows == 0 || (end.bias.is_none() && end.lora.is_none() && activation == Activation::Identity) {
             return end.product;
         }
         end.finish(activation)
+    }
+
+    fn linear_add(args: LinearAddArgs<Self>) -> FloatTensor<Self> {
+        let LinearAddArgs { linear, residual } = &args;
+        let alike = residual.dtype == linear.x.dtype && linear.activation == Activation::Identity;
+        let (Some(weight), true) = (served(linear), alike) else {
+            return reference::linear::linear_add::<Self>(args);
+        };
+        let rows = linear.x.shape()[0];
+        let end = computed(args.linear, weight, Some(args.residual));
+        if rows == 0 { end.product } else { end.finish(Activation::Identity) }
     }
 
     fn linear_add_norm(args: LinearAddNormArgs<Self>) -> FloatTensor<Self> {
@@ -36,11 +47,11 @@ impl LinearOps for CubeBackend {
             return reference::linear::linear_add_norm::<Self>(args);
         };
         let rows = args.linear.x.shape()[0];
-        let end = computed(args.linear, weight);
+        let end = computed(args.linear, weight, Some(args.residual));
         if rows == 0 {
             return end.product;
         }
-        end.add_norm(contiguous(args.residual), args.norm, shape)
+        end.add_norm(args.norm, shape)
     }
 }
 
@@ -78,7 +89,7 @@ fn served_norm(args: &LinearAddNormArgs<CubeBackend>) -> Option<(CubeTensor, Nor
 }
 
 /// The product, and what waits to be added to it.
-fn computed(args: LinearArgs<CubeBackend>, weight: CubeTensor) -> LayerEnd {
+fn computed(args: LinearArgs<CubeBackend>, weight: CubeTensor, residual: Option<CubeTensor>) -> LayerEnd {
     let LinearArgs { x, bias, lora, .. } = args;
     let x = contiguous(x);
     let (rows, width) = (x.shape()[0], weight.shape()[0]);
@@ -91,7 +102,8 @@ fn computed(args: LinearArgs<CubeBackend>, weight: CubeTensor) -> LayerEnd {
     let product = if rows == 0 { out } else { product(&x, weight, out) };
     let hidden = lora.as_ref().and_then(|lora| lora.shrink(&x));
     let lanes = lanes([width]).min(lora.as_ref().map_or(width, LoraLaunch::lanes));
-    LayerEnd { product, bias: bias.into_option().map(contiguous), lora, hidden, lanes }
+    let (bias, residual) = (bias.into_option().map(contiguous), residual.map(contiguous));
+    LayerEnd { product, bias, lora, hidden, residual, lanes }
 }
 
 /// `x W^T` into `out`, `[T, out]`, by Burn: tuned on GPUs; on a software rasteriser, where tuning takes minutes, its

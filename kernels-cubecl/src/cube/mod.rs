@@ -8,14 +8,20 @@ mod definitions;
 mod embedding;
 #[cfg(test)]
 mod every_variant;
+mod gated;
 mod grid;
 mod kernels;
 mod layer_end;
 mod linear;
 mod lora;
+mod paged;
+mod paged_forms;
+#[cfg(test)]
+mod poisoned_caches;
 #[cfg(test)]
 mod poisoned_outputs;
 mod pooling;
+mod rms_norm;
 mod row_shape;
 mod tensors;
 mod variant;

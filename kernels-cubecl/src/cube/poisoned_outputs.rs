@@ -12,25 +12,27 @@ use cubecl::ir::{ElemType, FloatKind};
 use super::layer_end::LayerEnd;
 use super::lora::LoraLaunch;
 use super::row_shape::{lanes, row_shape};
-use super::variant::{ATTENTION_SHAPES, Form, KernelVariant};
-use super::{attention, embedding};
+use super::variant::{ATTENTION_SHAPES, Form, KernelVariant, rms_norm_units};
+use super::{attention, embedding, gated, rms_norm};
 use crate::extent::{ExtentLayout, HostExtent, SiteId, SiteShape};
 use crate::lora::{LoraOperand, LoraTable, PlacedAdapter};
 use crate::lora_index::LoraIndex;
 use crate::ops::attention::{AttentionArgs, AttentionMask};
-use crate::ops::embedding::EmbedNormArgs;
+use crate::ops::embedding::{EmbedArgs, EmbedNormArgs};
+use crate::ops::gated::GatedArgs;
 use crate::ops::pooling::PoolArgs;
+use crate::ops::rms_norm::{RmsNormArgs, RmsNormTensors};
 use crate::query_tiles::{QUERY_FIELDS, query_tiles};
 use crate::sequences::SequenceBounds;
 use crate::tiles::{TilePlan, TileRows};
 use crate::weight::NormTensors;
 use crate::{Activation, HeadShape, Pooling, SiteGroup, SiteSpan, segments_of};
 
-const F32: ElemType = ElemType::Float(FloatKind::F32);
+pub(super) const F32: ElemType = ElemType::Float(FloatKind::F32);
 /// Values behind an output.
 const GUARD: usize = 300;
 /// A NaN that no computation gives.
-const POISON: u32 = 0x7fc1_2345;
+pub(super) const POISON: u32 = 0x7fc1_2345;
 
 pub(super) fn device() -> Option<CubeDevice> {
     #[cfg(feature = "cuda")]
@@ -49,22 +51,22 @@ pub(super) fn device() -> Option<CubeDevice> {
     found
 }
 
-fn floats(device: &CubeDevice, values: Vec<f32>, shape: &[usize]) -> CubeTensor {
+pub(super) fn floats(device: &CubeDevice, values: Vec<f32>, shape: &[usize]) -> CubeTensor {
     CubeBackend::float_from_data(TensorData::new(values, shape.to_vec()), device)
 }
 
-fn ints(device: &CubeDevice, values: Vec<i32>) -> CubeTensor {
+pub(super) fn ints(device: &CubeDevice, values: Vec<i32>) -> CubeTensor {
     use burn::backend::ops::IntTensorOps;
     let shape = vec![values.len()];
     CubeBackend::int_from_data(TensorData::new(values, shape), device)
 }
 
-fn some(len: usize) -> Vec<f32> {
+pub(super) fn some(len: usize) -> Vec<f32> {
     (0..len).map(|i| ((i * 37 + 11) % 101) as f32 / 101.0 - 0.5).collect()
 }
 
 /// An output of that shape before its guard, all of it poison; and the whole.
-fn poisoned(device: &CubeDevice, shape: [usize; 2]) -> (CubeTensor, CubeTensor) {
+pub(super) fn poisoned(device: &CubeDevice, shape: [usize; 2]) -> (CubeTensor, CubeTensor) {
     let len = shape[0] * shape[1] + GUARD;
     let whole = floats(device, vec![f32::from_bits(POISON); len], &[len]);
     let (client, handle) = (whole.client.clone(), whole.handle.clone());
@@ -72,13 +74,13 @@ fn poisoned(device: &CubeDevice, shape: [usize; 2]) -> (CubeTensor, CubeTensor) 
     (out, whole)
 }
 
-fn bits(whole: CubeTensor) -> Vec<u32> {
+pub(super) fn bits(whole: CubeTensor) -> Vec<u32> {
     let data = burn::tensor::read_sync(CubeBackend::float_into_data(whole)).expect("values");
     data.iter::<f32>().map(f32::to_bits).collect()
 }
 
 /// Every value of the output was written, none of the guard.
-fn assert_full(whole: CubeTensor, len: usize, what: &str) {
+pub(super) fn assert_full(whole: CubeTensor, len: usize, what: &str) {
     let bits = bits(whole);
     let finite = bits[..len].iter().position(|b| !f32::from_bits(*b).is_finite());
     assert_eq!(finite, None, "{what}: a value was not written");
@@ -163,11 +165,21 @@ fn shrink_writes_the_columns_of_each_rows_adapter_and_no_other() {
     }
 }
 
+/// What follows a product.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum End {
+    Activation,
+    Residual,
+    Norm,
+}
+
 #[test]
 fn layer_ends_read_no_poison_and_stay_within_their_rows() {
     let Some(device) = device() else { return };
     for height in TileRows::ALL {
-        for (outputs, with_norm) in [(36, false), (36, true), (37, false), (37, true), (520, true)] {
+        let ends = [End::Activation, End::Residual, End::Norm];
+        let wide = (520, End::Norm);
+        for (outputs, after) in ends.into_iter().flat_map(|end| [(36, end), (37, end)]).chain([wide]) {
             let (lora, owners) = lora(&device, outputs, height);
             let rows = owners.len();
             let x = floats(&device, some(rows * 40), &[rows, 40]);
@@ -186,17 +198,20 @@ fn layer_ends_read_no_poison_and_stay_within_their_rows() {
             );
             let lanes = lanes([outputs]).min(lora.lanes());
             let bias = Some(floats(&device, some(outputs), &[outputs]));
-            let end = LayerEnd { product, bias, lora: Some(lora), hidden: Some(hidden), lanes };
-            if with_norm {
-                let vector = || floats(&device, some(outputs), &[outputs]);
-                let norm = NormTensors { gamma: vector(), beta: vector(), epsilon: 1e-5 };
-                let residual = floats(&device, some(rows * outputs), &[rows, outputs]);
-                end.add_norm(residual, norm, row_shape(outputs, lanes).expect("fits"));
-            } else {
-                end.finish(Activation::Gelu);
-            }
+            let residual = || floats(&device, some(rows * outputs), &[rows, outputs]);
+            let residual = (after != End::Activation).then(residual);
+            let end = LayerEnd { product, bias, lora: Some(lora), hidden: Some(hidden), residual, lanes };
+            match after {
+                End::Activation => end.finish(Activation::Gelu),
+                End::Residual => end.finish(Activation::Identity),
+                End::Norm => {
+                    let vector = || floats(&device, some(outputs), &[outputs]);
+                    let norm = NormTensors { gamma: vector(), beta: vector(), epsilon: 1e-5 };
+                    end.add_norm(norm, row_shape(outputs, lanes).expect("fits"))
+                }
+            };
             drop(hidden_whole);
-            assert_full(whole, rows * outputs, &format!("{height:?} {outputs} {with_norm}"));
+            assert_full(whole, rows * outputs, &format!("{height:?} {outputs} {after:?}"));
         }
     }
 }
@@ -254,5 +269,31 @@ fn attention_pooling_and_embedding_fill_their_outputs() {
             );
             assert_full(whole, lengths.len() * width, &format!("{pooling:?}"));
         }
+    }
+}
+
+#[test]
+fn norms_gates_and_lookups_fill_their_outputs() {
+    let Some(device) = device() else { return };
+    for width in [1, 36, 37, 1028, 2050] {
+        let (lanes, rows) = (lanes([width]), 3);
+        let variant = |form| KernelVariant { elem: F32, lanes, form };
+        let table = || floats(&device, some(9 * width), &[9, width]);
+        let (out, whole) = poisoned(&device, [rows, width]);
+        let args = EmbedArgs { table: table(), ids: ints(&device, vec![8, 0, 3]) };
+        embedding::launch_embed(args, out, variant(Form::Embed));
+        assert_full(whole, rows * width, "lookup");
+
+        let (out, whole) = poisoned(&device, [9, width]);
+        let norm = RmsNormTensors { gamma: floats(&device, some(width), &[width]), epsilon: 1e-5 };
+        let units = rms_norm_units(width / lanes);
+        rms_norm::launch(RmsNormArgs { x: table(), norm }, out, variant(Form::RmsNorm { units }), units);
+        assert_full(whole, 9 * width, "norm");
+
+        let (out, whole) = poisoned(&device, [rows, width]);
+        let gate_up = floats(&device, some(rows * 2 * width), &[rows, 2 * width]);
+        let activation = Activation::Silu;
+        gated::launch(GatedArgs { gate_up, activation }, out, variant(Form::Gated { activation }));
+        assert_full(whole, rows * width, "gate");
     }
 }

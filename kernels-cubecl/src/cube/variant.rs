@@ -12,16 +12,19 @@ use super::kernels::attention::AttentionShape;
 use super::kernels::column::ColumnShape;
 use super::kernels::row_norm::NormShape;
 use super::kernels::shrink::{SGMV_UNITS, SgmvShape};
+use super::paged_forms::{PagedForm, paged_forms};
 use super::row_shape::{LANES, ROW_SHAPES};
 use crate::launches::Kernel;
 use crate::lora_index::RANK_STEP;
 use crate::tiles::TileRows;
 use crate::{Activation, Pooling};
 
-/// Units of a workgroup that ends a linear layer.
+/// Units of a workgroup that ends a linear layer, or has a piece of a row.
 pub(crate) const END_UNITS: usize = 128;
 /// Units that a BGMV workgroup may have, by ascending width of input.
 pub(crate) const BGMV_UNITS: [usize; 3] = [64, 128, 256];
+/// Units that a workgroup of a root mean square norm may have, by ascending width.
+const RMS_NORM_UNITS: [usize; 2] = [64, 256];
 /// Columns of a head that attention is compiled for, each with the block that fits 16 KiB of shared memory.
 pub(crate) const ATTENTION_SHAPES: [AttentionShape; 6] = [
     AttentionShape { block: 32, head_room: 16, side: 8 },
@@ -48,8 +51,12 @@ pub(crate) enum Form {
     LinearEnd { tile_rows: usize, shape: ColumnShape },
     AddNorm { tile_rows: usize, shape: ColumnShape, row: NormShape },
     EmbedNorm(NormShape),
+    Embed,
+    RmsNorm { units: usize },
+    Gated { activation: Activation },
     Attention(AttentionShape),
     Pool { pooling: Pooling, row: NormShape },
+    Paged(PagedForm),
 }
 
 impl KernelVariant {
@@ -63,8 +70,12 @@ impl KernelVariant {
             Form::LinearEnd { .. } => Kernel::SgmvExpand,
             Form::AddNorm { .. } => Kernel::AddNorm,
             Form::EmbedNorm(_) => Kernel::EmbedNorm,
+            Form::Embed => Kernel::Embed,
+            Form::RmsNorm { .. } => Kernel::RmsNorm,
+            Form::Gated { .. } => Kernel::Gated,
             Form::Attention(_) => Kernel::Attention,
             Form::Pool { .. } => Kernel::Pool,
+            Form::Paged(form) => form.kernel(),
         }
     }
 
@@ -72,10 +83,11 @@ impl KernelVariant {
     pub(crate) fn cube_dim(&self) -> CubeDim {
         let units = match self.form {
             Form::Sgmv(_) => SGMV_UNITS,
-            Form::Bgmv { units } => units,
-            Form::LinearEnd { .. } => END_UNITS,
+            Form::Bgmv { units } | Form::RmsNorm { units } => units,
+            Form::LinearEnd { .. } | Form::Embed | Form::Gated { .. } => END_UNITS,
             Form::AddNorm { row, .. } | Form::EmbedNorm(row) | Form::Pool { row, .. } => row.units,
             Form::Attention(shape) => shape.side * shape.side,
+            Form::Paged(form) => form.units(),
         };
         CubeDim::new_1d(units as u32)
     }
@@ -100,6 +112,12 @@ pub(crate) fn end_rows(tile_rows: usize, row: Option<NormShape>) -> usize {
     tile_rows.min(most)
 }
 
+/// Units for the root mean square norm of a row of `vectors` vectors.
+pub(crate) fn rms_norm_units(vectors: usize) -> usize {
+    // Four vectors a unit: fewer would wait longer for each other than they compute.
+    if vectors <= 4 * RMS_NORM_UNITS[0] { RMS_NORM_UNITS[0] } else { RMS_NORM_UNITS[1] }
+}
+
 /// Every variant.
 pub fn variants() -> Vec<KernelVariant> {
     let mut table = vec![];
@@ -110,6 +128,8 @@ pub fn variants() -> Vec<KernelVariant> {
         let attention =
             ATTENTION_SHAPES.map(|shape| KernelVariant { elem, lanes: 1, form: Form::Attention(shape) });
         table.extend(attention);
+        let paged = paged_forms().into_iter();
+        table.extend(paged.map(|(lanes, form)| KernelVariant { elem, lanes, form: Form::Paged(form) }));
     }
     table
 }
@@ -125,20 +145,31 @@ fn forms() -> Vec<Form> {
     // Without adapters, rows are taken in tiles of four.
     let heights = [(4, false)].into_iter().chain(TileRows::ALL.map(|rows| (rows.count(), true)));
     for (tile_rows, lora) in heights {
-        let shape = |rows, bias, activation| ColumnShape { rows, lora, bias, activation };
-        for activation in [Activation::Identity, Activation::Gelu, Activation::GeluTanh, Activation::Relu] {
+        let shape = |rows, bias, activation| ColumnShape { rows, lora, bias, activation, residual: false };
+        for activation in Activation::ALL {
             forms.extend([false, true].map(|bias| Form::LinearEnd {
                 tile_rows,
                 shape: shape(end_rows(tile_rows, None), bias, activation),
             }));
         }
+        forms.extend([false, true].map(|bias| Form::LinearEnd {
+            tile_rows,
+            shape: ColumnShape {
+                residual: true,
+                ..shape(end_rows(tile_rows, None), bias, Activation::Identity)
+            },
+        }));
         forms.extend(ROW_SHAPES.map(|row| {
             let tile_rows = if lora { tile_rows } else { end_rows(tile_rows, Some(row)) };
             let shape = shape(end_rows(tile_rows, Some(row)), true, Activation::Identity);
+            let shape = ColumnShape { residual: true, ..shape };
             Form::AddNorm { tile_rows, shape, row }
         }));
     }
     forms.extend(ROW_SHAPES.map(Form::EmbedNorm));
+    forms.push(Form::Embed);
+    forms.extend(RMS_NORM_UNITS.map(|units| Form::RmsNorm { units }));
+    forms.extend(Activation::ALL.map(|activation| Form::Gated { activation }));
     for pooling in [Pooling::Mean, Pooling::Max, Pooling::Cls, Pooling::LastToken] {
         forms.extend(ROW_SHAPES.map(|row| Form::Pool { pooling, row }));
     }

@@ -9,10 +9,18 @@ use polylora_kernels_cpu::isa::Isa;
 
 use super::buffers::{Value, take};
 use super::{KernelDType, contiguous, from_values, in_f32, kernel_dtype, values};
-use crate::ops::embedding::{EmbedNormArgs, EmbeddingOps};
+use crate::ops::embedding::{EmbedArgs, EmbedNormArgs, EmbeddingOps};
 use crate::reference;
 
 impl EmbeddingOps for Flex {
+    fn embed(args: EmbedArgs<Self>) -> FloatTensor<Self> {
+        match kernel_dtype(&args.table, []) {
+            Some(KernelDType::F32) => lookup::<f32>(args),
+            Some(KernelDType::Bf16) => lookup::<bf16>(args),
+            None => reference::embedding::embed::<Self>(args),
+        }
+    }
+
     fn embed_norm(args: EmbedNormArgs<Self>) -> FloatTensor<Self> {
         let alike = args.words.dtype() == args.positions.dtype();
         match kernel_dtype(&args.words, [&args.norm.gamma, &args.norm.beta]).filter(|_| alike) {
@@ -21,6 +29,14 @@ impl EmbeddingOps for Flex {
             None => reference::embedding::embed_norm::<Self>(args),
         }
     }
+}
+
+fn lookup<E: Value>(args: EmbedArgs<Flex>) -> FloatTensor<Flex> {
+    let width = args.table.shape()[1];
+    let (table, ids) = (contiguous(args.table), indices(args.ids));
+    let mut out = take::<E>(ids.len() * width);
+    cpu::embed(&ids, values::<E>(&table), width, &mut out);
+    from_values(out, [ids.len(), width].into())
 }
 
 fn run<E: Value>(args: EmbedNormArgs<Flex>) -> FloatTensor<Flex> {

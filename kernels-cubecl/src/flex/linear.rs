@@ -11,7 +11,7 @@ use polylora_kernels_cpu::isa::Isa;
 use super::buffers::{Value, give, take};
 use super::{KernelDType, contiguous, from_values, in_f32, kernel_dtype, values};
 use crate::lora::{LoraOperand, LoraTable};
-use crate::ops::linear::{LinearAddNormArgs, LinearArgs, LinearOps};
+use crate::ops::linear::{LinearAddArgs, LinearAddNormArgs, LinearArgs, LinearOps};
 use crate::reference;
 use crate::site_group::SiteGroup;
 use crate::weight::{NormTensors, PreparedWeight, WeightCoding};
@@ -38,27 +38,33 @@ impl LinearOps for Flex {
 
     fn linear(args: LinearArgs<Self>) -> FloatTensor<Self> {
         match packed(&args, None) {
-            Some((weight, KernelDType::F32)) => run::<f32>(args, &weight, None),
-            Some((weight, KernelDType::Bf16)) => run::<bf16>(args, &weight, None),
+            Some(packed) => run_in(packed, args, After::default()),
             None => reference::linear::linear::<Self>(args),
+        }
+    }
+
+    fn linear_add(args: LinearAddArgs<Self>) -> FloatTensor<Self> {
+        match packed(&args.linear, Some(args.residual.dtype())) {
+            Some(packed) => run_in(packed, args.linear, After { residual: Some(args.residual), norm: None }),
+            None => reference::linear::linear_add::<Self>(args),
         }
     }
 
     fn linear_add_norm(args: LinearAddNormArgs<Self>) -> FloatTensor<Self> {
         match packed(&args.linear, Some(args.residual.dtype())) {
-            Some((weight, KernelDType::F32)) => {
-                run::<f32>(args.linear, &weight, Some((args.residual, args.norm)))
-            }
-            Some((weight, KernelDType::Bf16)) => {
-                run::<bf16>(args.linear, &weight, Some((args.residual, args.norm)))
+            Some(packed) => {
+                run_in(packed, args.linear, After { residual: Some(args.residual), norm: Some(args.norm) })
             }
             None => reference::linear::linear_add_norm::<Self>(args),
         }
     }
 }
 
+/// A packed weight and the dtype of the rows that it is for.
+type Packed = (Arc<cpu::PackedMatrix>, KernelDType);
+
 /// The packed weight and the rows' dtype, when the call is one that the CPU kernels serve.
-fn packed(args: &LinearArgs<Flex>, residual: Option<DType>) -> Option<(Arc<cpu::PackedMatrix>, KernelDType)> {
+fn packed(args: &LinearArgs<Flex>, residual: Option<DType>) -> Option<Packed> {
     let dtype = kernel_dtype(&args.x, [])?;
     if residual.is_some_and(|residual| residual != args.x.dtype()) {
         return None;
@@ -71,11 +77,21 @@ fn packed(args: &LinearArgs<Flex>, residual: Option<DType>) -> Option<(Arc<cpu::
     }
 }
 
-fn run<E: Value>(
-    args: LinearArgs<Flex>,
-    weight: &cpu::PackedMatrix,
-    add_norm: Option<(FloatTensor<Flex>, NormTensors<Flex>)>,
-) -> FloatTensor<Flex> {
+/// What follows the layer's own activation: a residual to be added, and a norm of the sum.
+#[derive(Default)]
+struct After {
+    residual: Option<FloatTensor<Flex>>,
+    norm: Option<NormTensors<Flex>>,
+}
+
+fn run_in((weight, dtype): Packed, args: LinearArgs<Flex>, after: After) -> FloatTensor<Flex> {
+    match dtype {
+        KernelDType::F32 => run::<f32>(args, &weight, after),
+        KernelDType::Bf16 => run::<bf16>(args, &weight, after),
+    }
+}
+
+fn run<E: Value>(args: LinearArgs<Flex>, weight: &cpu::PackedMatrix, after: After) -> FloatTensor<Flex> {
     let rows = args.x.shape()[0];
     let x = contiguous(args.x);
     let bias = args.bias.into_option();
@@ -84,7 +100,8 @@ fn run<E: Value>(
         LoraOperand::Host(table, group) => segments(table, group, weight),
         _ => vec![],
     };
-    let (residual, norm) = add_norm.map(|(residual, norm)| (contiguous(residual), norm)).unzip();
+    let After { residual, norm } = after;
+    let residual = residual.map(contiguous);
     let norm = norm.as_ref().map(|norm| (in_f32(&norm.gamma), in_f32(&norm.beta), norm.epsilon));
     let mut out = take::<E>(rows * weight.outputs());
     let call = cpu::LinearCall {

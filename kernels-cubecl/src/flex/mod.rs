@@ -3,8 +3,11 @@
 mod attention;
 mod buffers;
 mod embedding;
+mod gated;
 mod linear;
+mod paged;
 mod pooling;
+mod rms_norm;
 
 use std::borrow::Cow;
 

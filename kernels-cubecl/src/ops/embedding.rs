@@ -1,4 +1,4 @@
-//! Embedding lookup with its norm.
+//! Embedding lookup: rows of a table, or their sum with positions under a norm.
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, ExtensionType, backend_extension};
@@ -23,9 +23,23 @@ pub struct EmbedNormArgs<B: Backend> {
     pub norm: NormTensors<B>,
 }
 
+/// Rows of a table as the ops see them.
+#[derive(Clone, Debug, ExtensionType)]
+pub struct EmbedArgs<B: Backend> {
+    /// Table, `[vocabulary, width]`.
+    pub table: FloatTensor<B>,
+    /// Token ids, `[T]`.
+    pub ids: IntTensor<B>,
+}
+
 /// Embedding lookup.
 #[backend_extension(Cube: cfg(feature = "cube"), Flex)]
 pub trait EmbeddingOps: Backend {
+    /// See [`EmbedArgs`]; gives `[T, width]`.
+    fn embed(#[extension_type] args: EmbedArgs<Self>) -> FloatTensor<Self> {
+        reference::embedding::embed::<Self>(args)
+    }
+
     /// See [`EmbedNormArgs`]; gives `[T, width]`.
     fn embed_norm(#[extension_type] args: EmbedNormArgs<Self>) -> FloatTensor<Self> {
         reference::embedding::embed_norm::<Self>(args)
@@ -41,6 +55,12 @@ pub struct Embedding {
     pub positions: Tensor<2>,
     /// The norm.
     pub norm: Norm,
+}
+
+/// The rows `ids`, `[T]`, of `table`, `[vocabulary, width]`, as they are. The caller has checked that the ids are in the table.
+pub fn embed(ids: Tensor<1, Int>, table: &Tensor<2>) -> Tensor<2> {
+    let args = EmbedArgs { table: table.clone().into_dispatch(), ids: ids.into_dispatch() };
+    Tensor::from_dispatch(<Dispatch as EmbeddingOps>::embed(args))
 }
 
 /// Token ids and positions, `[T]` each, to `[T, width]`. The caller has checked that both are in their tables.

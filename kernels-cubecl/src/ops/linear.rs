@@ -31,6 +31,16 @@ pub struct LinearArgs<B: Backend> {
     pub lora: LoraOperand<B>,
 }
 
+/// `residual + linear(x)`.
+#[derive(Clone, Debug, ExtensionType)]
+pub struct LinearAddArgs<B: Backend> {
+    /// Added at the end, `[T, out]`.
+    pub residual: FloatTensor<B>,
+    /// The layer.
+    #[extension_type]
+    pub linear: LinearArgs<B>,
+}
+
 /// `norm(linear(x) + residual)`.
 #[derive(Clone, Debug, ExtensionType)]
 pub struct LinearAddNormArgs<B: Backend> {
@@ -56,6 +66,11 @@ pub trait LinearOps: Backend {
     /// See [`LinearArgs`]; gives `[T, out]`.
     fn linear(#[extension_type] args: LinearArgs<Self>) -> FloatTensor<Self> {
         reference::linear::linear::<Self>(args)
+    }
+
+    /// See [`LinearAddArgs`]; gives `[T, out]` in the dtype of the residual.
+    fn linear_add(#[extension_type] args: LinearAddArgs<Self>) -> FloatTensor<Self> {
+        reference::linear::linear_add::<Self>(args)
     }
 
     /// See [`LinearAddNormArgs`]; gives `[T, out]`.
@@ -92,6 +107,14 @@ impl Linear {
 /// `[T, in] -> [T, out]`, each row through its adapter.
 pub fn linear(x: Tensor<2>, layer: &Linear, lora: &LoraBatch) -> Tensor<2> {
     Tensor::from_dispatch(<Dispatch as LinearOps>::linear(layer.args(x, lora)))
+}
+
+/// `residual + linear(x)`, `[T, in] -> [T, out]`; the sum is of f32, rounded once.
+pub fn linear_add(x: Tensor<2>, layer: &Linear, residual: Tensor<2>, lora: &LoraBatch) -> Tensor<2> {
+    Tensor::from_dispatch(<Dispatch as LinearOps>::linear_add(LinearAddArgs {
+        residual: residual.into_dispatch(),
+        linear: layer.args(x, lora),
+    }))
 }
 
 /// `norm(linear(x) + residual)`, `[T, in] -> [T, out]`.

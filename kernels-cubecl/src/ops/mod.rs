@@ -2,5 +2,8 @@
 
 pub mod attention;
 pub mod embedding;
+pub mod gated;
 pub mod linear;
+pub mod paged;
 pub mod pooling;
+pub mod rms_norm;

@@ -3,7 +3,7 @@
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, TensorMetadata};
 
-use super::{cast, slice, widen};
+use super::{cast, slice, softmax, widen};
 use crate::ops::attention::{AttentionArgs, AttentionMask};
 
 pub(crate) fn attention_packed<B: Backend>(args: AttentionArgs<B>) -> FloatTensor<B> {
@@ -25,12 +25,4 @@ pub(crate) fn attention_packed<B: Backend>(args: AttentionArgs<B>) -> FloatTenso
         B::float_reshape(B::float_swap_dims(context, 0, 1), [end - start, width].into())
     });
     B::float_cat(contexts.collect(), 0)
-}
-
-/// Over the last dimension of `[heads, rows, rows]`.
-fn softmax<B: Backend>(scores: FloatTensor<B>) -> FloatTensor<B> {
-    let highest = B::float_max_dim(scores.clone(), 2);
-    let numerators = B::float_exp(B::float_sub(scores, highest));
-    let total = B::float_sum_dim(numerators.clone(), 2);
-    B::float_div(numerators, total)
 }

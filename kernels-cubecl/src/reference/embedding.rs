@@ -4,7 +4,11 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, TensorMetadata};
 
 use super::{cast, layer_norm, widen};
-use crate::ops::embedding::EmbedNormArgs;
+use crate::ops::embedding::{EmbedArgs, EmbedNormArgs};
+
+pub(crate) fn embed<B: Backend>(args: EmbedArgs<B>) -> FloatTensor<B> {
+    B::float_select(args.table, 0, args.ids)
+}
 
 pub(crate) fn embed_norm<B: Backend>(args: EmbedNormArgs<B>) -> FloatTensor<B> {
     let dtype = args.words.dtype();

@@ -5,17 +5,21 @@ use std::ops::Range;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, TensorMetadata};
 
-use super::{as_row, assign, cast, layer_norm, slice, widen};
-use crate::Activation;
+use super::{activate, as_row, assign, cast, layer_norm, slice, widen};
 use crate::extent::SiteSlot;
 use crate::lora::{LoraOperand, LoraTable};
-use crate::ops::linear::{LinearAddNormArgs, LinearArgs};
+use crate::ops::linear::{LinearAddArgs, LinearAddNormArgs, LinearArgs};
 use crate::site_group::SiteGroup;
 use crate::weight::PreparedWeight;
 
 pub(crate) fn linear<B: Backend>(args: LinearArgs<B>) -> FloatTensor<B> {
     let dtype = args.x.dtype();
     cast::<B>(affine::<B>(args), dtype)
+}
+
+pub(crate) fn linear_add<B: Backend>(args: LinearAddArgs<B>) -> FloatTensor<B> {
+    let dtype = args.residual.dtype();
+    cast::<B>(B::float_add(affine::<B>(args.linear), widen::<B>(args.residual)), dtype)
 }
 
 pub(crate) fn linear_add_norm<B: Backend>(args: LinearAddNormArgs<B>) -> FloatTensor<B> {
@@ -93,20 +97,6 @@ fn with_lora<B: Backend>(
         }
     }
     B::float_add(y, biases)
-}
-
-fn activate<B: Backend>(activation: Activation, y: FloatTensor<B>) -> FloatTensor<B> {
-    match activation {
-        Activation::Identity => y,
-        Activation::Gelu => B::gelu(y),
-        Activation::Relu => B::relu(y),
-        Activation::GeluTanh => {
-            let cube = B::float_mul(B::float_mul(y.clone(), y.clone()), y.clone());
-            let inner = B::float_add(y.clone(), B::float_mul_scalar(cube, 0.044_715f32.into()));
-            let tanh = B::float_tanh(B::float_mul_scalar(inner, 0.797_884_6f32.into()));
-            B::float_mul(B::float_mul_scalar(y, 0.5f32.into()), B::float_add_scalar(tanh, 1f32.into()))
-        }
-    }
 }
 
 fn plain_weight<B: Backend>(weight: PreparedWeight<B>, x: &FloatTensor<B>) -> FloatTensor<B> {

@@ -6,7 +6,7 @@ use burn::tensor::Tensor;
 use polylora_kernels::extent::{ExtentLayout, HostExtent, SiteId, SiteShape};
 use polylora_kernels::{
     Activation, AdapterMemory, Linear, LoraBatch, Norm, PlacedAdapter, SiteGroup, SiteSpan, Weight, linear,
-    linear_add_norm, segments_of,
+    linear_add, linear_add_norm, segments_of,
 };
 
 use super::devices::Gpu;
@@ -28,9 +28,10 @@ pub struct Parts {
     pub norm: Norm,
 }
 
-/// Both ops' values.
+/// The ops' values.
 pub struct Results {
     pub linear: Vec<f32>,
+    pub added: Vec<f32>,
     pub normed: Vec<f32>,
 }
 
@@ -109,6 +110,7 @@ impl Layer {
         let residual = gpu.put(matrix(self.seed + 3, rows, self.outputs));
         Results {
             linear: read(linear(x.clone(), &parts.linear, &lora)),
+            added: read(linear_add(x.clone(), &parts.normed, residual.clone(), &lora)),
             normed: read(linear_add_norm(x, &parts.normed, residual, &parts.norm, &lora)),
         }
     }

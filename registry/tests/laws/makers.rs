@@ -28,7 +28,7 @@ pub fn label(text: &str) -> semver::Version {
 /// The files of content `tag`.
 pub fn stamp(tag: u8) -> FilesStamp {
     let file = |inode| FileStamp { len: u64::from(tag), modified_ns: Some(1), inode };
-    FilesStamp { config: file(1), weights: file(2) }
+    FilesStamp { config: file(1), weights: file(2), chat_template: None, tokenizer_config: None }
 }
 
 /// Content `tag` in folder `place`.

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use polylora_adapters::{CONFIG_FILE, FileIdentity, WEIGHTS_FILE};
+use polylora_adapters::{CHAT_TEMPLATE_FILE, CONFIG_FILE, FileIdentity, TOKENIZER_CONFIG_FILE, WEIGHTS_FILE};
 use polylora_registry::{FileStamp, FilesStamp, Phase, Source, Version};
 
 use super::{Health, HealthItem};
@@ -28,7 +28,11 @@ pub fn check(version: &Version) -> Health {
 
 fn compare(folder: &Path, stamp: &FilesStamp) -> (Option<bool>, String) {
     let mut found = vec![];
-    for (name, expected) in [(CONFIG_FILE, stamp.config), (WEIGHTS_FILE, stamp.weights)] {
+    let needed = [(CONFIG_FILE, Some(stamp.config)), (WEIGHTS_FILE, Some(stamp.weights))];
+    let of_chats =
+        [(CHAT_TEMPLATE_FILE, stamp.chat_template), (TOKENIZER_CONFIG_FILE, stamp.tokenizer_config)];
+    let all = needed.into_iter().chain(of_chats);
+    for (name, expected) in all.filter_map(|(name, stamp)| Some((name, stamp?))) {
         let path = folder.join(name);
         match fs::metadata(&path) {
             Ok(metadata) if file_stamp(&metadata) == expected => {}
@@ -59,7 +63,8 @@ fn file_stamp(metadata: &fs::Metadata) -> FileStamp {
 #[cfg(test)]
 pub fn stamp(folder: &Path) -> FilesStamp {
     let of = |name| file_stamp(&fs::metadata(folder.join(name)).expect("a file"));
-    FilesStamp { config: of(CONFIG_FILE), weights: of(WEIGHTS_FILE) }
+    let (config, weights) = (of(CONFIG_FILE), of(WEIGHTS_FILE));
+    FilesStamp { config, weights, chat_template: None, tokenizer_config: None }
 }
 
 #[cfg(test)]

@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
-use crate::state::AppState;
+use crate::embedder::Embedder;
+use crate::state::ModelNames;
 use crate::wire::fields::{Dimensions, Direction, EncodingFormat, TokenLimit};
 use crate::wire::input::Inputs;
 
@@ -32,6 +33,7 @@ macro_rules! referred_to {
         impl ToSchema for $type {}
     )*};
 }
+pub(super) use referred_to;
 
 referred_to!(
     Text,
@@ -49,8 +51,8 @@ referred_to!(
 
 /// What is refused although every field is as it must be: OpenAI's body with two adapters. The rule is a little stricter
 /// than the server, which takes the same adapter twice.
-pub(super) fn one_adapter(state: &AppState) -> Value {
-    let bases: Vec<&str> = state.reading_rules().names.iter().collect();
+pub(super) fn one_adapter(names: &ModelNames) -> Value {
+    let bases: Vec<&str> = names.iter().collect();
     let adapter = json!({"type": "string", "not": {"enum": bases}});
     let together = |one: (&str, &Value), other: (&str, Value)| json!({"not": {"required": [one.0, other.0], "properties": {one.0: one.1, other.0: other.1}}});
     let (text, object) = (json!({"type": "string"}), json!({"type": "object"}));
@@ -62,8 +64,8 @@ pub(super) fn one_adapter(state: &AppState) -> Value {
 }
 
 /// The schemas, by name.
-pub(super) fn schemas(state: &AppState) -> Vec<(&'static str, Value)> {
-    let (model, limits) = (state.service().model(), state.service().limits());
+pub(super) fn schemas(embedder: &Embedder) -> Vec<(&'static str, Value)> {
+    let (model, limits) = (embedder.service().model(), embedder.service().limits());
     let most = limits.client_batch_size;
     let to = |name: &str| json!({"$ref": format!("#/components/schemas/{name}")});
     let list = |items: Value| json!({"type": "array", "items": items, "minItems": 1, "maxItems": most});
@@ -102,11 +104,6 @@ pub(super) fn schemas(state: &AppState) -> Vec<(&'static str, Value)> {
             }),
         ),
         ("PromptName", prompts),
-        (
-            "ModelName",
-            json!({"type": "string", "examples": [state.models().names.primary()],
-                   "description": "GET /v1/models lists those that are served."}),
-        ),
         (
             "Dimensions",
             json!({"type": "integer", "minimum": 1, "maximum": model.dimensions,

@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::{FLEET, TEI};
+use super::{FLEET, TEI, TGI};
 
-/// An error as both dialects tell it.
+/// An error as the dialects tell it.
 struct Told {
     status: &'static str,
     when: &'static str,
@@ -67,12 +67,24 @@ const OF_TEIS_BODIES: [Told; 10] = [
     told("500", "Backend", "", "A bug of the server."),
 ];
 
+/// What a body can bring about in text-generation-inference's dialect.
+const OF_TGIS_BODIES: [Told; 8] = [
+    told("400", "validation", "", "The body is no JSON object."),
+    told("404", "validation", "", "No model or adapter of that name."),
+    told("408", "validation", "", "The body did not come in time."),
+    told("413", "validation", "", "The body is too large."),
+    told("415", "validation", "", "The body is not `application/json`."),
+    told("422", "validation", "", "A field is not what it must be, or the text is too long for the context."),
+    told("429", "overloaded", "", "Too many requests are in flight."),
+    told("500", "generation", "", "The computation failed."),
+];
+
 /// The error responses of an operation, by status.
 pub(super) fn of(dialect: &str, path: &str, has_body: bool, needs_key: bool) -> Vec<(&'static str, Value)> {
-    let is_teis = dialect == TEI;
-    let mut errors: Vec<&Told> = match (is_teis, has_body) {
-        (true, true) => OF_TEIS_BODIES.iter().collect(),
-        (false, true) => OF_BODIES.iter().chain([&INTERNAL]).collect(),
+    let mut errors: Vec<&Told> = match (dialect, has_body) {
+        (TEI, true) => OF_TEIS_BODIES.iter().collect(),
+        (TGI, true) => OF_TGIS_BODIES.iter().collect(),
+        (_, true) => OF_BODIES.iter().chain([&INTERNAL]).collect(),
         (_, false) => vec![&INTERNAL],
     };
     if path.contains('{') && !has_body {
@@ -87,9 +99,10 @@ pub(super) fn of(dialect: &str, path: &str, has_body: bool, needs_key: bool) -> 
         errors.push(&UNAUTHORIZED);
     }
     let response = |error: &Told| {
-        let (schema, example) = match is_teis {
-            true => ("ErrorBody", json!({"error": error.when, "error_type": teis_kind(error)})),
-            false => (
+        let (schema, example) = match dialect {
+            TEI => ("ErrorBody", json!({"error": error.when, "error_type": teis_kind(error)})),
+            TGI => ("GenerationErrorBody", json!({"error": error.when, "error_type": tgis_kind(error)})),
+            _ => (
                 "ErrorObject",
                 json!({"error": {"message": error.when, "type": error.kind, "param": null, "code": error.code}}),
             ),
@@ -99,6 +112,14 @@ pub(super) fn of(dialect: &str, path: &str, has_body: bool, needs_key: bool) -> 
         (error.status, json!({"description": error.when, "content": content}))
     };
     errors.into_iter().map(response).collect()
+}
+
+fn tgis_kind(error: &Told) -> &'static str {
+    match error.status {
+        "503" => "unhealthy",
+        "401" => "validation",
+        _ => error.kind,
+    }
 }
 
 fn teis_kind(error: &Told) -> &'static str {

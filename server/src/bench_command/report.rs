@@ -136,7 +136,7 @@ impl Report {
 }
 
 /// A number with three significant digits, or all before the point.
-fn digits(value: f64) -> String {
+pub(super) fn digits(value: f64) -> String {
     let decimals = match value.abs() {
         v if v >= 100.0 => 0,
         v if v >= 10.0 => 1,

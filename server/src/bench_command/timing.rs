@@ -23,7 +23,7 @@ pub struct Rates {
 }
 
 /// Seconds of repeated passes.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Times {
     /// The median pass.
     pub median: f64,
@@ -71,6 +71,25 @@ impl Times {
     }
 }
 
+/// Of two kinds of passes in turn, so that what slows the machine for a while slows both; `pass` is told whose turn it is.
+pub fn in_turn(budget: Duration, mut pass: impl FnMut(usize)) -> [Times; 2] {
+    let mut times = [vec![], vec![]];
+    // Those that are not counted.
+    (0..2).for_each(&mut pass);
+    let began = Instant::now();
+    loop {
+        for (turn, times) in times.iter_mut().enumerate() {
+            let start = Instant::now();
+            pass(turn);
+            times.push(start.elapsed().as_secs_f64());
+        }
+        let limit = if times[0].len() < FEWEST { budget * PATIENCE } else { budget };
+        if times[0].len() >= MOST || began.elapsed() >= limit {
+            return times.map(Times::among);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,5 +109,12 @@ mod tests {
             Times::of(budget, || passes += 1);
             assert!((fewest..=most).contains(&passes), "{passes}");
         }
+    }
+
+    #[test]
+    fn two_kinds_of_passes_take_turns() {
+        let mut turns = vec![];
+        in_turn(Duration::ZERO, |turn| turns.push(turn));
+        assert_eq!(turns, [0, 1, 0, 1]);
     }
 }

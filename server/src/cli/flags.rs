@@ -2,6 +2,7 @@
 
 mod adapters;
 mod fleet;
+mod generation;
 mod limits;
 mod security;
 mod traces;
@@ -13,12 +14,13 @@ use clap::{ArgAction, Args, ValueEnum};
 
 use crate::bench_command::{BenchDtype, Seconds};
 use crate::settings::{
-    BatchingChoice, ByteSize, CacheBytes, DeviceChoice, DtypeChoice, LogFilter, LogFormat, Milliseconds,
-    ModeChoice, Settings, parse_setting,
+    BatchingChoice, ByteSize, CacheBytes, DeviceChoice, DtypeChoice, EmbeddingModelChoice, LogFilter,
+    LogFormat, Milliseconds, ModeChoice, Settings, parse_setting,
 };
 
 pub use adapters::{ActivateChoice, AdaptersAction, AdaptersFlags, ExpectFlag, RegisterFlags, TargetFlags};
 pub use fleet::FleetFlags;
+pub use generation::GenerationFlags;
 pub use limits::LimitFlags;
 pub use security::SecurityFlags;
 pub use traces::TraceFlags;
@@ -29,9 +31,10 @@ pub struct EngineFlags {
     /// TOML file with settings; its keys are the flags' names with underscores.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Embedding model: a name of the catalogue or a folder in the Hugging Face layout [default: all-MiniLM-L6-v2].
-    #[arg(long, value_name = "NAME|DIR", value_parser = parse_setting::<String>)]
-    pub embedding_model: Option<String>,
+    /// Embedding model: a name of the catalogue, a Hub repository as owner/name, a folder in the Hugging Face layout, or none
+    /// for a server that only generates text [default: all-MiniLM-L6-v2].
+    #[arg(long, value_name = "NAME|DIR|none", value_parser = parse_setting::<EmbeddingModelChoice>)]
+    pub embedding_model: Option<EmbeddingModelChoice>,
     /// Folder of adapters: each sub-folder with an adapter_config.json is served under the sub-folder's name.
     #[arg(long, value_name = "DIR", value_parser = parse_setting::<PathBuf>)]
     pub adapters_dir: Option<PathBuf>,
@@ -103,6 +106,9 @@ pub struct ServeFlags {
     /// Keys, TLS and origins.
     #[command(flatten)]
     pub security: SecurityFlags,
+    /// The model that generates text.
+    #[command(flatten)]
+    pub generation: GenerationFlags,
     /// What a client may take up.
     #[command(flatten)]
     pub limits: LimitFlags,
@@ -203,6 +209,21 @@ pub struct BenchFlags {
         value_parser = parse_setting::<NonZeroUsize>
     )]
     pub tokens: Vec<NonZeroUsize>,
+    /// Measure a language model of this shape instead, with random weights: a config.json of any family that `--llm` takes.
+    #[arg(
+        long, value_name = "FILE", conflicts_with_all = ["model", "batch", "tokens"],
+        value_parser = parse_setting::<PathBuf>
+    )]
+    pub random_weights: Option<PathBuf>,
+    /// With --random-weights: adapters that the texts of a batch go round; 0 measures none.
+    #[arg(long, value_name = "N", default_value_t = 8, requires = "random_weights")]
+    pub adapters: usize,
+    /// With --random-weights: their rank, on every linear layer.
+    #[arg(
+        long, value_name = "R", default_value = "8", requires = "random_weights",
+        value_parser = parse_setting::<NonZeroUsize>
+    )]
+    pub rank: NonZeroUsize,
     /// Seconds for each figure, of which there are about thirty.
     #[arg(long, value_name = "SECS", default_value = "1", value_parser = parse_setting::<Seconds>)]
     pub seconds: Seconds,
@@ -244,6 +265,7 @@ impl ServeFlags {
         put(&mut settings.max_concurrent_requests, self.max_concurrent_requests);
         self.fleet.lay_over(settings);
         self.security.lay_over(settings);
+        self.generation.lay_over(settings);
         self.limits.lay_over(settings);
         self.traces.lay_over(settings);
         put(&mut settings.mode, self.mode);

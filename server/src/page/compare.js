@@ -6,8 +6,10 @@ const PATIENCE = 60_000;
 // No adapter's name is empty.
 const BASE = "";
 
-/** Offers the base model and the adapters of a reply of /api/status; what was chosen stays chosen. */
+/** Offers the base model and the adapters of a reply of /api/status, where something makes embeddings; what was chosen stays chosen. */
 export function offerAdapters({ model, adapters }) {
+  document.getElementById("compare-section").hidden = model === null;
+  if (model === null) return;
   const names = [BASE, ...adapters.listed.map(({ name }) => name)];
   for (const [id, first] of [["choice-a", 0], ["choice-b", 1]]) {
     const select = document.getElementById(id);

@@ -8,9 +8,13 @@ const rates = [];
 
 /** Shows a reply of /api/status. */
 export function showStatus(status) {
-  const { model, device, requests, throughput, latency } = status;
+  const { model, generation, device, requests, throughput, latency } = status;
+  // What there is most to say of.
+  const lead = model ?? generation;
   showState(status.state, status.state === "ready" ? "good" : "bad");
-  write("model", `${model.name} on ${device.name}`);
+  write("model", lead === null ? "" : `${lead.name} on ${device.name}`);
+  // The figures are those of embeddings.
+  document.getElementById("live-section").hidden = model === null;
   write("inputs-per-second", rounded(throughput.inputs_per_second));
   write("tokens-per-second", rounded(throughput.tokens_per_second));
   write("p50", latency === null ? "–" : milliseconds(latency.p50_ms));
@@ -19,13 +23,15 @@ export function showStatus(status) {
   write("waiting", whole(requests.waiting));
   write("device", device.instances > 1 ? `${device.name}, ${device.instances} instances` : device.name);
   write("mode", device.mode);
-  write("dtype", model.dtype);
-  write("embedding", `${model.dimensions} values, pooled by ${model.pooling.replace("_", " ")}`);
-  write("max-tokens", whole(model.max_tokens));
+  write("dtype", lead?.dtype ?? "–");
+  document.getElementById("embedding-fact").hidden = model === null;
+  if (model !== null) write("embedding", `${model.dimensions} values, pooled by ${model.pooling.replace("_", " ")}`);
+  write("max-tokens-name", model === null ? "Tokens of prompt and reply" : "Tokens an input");
+  write("max-tokens", whole(model?.max_tokens ?? generation?.max_model_len ?? 0));
   write("limit", whole(requests.limit));
   write("uptime", duration(status.uptime_seconds));
   write("version", status.version);
-  write("digest", model.digest);
+  write("digest", lead?.digest ?? "–");
   showDomains(status);
   showHistory(throughput.inputs_per_second);
 }
@@ -37,7 +43,11 @@ export function showState(text, kind = "") {
 }
 
 /** The base model, adapters by name, and those that are not told apart, each with its traffic. */
-function showDomains({ model, adapters, domains }) {
+function showDomains(status) {
+  const { domains } = status;
+  // Where nothing makes embeddings, what generates has the adapters.
+  const lead = status.model ?? status.generation;
+  const adapters = status.model === null && lead !== null ? lead.adapters : status.adapters;
   const traffic = new Map();
   let base, others;
   for (const domain of domains) {
@@ -46,7 +56,8 @@ function showDomains({ model, adapters, domains }) {
     else traffic.set(domain.adapter, domain);
   }
   const listed = adapters.listed.map(({ name, max_rank }) => ({ name, rank: whole(max_rank), of: traffic.get(name) }));
-  const rows = [{ name: model.name, rank: "base", of: base }, ...listed];
+  const bases = lead === null ? [] : [{ name: lead.name, rank: "base", of: base }];
+  const rows = [...bases, ...listed];
   const names = new Set(adapters.listed.map(({ name }) => name));
   for (const [name, of] of traffic) {
     if (!names.has(name)) rows.push({ name, rank: "", of });
@@ -57,7 +68,8 @@ function showDomains({ model, adapters, domains }) {
   const body = document.getElementById("domains");
   while (body.rows.length > rows.length) body.deleteRow(-1);
   while (body.rows.length < rows.length) body.append(domainRow());
-  rows.forEach((row, index) => fillRow(body.rows[index], row, most));
+  const isCounted = status.model !== null;
+  rows.forEach((row, index) => fillRow(body.rows[index], row, most, isCounted));
   const unlisted = adapters.total - adapters.listed.length;
   const note = document.getElementById("unlisted");
   note.hidden = unlisted === 0;
@@ -76,14 +88,14 @@ function domainRow() {
   return row;
 }
 
-function fillRow(row, { name, rank, of }, most) {
+function fillRow(row, { name, rank, of }, most, isCounted) {
   const [head, rankCell, requests, waitingCell] = row.cells;
   const [number, bar] = waitingCell.children;
   const waiting = of?.waiting_inputs ?? 0;
   change(head, name);
   change(rankCell, rank);
-  change(requests, whole(of?.requests ?? 0));
-  change(number, whole(waiting));
+  change(requests, isCounted ? whole(of?.requests ?? 0) : "–");
+  change(number, isCounted ? whole(waiting) : "–");
   bar.hidden = waiting === 0;
   bar.style.width = `${Math.max(4, (100 * waiting) / most)}%`;
 }

@@ -1,5 +1,6 @@
 // The page's life: asks for the status while somebody looks, for a key where one is needed.
 
+import { offerChat, prepareChat } from "./chat.js";
 import { offerAdapters, prepareComparison } from "./compare.js";
 import { showState, showStatus } from "./live.js";
 import { ask, forgetKey, keepKey, key } from "./server.js";
@@ -20,6 +21,7 @@ async function refresh() {
     const status = await ask("/api/status", { patience: PATIENCE });
     showStatus(status);
     offerAdapters(status);
+    offerChat(status);
     showKeyForm(false);
   } catch (error) {
     again = !refused(error);
@@ -60,4 +62,5 @@ document.getElementById("forget-key").addEventListener("click", () => {
 
 document.addEventListener("visibilitychange", refresh);
 prepareComparison(refused);
+prepareChat(refused);
 refresh();

@@ -110,7 +110,7 @@ pub(crate) async fn register(
     JsonBody(body): JsonBody<RegisterBody>,
 ) -> Answer {
     let fleet = fleet(&state)?;
-    let registration = body.read(state.reading_rules().names.iter())?;
+    let registration = body.read(state.base_names())?;
     let name = match &registration {
         Registration::Folder(folder) => folder.name.clone(),
         Registration::Virtual(made) => made.name.clone(),

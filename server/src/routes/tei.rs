@@ -13,12 +13,19 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use polylora_engine::{DecodeRequest, EmbedInput, EmbedReply, EmbedRequest, RowOutput};
 
-use super::name_who_answered;
+use super::llm_tokens;
+use super::who_answered::name_who_answered;
 use crate::api_doc::TEI;
+use crate::embedder::Embedder;
+use crate::llm::Llm;
 use crate::request_log::{RequestId, Served};
 use crate::state::AppState;
-use crate::wire::body::JsonBody;
+use crate::wire::body::{JsonBody, parse_object};
+use crate::wire::body_parts::JsonBytes;
 use crate::wire::error::ApiError;
+use crate::wire::llm_choice::embeds_nothing;
+use crate::wire::llm_info::LlmServerInfo;
+use crate::wire::llm_tokens::is_vllms;
 use crate::wire::tei::{ChosenModel, EmbedAllBody, EmbedBody, SimilarityBody, TeiRequest, similarities};
 use crate::wire::tei_error::TeiError;
 use crate::wire::tei_info::ServerInfo;
@@ -60,7 +67,10 @@ pub(super) async fn in_teis_words(request: Request, next: Next) -> Response {
         endpoints().any(|ours| ours == path)
     });
     let mut response = next.run(request).await;
-    match response.extensions_mut().remove::<ApiError>().filter(|_| is_ours) {
+    if !is_ours {
+        return response;
+    }
+    match response.extensions_mut().remove::<ApiError>() {
         Some(error) => TeiError::from(error).instead_of(response),
         None => response,
     }
@@ -98,9 +108,10 @@ pub(crate) async fn embed(
     client: Client,
     JsonBody(body): JsonBody<EmbedBody>,
 ) -> Result<Response, TeiError> {
-    let answered = answer(&state, client, body.read(path.as_deref(), state.reading_rules())?).await?;
+    let embedder = state.embedding()?;
+    let answered = answer(&state, embedder, client, body.read(path.as_deref(), embedder.rules())?).await?;
     let response = json(&answered.reply.embeddings)?;
-    Ok(answered.told(response, &state))
+    Ok(answered.told(response, embedder))
 }
 
 /// Embeds inputs token by token, without pooling.
@@ -112,8 +123,9 @@ pub(crate) async fn embed_all(
     client: Client,
     JsonBody(body): JsonBody<EmbedAllBody>,
 ) -> Result<Response, TeiError> {
-    let answered = answer(&state, client, body.read(path.as_deref(), state.reading_rules())?).await?;
-    let width = state.service().model().dimensions;
+    let embedder = state.embedding()?;
+    let answered = answer(&state, embedder, client, body.read(path.as_deref(), embedder.rules())?).await?;
+    let width = embedder.service().model().dimensions;
     // Millions of numbers would hold an async thread for too long.
     let writing = tokio::task::spawn_blocking(move || {
         let rows = answered.reply.embeddings.iter();
@@ -121,7 +133,7 @@ pub(crate) async fn embed_all(
         json(&tokens).map(|response| (response, answered))
     });
     let (response, answered) = writing.await.map_err(|error| ApiError::internal(error.to_string()))??;
-    Ok(answered.told(response, &state))
+    Ok(answered.told(response, embedder))
 }
 
 /// Compares a sentence with others.
@@ -133,23 +145,31 @@ pub(crate) async fn similarity(
     client: Client,
     JsonBody(body): JsonBody<SimilarityBody>,
 ) -> Result<Response, TeiError> {
-    let answered = answer(&state, client, body.read(path.as_deref(), state.reading_rules())?).await?;
+    let embedder = state.embedding()?;
+    let answered = answer(&state, embedder, client, body.read(path.as_deref(), embedder.rules())?).await?;
     let response = json(&similarities(&answered.reply.embeddings))?;
-    Ok(answered.told(response, &state))
+    Ok(answered.told(response, embedder))
 }
 
-/// The tokens of texts.
+/// The tokens of texts. With `prompt` or `messages` in the place of `inputs` the body and the reply are vLLM's, for the model that
+/// generates.
 #[utoipa::path(post, path = "/tokenize", tag = TEI, request_body = TokenizeBody,
     responses((status = 200, description = "One list a text", body = Vec<Vec<SimpleToken>>)))]
 pub(crate) async fn tokenize(
     State(state): State<Arc<AppState>>,
     PathModel(path): PathModel,
-    JsonBody(body): JsonBody<TokenizeBody>,
+    JsonBytes(bytes): JsonBytes,
 ) -> Result<Response, TeiError> {
-    let (request, chosen) = body.read(path.as_deref(), state.reading_rules())?;
-    check_served(&state, &chosen)?;
+    // vLLM has the same path with other fields.
+    if path.is_none() && is_vllms(&bytes) {
+        return Ok(llm_tokens::tokenize(&state, &bytes).await);
+    }
+    let embedder = state.embedding()?;
+    let body: TokenizeBody = parse_object(&bytes)?;
+    let (request, chosen) = body.read(path.as_deref(), embedder.rules())?;
+    check_served(&state, embedder, &chosen)?;
     let inputs = request.texts.len();
-    let lists = state.service().tokenize(request).await?;
+    let lists = embedder.service().tokenize(request).await?;
     let tokens = lists.iter().map(Vec::len).sum();
     let lists: Vec<Vec<SimpleToken>> =
         lists.into_iter().map(|list| list.into_iter().map(SimpleToken::from).collect()).collect();
@@ -166,10 +186,11 @@ pub(crate) async fn decode(
     PathModel(path): PathModel,
     JsonBody(body): JsonBody<DecodeBody>,
 ) -> Result<Response, TeiError> {
-    let (request, chosen) = body.read(path.as_deref(), state.reading_rules())?;
-    check_served(&state, &chosen)?;
+    let embedder = state.embedding()?;
+    let (request, chosen) = body.read(path.as_deref(), embedder.rules())?;
+    check_served(&state, embedder, &chosen)?;
     let (inputs, tokens) = (request.ids.len(), request.ids.iter().map(Vec::len).sum());
-    let mut response = json(&state.service().decode(request).await?)?;
+    let mut response = json(&embedder.service().decode(request).await?)?;
     response.extensions_mut().insert(Served::unmeasured(chosen.name, inputs, tokens));
     Ok(response)
 }
@@ -180,13 +201,26 @@ pub(crate) async fn decode(
 pub(crate) async fn info(
     State(state): State<Arc<AppState>>,
     PathModel(path): PathModel,
-) -> Result<Json<ServerInfo>, TeiError> {
-    let rules = state.reading_rules();
+) -> Result<Response, TeiError> {
+    let embedder = match (state.embedder(), state.llm()) {
+        (None, Some(llm)) => return llm_info(&state, llm, path.as_deref()),
+        _ => state.embedding()?,
+    };
+    let rules = embedder.rules();
     let name = path.as_deref().unwrap_or_else(|| rules.names.primary());
     let adapter = rules.names.resolve(name).adapter().map(str::to_owned);
-    check_served(&state, &ChosenModel { adapter, name: name.to_owned() })?;
-    let service = state.service();
-    Ok(Json(ServerInfo::new(service.model(), service.limits(), name, rules.auto_truncate)))
+    check_served(&state, embedder, &ChosenModel { adapter, name: name.to_owned() })?;
+    let service = embedder.service();
+    Ok(Json(ServerInfo::new(service.model(), service.limits(), name, rules.auto_truncate)).into_response())
+}
+
+/// The same of a server that only generates text, in text-generation-inference's words.
+fn llm_info(state: &AppState, llm: &Llm, path: Option<&str>) -> Result<Response, TeiError> {
+    let name = path.unwrap_or_else(|| llm.names().primary());
+    match llm.names().resolve(name).adapter() {
+        Some(adapter) if !llm.serves(adapter) => Err(ApiError::model_not_found(adapter).into()),
+        _ => Ok(Json(LlmServerInfo::new(llm.service().model(), name, state.max_requests())).into_response()),
+    }
 }
 
 /// All paths of this dialect, those included that only say what is missing.
@@ -217,15 +251,21 @@ struct Answered {
 
 impl Answered {
     /// The response with its headers, and with what the log line needs.
-    fn told(self, mut response: Response, state: &AppState) -> Response {
-        self.timer.tell(&mut response, &self.reply, state.service().model());
-        name_who_answered(&mut response, &self.reply);
+    fn told(self, mut response: Response, embedder: &Embedder) -> Response {
+        self.timer.tell(&mut response, &self.reply, embedder.service().model());
+        let EmbedReply { served_by, fallback_reason, .. } = &self.reply;
+        name_who_answered(&mut response, served_by.as_ref(), fallback_reason.as_deref());
         response.extensions_mut().insert(self.served);
         response
     }
 }
 
-async fn answer(state: &AppState, client: Client, request: TeiRequest) -> Result<Answered, TeiError> {
+async fn answer(
+    state: &AppState,
+    embedder: &Embedder,
+    client: Client,
+    request: TeiRequest,
+) -> Result<Answered, TeiError> {
     let TeiRequest { mut engine, model } = request;
     if engine.adapter.is_some() {
         engine.split_key = state.split_key(None, &client.headers, client.id.as_ref());
@@ -233,10 +273,11 @@ async fn answer(state: &AppState, client: Client, request: TeiRequest) -> Result
     let timer = Timer::start(&engine.inputs);
     let (inputs, output) = (engine.inputs.len(), engine.output);
     if engine.prompt_name.is_some() {
-        texts_for_prompt(state, &mut engine).await?;
+        texts_for_prompt(embedder, &mut engine).await?;
     }
-    let width = engine.dimensions.unwrap_or(state.service().model().dimensions);
-    let reply = state.service().embed(engine).await?;
+    let width = engine.dimensions.unwrap_or(embedder.service().model().dimensions);
+    let reply = embedder.service().embed(engine).await;
+    let reply = reply.map_err(|error| state.asked_to_embed(&error).map_or(error.into(), TeiError::from))?;
     let served = Served::reply(model, inputs, &reply);
     let is_whole = |row: &Vec<f32>| match output {
         RowOutput::Tokens => !row.is_empty() && row.len().is_multiple_of(width),
@@ -255,7 +296,7 @@ async fn answer(state: &AppState, client: Client, request: TeiRequest) -> Result
 }
 
 /// A prompt goes in front of a text, so token ids that are to have one become a text again.
-async fn texts_for_prompt(state: &AppState, request: &mut EmbedRequest) -> Result<(), TeiError> {
+async fn texts_for_prompt(embedder: &Embedder, request: &mut EmbedRequest) -> Result<(), TeiError> {
     let lists = request.inputs.iter().filter_map(|input| match input {
         EmbedInput::Tokens(ids) => Some(ids.clone()),
         EmbedInput::Text(_) => None,
@@ -265,7 +306,7 @@ async fn texts_for_prompt(state: &AppState, request: &mut EmbedRequest) -> Resul
         return Ok(());
     }
     let mut texts =
-        state.service().decode(DecodeRequest { ids, skip_special_tokens: true }).await?.into_iter();
+        embedder.service().decode(DecodeRequest { ids, skip_special_tokens: true }).await?.into_iter();
     for input in &mut request.inputs {
         if let (EmbedInput::Tokens(_), Some(text)) = (&*input, texts.next()) {
             *input = EmbedInput::Text(text);
@@ -274,10 +315,15 @@ async fn texts_for_prompt(state: &AppState, request: &mut EmbedRequest) -> Resul
     Ok(())
 }
 
-/// All models have one tokenizer and one set of bounds; but a name must be somebody's.
-fn check_served(state: &AppState, chosen: &ChosenModel) -> Result<(), ApiError> {
+/// The base model and its adapters have one tokenizer and one set of bounds; but a name must be one of theirs.
+fn check_served(state: &AppState, embedder: &Embedder, chosen: &ChosenModel) -> Result<(), ApiError> {
     match chosen.adapter.as_deref() {
-        Some(name) if state.models().find(name).is_none() => Err(ApiError::model_not_found(name)),
+        Some(name) if !embedder.serves(name) => match state.llm() {
+            Some(llm) if llm.serves(name) => {
+                Err(embeds_nothing(name, embedder.names().primary()).naming("model"))
+            }
+            _ => Err(ApiError::model_not_found(name)),
+        },
         _ => Ok(()),
     }
 }

@@ -304,6 +304,14 @@ mod tests {
             adapter_check_interval = 5
             auto_rollback_factor = 1.5
             auto_rollback_window = 60
+            llm = "models/speaker"
+            max_model_len = 9
+            kv_cache_memory_bytes = "1MiB"
+            gpu_memory_utilization = 0.5
+            block_size = 10
+            max_num_seqs = 11
+            max_num_batched_tokens = 12
+            no_enable_prefix_caching = true
             payload_limit = "1kB"
             shutdown_timeout = 6
             otlp_traces_endpoint = "http://localhost:4318"

@@ -59,6 +59,18 @@ impl Setting for BatchingChoice {
     }
 }
 
+/// A part of something, above nothing and up to all of it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Share(pub f64);
+
+impl Setting for Share {
+    const EXPECTED: &'static str = "a number above 0 and up to 1";
+
+    fn parse(text: &str) -> Option<Self> {
+        text.trim().parse().ok().filter(|share: &f64| *share > 0.0 && *share <= 1.0).map(Self)
+    }
+}
+
 /// A time in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Milliseconds(pub u64);

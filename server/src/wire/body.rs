@@ -27,11 +27,15 @@ impl<T: DeserializeOwned> FromRequest<Arc<AppState>> for JsonBody<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &Arc<AppState>) -> Result<Self, ApiError> {
-        is_json(request.headers())?;
-        let (parts, body) = request.into_parts();
-        let bytes = read_body(&parts.headers, body, state.payload_limit()).await?;
-        parse_object(&bytes).map(Self)
+        parse_object(&json_bytes(request, state).await?).map(Self)
     }
+}
+
+/// The body of a request that says of it that it is JSON.
+pub(super) async fn json_bytes(request: Request, state: &AppState) -> Result<Bytes, ApiError> {
+    is_json(request.headers())?;
+    let (parts, body) = request.into_parts();
+    read_body(&parts.headers, body, state.payload_limit()).await
 }
 
 /// The whole body, of at most `limit` bytes.

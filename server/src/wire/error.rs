@@ -60,6 +60,11 @@ impl ApiError {
         .naming("model")
     }
 
+    /// A field that must be there is not.
+    pub fn missing(message: impl Into<String>) -> Self {
+        Self::invalid(StatusCode::BAD_REQUEST, "missing_required_parameter", message)
+    }
+
     /// A path that is no UTF-8; `param` is what it names.
     pub fn invalid_path(reason: String, param: &'static str) -> Self {
         Self::invalid(StatusCode::BAD_REQUEST, "invalid_path", reason).naming(param)

@@ -142,7 +142,9 @@ impl Visitor<'_> for TokenIdVisitor {
     }
 }
 
-struct TokenIds(Vec<u32>);
+/// A list of token ids.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenIds(pub Vec<u32>);
 
 impl<'de> Deserialize<'de> for TokenIds {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -1,9 +1,11 @@
 //! `GET /v1/models` as vLLM shows it: the base model under each of its names, then the adapters with the base as parent.
 
-use polylora_engine::{AdapterInfo, ModelInfo};
+use polylora_engine::AdapterInfo;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::embedder::Embedder;
+use crate::llm::Llm;
 use crate::state::ModelNames;
 
 /// A list of models.
@@ -28,57 +30,86 @@ pub struct ModelObject {
 }
 
 /// What the server knows of its models when it is asked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy)]
 pub struct Models<'a> {
-    /// The base model.
-    pub base: &'a ModelInfo,
-    /// Its names.
-    pub names: &'a ModelNames,
-    /// The served adapters.
-    pub adapters: Vec<AdapterInfo>,
-    /// When the base model was loaded, seconds since the Unix epoch.
+    /// What makes embeddings, where something does.
+    pub embedder: Option<&'a Embedder>,
+    /// What generates text, where something does.
+    pub llm: Option<&'a Llm>,
+    /// When the base models were loaded, seconds since the Unix epoch.
     pub created: u64,
 }
 
-impl Models<'_> {
-    /// All of them: the base's names, the leading one first, then the adapters in the engine's order.
+/// What a base model's objects have in common with its adapters'.
+struct Family<'a> {
+    names: &'a ModelNames,
+    root: &'a str,
+    max_model_len: usize,
+    dtype: &'a str,
+    created: u64,
+    adapters: Vec<AdapterInfo>,
+}
+
+impl<'a> Models<'a> {
+    /// All of them: the names of a base, the leading one first, then its adapters in the engine's order; what embeds before what
+    /// generates.
     pub fn list(self) -> ModelList {
-        let bases = self.names.iter().map(|name| self.base_object(name));
-        let adapters = self.adapters.iter().map(|adapter| self.adapter_object(adapter));
-        ModelList { object: "list", data: bases.chain(adapters).collect() }
+        ModelList { object: "list", data: self.families().iter().flat_map(Family::objects).collect() }
     }
 
     /// The one of that name.
     pub fn find(self, name: &str) -> Option<ModelObject> {
-        if self.names.iter().any(|known| known == name) {
-            return Some(self.base_object(name));
-        }
-        self.adapters.iter().find(|adapter| adapter.name == name).map(|adapter| self.adapter_object(adapter))
+        self.families().iter().flat_map(Family::objects).find(|object| object.id == name)
     }
 
-    fn base_object(&self, name: &str) -> ModelObject {
-        ModelObject {
-            id: name.to_owned(),
-            object: "model",
-            created: self.created,
-            owned_by: "polylora",
-            root: self.base.root.clone(),
-            parent: None,
-            max_model_len: self.base.max_tokens,
-            dtype: self.base.dtype.clone(),
-        }
+    fn families(self) -> Vec<Family<'a>> {
+        let embedding = self.embedder.map(|embedder| {
+            let info = embedder.service().model();
+            Family {
+                names: embedder.names(),
+                root: &info.root,
+                max_model_len: info.max_tokens,
+                dtype: &info.dtype,
+                created: self.created,
+                adapters: embedder.service().adapters(),
+            }
+        });
+        let generating = self.llm.map(|llm| {
+            let info = llm.service().model();
+            Family {
+                names: llm.names(),
+                root: &info.root,
+                max_model_len: info.max_model_len,
+                dtype: &info.dtype,
+                created: self.created,
+                adapters: llm.service().adapters(),
+            }
+        });
+        embedding.into_iter().chain(generating).collect()
+    }
+}
+
+impl Family<'_> {
+    fn objects(&self) -> impl Iterator<Item = ModelObject> {
+        let base = |name: &str| self.object(name.to_owned(), self.root.to_owned(), self.created, None);
+        let bases: Vec<_> = self.names.iter().map(base).collect();
+        let adapter = |adapter: &AdapterInfo| {
+            let parent = Some(self.names.primary().to_owned());
+            self.object(adapter.name.clone(), adapter.root.clone(), adapter.created, parent)
+        };
+        bases.into_iter().chain(self.adapters.iter().map(adapter))
     }
 
-    fn adapter_object(&self, adapter: &AdapterInfo) -> ModelObject {
+    fn object(&self, id: String, root: String, created: u64, parent: Option<String>) -> ModelObject {
         ModelObject {
-            id: adapter.name.clone(),
+            id,
             object: "model",
-            created: adapter.created,
+            created,
             owned_by: "polylora",
-            root: adapter.root.clone(),
-            parent: Some(self.names.primary().to_owned()),
-            max_model_len: self.base.max_tokens,
-            dtype: self.base.dtype.clone(),
+            root,
+            parent,
+            max_model_len: self.max_model_len,
+            dtype: self.dtype.to_owned(),
         }
     }
 }

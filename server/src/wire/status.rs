@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use polylora_engine::{
-    AdapterInfo, DomainLabel, DomainSnapshot, EmbeddingService, Health, LatencySnapshot, Snapshot,
+    AdapterInfo, DomainLabel, DomainSnapshot, Health, LatencySnapshot, ModelInfo, Snapshot,
 };
 use serde::Serialize;
 use utoipa::ToSchema;
+
+use crate::embedder::Embedder;
+use crate::llm::Llm;
 
 /// Adapters in one reply; `total` says how many there are.
 pub const MOST_LISTED_ADAPTERS: usize = 256;
@@ -22,11 +25,12 @@ pub struct ServerStatus {
     pub uptime_seconds: u64,
     /// The device, and how it is used.
     pub device: DeviceStatus,
-    /// The base model.
-    pub model: ModelStatus,
-    /// The adapters.
+    /// The base model that makes embeddings; `null` where none does.
+    #[schema(required)]
+    pub model: Option<ModelStatus>,
+    /// Its adapters.
     pub adapters: AdapterList,
-    /// Requests at the device.
+    /// Requests for embeddings at the device.
     pub requests: RequestCounts,
     /// Work a second, over the last ten whole seconds.
     pub throughput: Throughput,
@@ -35,6 +39,9 @@ pub struct ServerStatus {
     pub latency: Option<Latency>,
     /// Traffic of the base model and of adapters that were asked for: the first 64 of those, then the others as one.
     pub domains: Vec<DomainTraffic>,
+    /// What generates text; `null` where nothing does.
+    #[schema(required)]
+    pub generation: Option<LlmStatus>,
 }
 
 /// Whether requests would be served.
@@ -75,6 +82,27 @@ pub struct ModelStatus {
     pub dtype: String,
     /// How tokens become one vector.
     pub pooling: String,
+}
+
+/// What generates text.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct LlmStatus {
+    /// The name that replies lead with.
+    pub name: String,
+    /// Whether requests would be served.
+    pub state: ServerState,
+    /// Content digest of weights and config, SHA-256 in hexadecimal.
+    pub digest: String,
+    /// Tokens that prompt and reply may have together.
+    pub max_model_len: usize,
+    /// What is computed in.
+    pub dtype: String,
+    /// The device.
+    pub device: String,
+    /// Whether it takes conversations.
+    pub has_chat_template: bool,
+    /// Its adapters.
+    pub adapters: AdapterList,
 }
 
 /// Adapters by name.
@@ -153,9 +181,23 @@ pub enum DomainKind {
 }
 
 impl ServerStatus {
-    /// What `service`, whose base model goes by `name`, tells of itself.
-    pub fn of(service: &dyn EmbeddingService, name: &str, uptime: Duration) -> Self {
-        let (model, adapters) = (service.model(), service.adapters());
+    /// What both engines tell of themselves, where so many requests may be in flight.
+    pub fn of(embedder: Option<&Embedder>, llm: Option<&Llm>, max_requests: usize, uptime: Duration) -> Self {
+        let of_llm = |llm: &Llm| Snapshot {
+            device: llm.service().model().device.clone(),
+            mode: "continuous batching".to_owned(),
+            instances: 1,
+            ..Snapshot::default()
+        };
+        let snapshot = match embedder {
+            Some(embedder) => embedder.service().snapshot(),
+            None => llm.map(of_llm).unwrap_or_default(),
+        };
+        let health = match embedder {
+            Some(embedder) => embedder.service().health(),
+            None => llm.map_or(Health::Unavailable, |llm| llm.service().health()),
+        };
+        let adapters = embedder.map(|embedder| embedder.service().adapters()).unwrap_or_default();
         let Snapshot {
             device,
             mode,
@@ -166,33 +208,61 @@ impl ServerStatus {
             rows_per_second,
             tokens_per_second,
             latency,
-        } = service.snapshot();
+        } = snapshot;
         Self {
             version: env!("CARGO_PKG_VERSION"),
-            state: service.health().into(),
+            state: health.into(),
             uptime_seconds: uptime.as_secs(),
             device: DeviceStatus { name: device, mode, instances },
-            model: ModelStatus {
-                name: name.to_owned(),
-                digest: model.digest.clone(),
-                dimensions: model.dimensions,
-                max_tokens: model.max_tokens,
-                dtype: model.dtype.clone(),
-                pooling: model.pooling.clone(),
-            },
-            adapters: AdapterList {
-                total: adapters.len(),
-                listed: adapters.into_iter().take(MOST_LISTED_ADAPTERS).map(AdapterStatus::from).collect(),
-            },
+            model: embedder.map(|e| ModelStatus::of(e.service().model(), e.names().primary())),
+            adapters: adapters.into(),
             requests: RequestCounts {
                 running: running_requests,
                 waiting: waiting_requests,
-                limit: service.limits().concurrent_requests,
+                limit: embedder.map_or(max_requests, |e| e.service().limits().concurrent_requests),
             },
             throughput: Throughput { inputs_per_second: rows_per_second, tokens_per_second },
             latency: latency.map(Latency::from),
             domains: domains.into_iter().map(DomainTraffic::from).collect(),
+            generation: llm.map(LlmStatus::of),
         }
+    }
+}
+
+impl ModelStatus {
+    fn of(model: &ModelInfo, name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            digest: model.digest.clone(),
+            dimensions: model.dimensions,
+            max_tokens: model.max_tokens,
+            dtype: model.dtype.clone(),
+            pooling: model.pooling.clone(),
+        }
+    }
+}
+
+impl LlmStatus {
+    /// What there is to say of it.
+    pub fn of(llm: &Llm) -> Self {
+        let (service, info) = (llm.service(), llm.service().model());
+        Self {
+            name: llm.names().primary().to_owned(),
+            state: service.health().into(),
+            digest: info.digest.clone(),
+            max_model_len: info.max_model_len,
+            dtype: info.dtype.clone(),
+            device: info.device.clone(),
+            has_chat_template: info.has_chat_template,
+            adapters: service.adapters().into(),
+        }
+    }
+}
+
+impl From<Vec<AdapterInfo>> for AdapterList {
+    fn from(adapters: Vec<AdapterInfo>) -> Self {
+        let listed = adapters.iter().take(MOST_LISTED_ADAPTERS).cloned().map(AdapterStatus::from).collect();
+        Self { total: adapters.len(), listed }
     }
 }
 

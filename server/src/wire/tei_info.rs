@@ -80,7 +80,8 @@ impl ServerInfo {
     }
 }
 
-fn long_dtype(dtype: &str) -> &str {
+/// A number format as PyTorch names it.
+pub(super) fn long_dtype(dtype: &str) -> &str {
     match dtype {
         "f32" => "float32",
         "f16" => "float16",

@@ -8,6 +8,13 @@ use polylora_server::settings::{Settings, parse_setting};
 use serde_json::{Value, json};
 
 use crate::fake_engine::{FakeEngine, Server, WIDTH};
+use crate::fake_llm::VOCABULARY;
+use crate::llm_server::LlmServer;
+
+/// With a model that embeds, with one that generates, and with both.
+fn all() -> [Server; 3] {
+    [Server::new(), LlmServer::alone(Settings::default()).server, LlmServer::new().server]
+}
 
 async fn document(server: &Server) -> Value {
     let reply = server.get("/openapi.json").await;
@@ -36,16 +43,67 @@ async fn every_endpoint_is_described() {
 }
 
 #[tokio::test]
+async fn what_generates_is_described_where_there_is_such_a_model() {
+    let [without, _, with] = all();
+    let paths = |document: &Value| -> BTreeSet<String> {
+        document["paths"].as_object().expect("paths").keys().cloned().collect()
+    };
+    let (without, with) = (document(&without).await, document(&with).await);
+    let added: Vec<String> = paths(&with).difference(&paths(&without)).cloned().collect();
+    assert_eq!(
+        added,
+        ["/detokenize", "/generate", "/generate_stream", "/v1/chat/completions", "/v1/completions"]
+    );
+    assert_eq!(without["paths"]["/"].get("post"), None);
+    let post = &with["paths"]["/"]["post"];
+    assert_eq!(post["tags"], json!(["text-generation-inference"]));
+    let schemas = &with["components"]["schemas"];
+    assert_eq!(schemas["TokenIds"]["items"]["maximum"], VOCABULARY - 1);
+    for (path, own) in [("/v1/completions", "prompt"), ("/v1/chat/completions", "messages")] {
+        let body =
+            &with["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"];
+        let body = with.pointer(&body.as_str().expect("a reference")[1..]).expect("a schema");
+        let parts: Vec<&Value> = body["allOf"]
+            .as_array()
+            .expect("parts")
+            .iter()
+            .map(|part| with.pointer(&part["$ref"].as_str().expect("a reference")[1..]).expect("a schema"))
+            .collect();
+        for field in [own, "temperature", "stream", "lora_request", "max_tokens", "logprobs"] {
+            assert!(parts.iter().any(|part| part["properties"].get(field).is_some()), "{path} {field}");
+        }
+        let replies =
+            with["paths"][path]["post"]["responses"]["200"]["content"].as_object().expect("replies");
+        assert!(
+            replies.contains_key("application/json") && replies.contains_key("text/event-stream"),
+            "{path}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn every_described_operation_is_there_and_no_other_method() {
-    let server = Server::new();
-    let document = document(&server).await;
+    for server in all() {
+        only_described_methods(&server).await;
+    }
+}
+
+async fn only_described_methods(server: &Server) {
+    let document = document(server).await;
+    let generates = document["paths"].get("/v1/completions").is_some();
+    let embeds = document["paths"].get("/v1/embeddings").is_some();
     for (path, item) in document["paths"].as_object().expect("paths") {
-        let concrete = path.replace("{model}", "law").replace("{id}", "law");
+        let adapter = if embeds { "law" } else { "pirate" };
+        let concrete = path.replace("{model}", adapter).replace("{id}", adapter);
         let methods: Vec<&str> = item.as_object().expect("methods").keys().map(String::as_str).collect();
         for method in [Method::GET, Method::POST, Method::DELETE] {
             let request = Request::builder().method(method.clone()).uri(&concrete);
             let reply = server.send(request.body(Body::empty()).expect("a request")).await;
             let described = methods.contains(&method.as_str().to_lowercase().as_str());
+            if path == "/" && method == Method::POST && !generates {
+                // It is there to say that nothing generates.
+                continue;
+            }
             assert_eq!(reply.status != 405, described, "{method} {path}");
             // The engine of these tests has no adapters to manage: that is said, but not that there is no such path.
             assert!(
@@ -58,9 +116,14 @@ async fn every_described_operation_is_there_and_no_other_method() {
 
 #[tokio::test]
 async fn every_reference_leads_somewhere_and_no_schema_is_empty() {
-    let document = document(&Server::new()).await;
+    for server in all() {
+        whole_schemas(&document(&server).await);
+    }
+}
+
+fn whole_schemas(document: &Value) {
     let mut found = BTreeSet::new();
-    references(&document, &mut found);
+    references(document, &mut found);
     assert!(found.len() > 20, "{found:?}");
     for reference in found {
         let schema = document.pointer(&reference[1..]);

@@ -268,7 +268,21 @@ pub struct Server {
 /// The engine with the catalogue's alias and these refused adapters.
 pub fn assembly(service: Arc<FakeEngine>, refused: &[&str]) -> Assembly {
     let refused_adapters = refused.iter().map(|&name| name.into()).collect();
-    Assembly { service, aliases: vec![CATALOGUE_ALIAS.into()], refused_adapters, fleet: None }
+    Assembly {
+        embedding: Some(service),
+        embedding_aliases: vec![CATALOGUE_ALIAS.into()],
+        refused_adapters,
+        fleet: None,
+        generation: None,
+        generation_aliases: vec![],
+    }
+}
+
+/// The server of a state over `engine`.
+pub fn serving(engine: Arc<FakeEngine>, state: Arc<AppState>, settings: &Settings) -> Server {
+    let cut_off = CutOff::default();
+    let router = router(state, cut_off.clone(), &settings.allowed_origins);
+    Server { engine, router, cut_off }
 }
 
 /// What came back.
@@ -318,10 +332,8 @@ impl Server {
 
     pub fn behind(gatehouse: Gatehouse, engine: FakeEngine, settings: Settings) -> Self {
         let engine = Arc::new(engine);
-        let cut_off = CutOff::default();
         let state = AppState::behind(gatehouse, assembly(engine.clone(), &[]), &settings);
-        let state = state.expect("no clash of names");
-        Self { engine, router: router(state, cut_off.clone(), &settings.allowed_origins), cut_off }
+        serving(engine, state.expect("no clash of names"), &settings)
     }
 
     pub fn in_mood(mood: Mood) -> Self {

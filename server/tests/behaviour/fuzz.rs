@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use crate::fake_engine::{BASE, Server};
+use crate::llm_server::LlmServer;
 
 const FIELDS: [&str; 10] = [
     "input",
@@ -17,6 +18,90 @@ const FIELDS: [&str; 10] = [
     "user",
     "anything",
 ];
+
+/// Fields of the routes that generate, and of those about their tokens.
+const GENERATION_FIELDS: [&str; 36] = [
+    "prompt",
+    "messages",
+    "inputs",
+    "parameters",
+    "model",
+    "lora_name",
+    "lora_request",
+    "n",
+    "best_of",
+    "max_tokens",
+    "max_completion_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "logit_bias",
+    "seed",
+    "stop",
+    "stop_token_ids",
+    "logprobs",
+    "top_logprobs",
+    "prompt_logprobs",
+    "echo",
+    "stream",
+    "stream_options",
+    "return_token_ids",
+    "response_format",
+    "tools",
+    "tool_choice",
+    "documents",
+    "chat_template_kwargs",
+    "add_generation_prompt",
+    "continue_final_message",
+    "suffix",
+    "user",
+    "tokens",
+    "anything",
+];
+
+/// The routes that generate, and what they need.
+const GENERATION_ROUTES: [(&str, &str); 6] = [
+    ("/v1/completions", "prompt"),
+    ("/v1/chat/completions", "messages"),
+    ("/generate", "inputs"),
+    ("/generate_stream", "inputs"),
+    ("/tokenize", "prompt"),
+    ("/detokenize", "tokens"),
+];
+
+fn any_message() -> impl Strategy<Value = Value> {
+    let parts = prop_oneof![
+        Just(json!("a")),
+        Just(json!([{"type": "text", "text": "a"}])),
+        any_json(),
+        any_json().prop_map(|text| json!([{"type": "text", "text": text}])),
+    ];
+    let calls = prop_oneof![
+        2 => Just(Value::Null),
+        1 => any_json(),
+        1 => any_json().prop_map(|arguments| json!([{"function": {"arguments": arguments}}])),
+    ];
+    (prop_oneof![Just(json!("user")), Just(json!("assistant")), any_json()], parts, calls).prop_map(
+        |(role, content, tool_calls)| json!({"role": role, "content": content, "tool_calls": tool_calls}),
+    )
+}
+
+fn any_generation_body() -> impl Strategy<Value = (&'static str, String)> {
+    let field = (prop::sample::select(&GENERATION_FIELDS[..]), any_json())
+        .prop_map(|(name, value)| (name.to_owned(), value));
+    let likely = prop_oneof![
+        Just(json!("a")),
+        Just(json!([1, 2])),
+        prop::collection::vec(any_message(), 0..3).prop_map(Value::from),
+        any_json(),
+    ];
+    let route = prop::sample::select(&GENERATION_ROUTES[..]);
+    (route, prop::collection::vec(field, 0..5), likely).prop_map(|((path, needed), fields, value)| {
+        let mut map = Map::from_iter(fields);
+        map.entry(needed).or_insert(value);
+        (path, Value::Object(map).to_string())
+    })
+}
 
 fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
@@ -67,6 +152,26 @@ proptest! {
     fn no_body_of_json_is_the_servers_fault(body in any_body()) {
         let status = status_of(body.clone().into_bytes());
         prop_assert!([200, 400, 404].contains(&status), "{status}: {body}");
+    }
+
+    #[test]
+    fn no_body_asks_for_text_in_a_way_that_is_the_servers_fault((path, body) in any_generation_body()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        let reply = runtime.block_on(LlmServer::new().server.post_to(path, body.clone()));
+        let status = reply.status.as_u16();
+        match path {
+            "/generate" | "/generate_stream" => {
+                prop_assert!([200, 400, 404, 422].contains(&status), "{path} {status}: {body}")
+            }
+            // With neither `prompt` nor `messages` it is the other dialect's.
+            "/tokenize" => prop_assert!([200, 400, 404, 409, 413, 422].contains(&status), "{path} {status}: {body}"),
+            _ => {
+                prop_assert!([200, 400, 404].contains(&status), "{path} {status}: {body}");
+                if status != 200 {
+                    reply.error();
+                }
+            }
+        }
     }
 
     #[test]

@@ -135,6 +135,7 @@ async fn the_status_is_what_the_engine_says() {
             {"kind": "adapter", "adapter": "law", "requests": 3, "waiting_inputs": 12},
             {"kind": "others", "adapter": null, "requests": 1, "waiting_inputs": 2},
         ],
+        "generation": null,
     });
     assert_eq!(status, expected);
     assert_eq!(Server::new().get("/api/status").await.json()["latency"], json!(null));

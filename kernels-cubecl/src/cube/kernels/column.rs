@@ -1,7 +1,9 @@
-//! The end of a linear layer for one vector of columns: `activation(g (W x) + B h + bias)`, with `W x` computed before.
+//! The end of a linear layer for one vector of columns: `activation(g (W x) + B h + bias) + residual`, with `W x` computed
+//! before.
 
 use cubecl::prelude::*;
 
+use super::activation::activated;
 use super::lookup::{LoraTables, SPAN_FIELDS, TileRef, padded, slot_at};
 use crate::Activation;
 use crate::extent::EXTENT_ALIGN;
@@ -19,8 +21,10 @@ pub(crate) struct ColumnShape {
     pub(crate) lora: bool,
     /// Whether the layer has a bias.
     pub(crate) bias: bool,
-    /// Activation at the end.
+    /// Activation after the bias.
     pub(crate) activation: Activation,
+    /// Whether a residual is added at the end.
+    pub(crate) residual: bool,
 }
 
 /// The rows that one workgroup takes of a tile.
@@ -48,13 +52,14 @@ pub(crate) fn row_block(tile: TileRef, number: usize, #[comptime] height: usize)
 
 /// Columns `column .. column + N` of the block's rows: one vector a row. `vectors` is the width of the layer in vectors.
 ///
-/// The block has at least one row. `bias` is `[outputs]`, `arena` the adapters' values, `hidden` `[T, hidden_width]`; what `shape` says is not there is not
-/// read.
+/// The block has at least one row. `residual` is `[T, outputs]`, `bias` `[outputs]`, `arena` the adapters' values, `hidden`
+/// `[T, hidden_width]`; what `shape` says is not there is not read.
 #[cube]
 // The outer `if` is decided when the kernel is compiled, the inner one when it runs.
 #[allow(clippy::too_many_arguments, clippy::collapsible_if)]
 pub(crate) fn finished_column<F: Float, N: Size>(
     product: &mut [Vector<F, N>],
+    residual: &[Vector<F, N>],
     bias: &[Vector<F, N>],
     arena: &[Vector<F, N>],
     hidden: &[Vector<f32, Const<HIDDEN_LANES>>],
@@ -138,30 +143,10 @@ pub(crate) fn finished_column<F: Float, N: Size>(
     #[unroll]
     for row in 0..rows {
         sums[row] = activated::<N>(sums[row] + offset, shape.activation);
+        if comptime!(shape.residual) {
+            let at = (block.first + min(row, last)) * vectors + column / lanes;
+            sums[row] += Vector::<f32, N>::cast_from(residual[at]);
+        }
     }
     sums
-}
-
-#[cube]
-fn activated<N: Size>(value: Vector<f32, N>, #[comptime] activation: Activation) -> Vector<f32, N> {
-    match comptime!(activation) {
-        Activation::Identity => value,
-        Activation::Relu => max(value, Vector::<f32, N>::new(0.0f32)),
-        Activation::Gelu => {
-            let half = Vector::<f32, N>::new(0.5f32);
-            let inner = value * Vector::<f32, N>::new(std::f32::consts::FRAC_1_SQRT_2);
-            half * value * (Vector::<f32, N>::new(1.0f32) + inner.erf())
-        }
-        Activation::GeluTanh => {
-            let cube = value * value * value;
-            let inner = value + cube * Vector::<f32, N>::new(0.044_715f32);
-            // tanh saturates; beyond 10 some backends' exp would overflow.
-            let bounded = clamp(
-                inner * Vector::<f32, N>::new(0.797_884_6f32),
-                Vector::<f32, N>::new(-10.0f32),
-                Vector::<f32, N>::new(10.0f32),
-            );
-            value * Vector::<f32, N>::new(0.5f32) * (Vector::<f32, N>::new(1.0f32) + bounded.tanh())
-        }
-    }
 }

@@ -1,9 +1,31 @@
-//! `norm(words[id] + positions[position])`, a workgroup a row.
+//! Embedding lookup: rows of a table, a unit a vector; and `norm(words[id] + positions[position])`, a workgroup a row.
 
 use cubecl::prelude::*;
 
 use super::lookup::group_number;
 use super::row_norm::{NormShape, normalised};
+
+/// `table[id]`: ids are `[T]`, the table `[.., width]` with rows `stride` values apart, `out` is `[T, width]`. Grid: x (and z)
+/// rows, y blocks of columns.
+#[cube(launch)]
+pub(crate) fn embed<F: Float, N: Size>(
+    table: &[Vector<F, N>],
+    ids: &[i32],
+    out: &mut [Vector<F, N>],
+    rows: u32,
+    width: u32,
+    stride: u32,
+    #[define(F)] _dtype: ElemType,
+    #[define(N)] _lanes: usize,
+) {
+    let vectors = width as usize / N::value();
+    let row = group_number();
+    let vector = CUBE_POS_Y as usize * CUBE_DIM as usize + UNIT_POS as usize;
+    if row < rows as usize && vector < vectors {
+        let id = ids[row] as usize;
+        out[row * vectors + vector] = table[id * (stride as usize / N::value()) + vector];
+    }
+}
 
 /// Ids and positions are `[T]`, the tables `[.., width]` with rows their
 /// strides apart, `out` is `[T, width]`. Grid: x (and z) rows.

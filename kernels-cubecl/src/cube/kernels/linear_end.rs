@@ -1,5 +1,5 @@
-//! What follows a linear layer's product, in place: LoRA's second half (SGMV and BGMV expand), bias and activation; and the
-//! same with residual and layer normalisation.
+//! What follows a linear layer's product, in place: LoRA's second half (SGMV and BGMV expand), bias, activation and residual;
+//! and the same with layer normalisation.
 
 use cubecl::prelude::*;
 
@@ -27,12 +27,13 @@ fn own_rows(
     }
 }
 
-/// `activation(g (W x) + B h + bias)` in place of `W x`, `[T, outputs]`.
+/// `activation(g (W x) + B h + bias)`, perhaps with a residual added, in place of `W x`, `[T, outputs]`.
 ///
 /// Grid: x (and z) blocks of rows, y blocks of columns, a unit a vector.
 #[cube(launch)]
 pub(crate) fn linear_end<F: Float, N: Size>(
     product: &mut [Vector<F, N>],
+    residual: &[Vector<F, N>],
     bias: &[Vector<F, N>],
     arena: &[Vector<F, N>],
     hidden: &[Vector<f32, Const<HIDDEN_LANES>>],
@@ -49,7 +50,8 @@ pub(crate) fn linear_end<F: Float, N: Size>(
     let block = own_rows(tables, total_rows as usize, tile_rows, shape);
     if vector < vectors && block.rows > 0 {
         let column = vector * N::value();
-        let values = finished_column(product, bias, arena, hidden, tables, block, column, vectors, shape);
+        let values =
+            finished_column(product, residual, bias, arena, hidden, tables, block, column, vectors, shape);
         #[unroll]
         for row in 0..comptime!(shape.rows) {
             if row < block.rows {
@@ -94,13 +96,13 @@ pub(crate) fn linear_add_norm_end<F: Float, N: Size>(
         }
         if vector < vectors && block.rows > 0 {
             let column = vector * N::value();
-            let sums = finished_column(product, bias, arena, hidden, tables, block, column, vectors, shape);
+            let sums = finished_column(
+                product, residual, bias, arena, hidden, tables, block, column, vectors, shape,
+            );
             #[unroll]
             for r in 0..rows {
                 if r < block.rows {
-                    let at = (block.first + r) * vectors + vector;
-                    values[r * row.vectors_per_unit + i] =
-                        sums[r] + Vector::<f32, N>::cast_from(residual[at]);
+                    values[r * row.vectors_per_unit + i] = sums[r];
                 }
             }
         }

@@ -1,0 +1,162 @@
+//! Another text generator in a process of its own: transformers, PEFT or vLLM (`benches/peer_generate.py`).
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::{BenchError, GenerateCase, GenerateTimes};
+
+const SCRIPT: &str = "peer_generate.py";
+
+/// Which library generates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerEngine {
+    /// transformers, with adapters PEFT.
+    Transformers,
+    /// vLLM's build for CPUs.
+    Vllm,
+}
+
+/// A generator that runs.
+#[derive(Debug)]
+pub struct GeneratePeer {
+    child: Child,
+    requests: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+    /// Whether texts go through adapters.
+    pub is_adapted: bool,
+    /// Which library.
+    pub engine: PeerEngine,
+    /// Its version and those of what it stands on.
+    pub versions: String,
+}
+
+impl PeerEngine {
+    /// Its name in tables; with adapters, transformers is PEFT.
+    pub fn name(self, is_adapted: bool) -> &'static str {
+        match (self, is_adapted) {
+            (Self::Transformers, false) => "transformers",
+            (Self::Transformers, true) => "PEFT",
+            (Self::Vllm, _) => "vLLM",
+        }
+    }
+
+    fn argument(self) -> &'static str {
+        match self {
+            Self::Transformers => "transformers",
+            Self::Vllm => "vllm",
+        }
+    }
+}
+
+impl GeneratePeer {
+    /// Starts it in bf16 with a model, and with the adapters of those names in a folder where they are given; waits until it is
+    /// loaded.
+    ///
+    /// # Errors
+    /// When Python or the library fails.
+    pub fn start(
+        python: &Path,
+        engine: PeerEngine,
+        model: &Path,
+        adapters: Option<(&Path, &[String])>,
+        threads: usize,
+    ) -> Result<Self, BenchError> {
+        let threads = threads.to_string();
+        let mut command = Command::new(python);
+        command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(SCRIPT));
+        command.args(["--engine", engine.argument(), "--dtype", "bf16", "--threads", &threads]);
+        command.arg("--llm").arg(model);
+        if let Some((folder, names)) = adapters {
+            command.arg("--adapters").arg(folder).args(names);
+        }
+        for variable in ["OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"] {
+            command.env(variable, &threads);
+        }
+        command.env("HF_HUB_OFFLINE", "1").env("TRANSFORMERS_VERBOSITY", "error");
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let requests = child.stdin.take();
+        let answers = BufReader::new(child.stdout.take().expect("it is piped"));
+        let (is_adapted, versions) = (adapters.is_some(), String::new());
+        let mut peer = Self { child, requests, answers, is_adapted, engine, versions };
+        let hello = peer.answer()?;
+        peer.versions = hello["versions"].as_str().unwrap_or("?").to_owned();
+        Ok(peer)
+    }
+
+    /// Its name in tables.
+    pub fn name(&self) -> &'static str {
+        self.engine.name(self.is_adapted)
+    }
+
+    /// Reads the prompts and continues them.
+    ///
+    /// # Errors
+    /// When it fails, or draws other numbers of tokens.
+    pub fn generate(&mut self, case: &GenerateCase) -> Result<GenerateTimes, BenchError> {
+        let request = json!({"prompts": case.prompts, "new": case.new});
+        let requests = self.requests.as_mut().ok_or_else(|| failed("it ended"))?;
+        writeln!(requests, "{request}")?;
+        requests.flush()?;
+        times(&self.answer()?)
+    }
+
+    fn answer(&mut self) -> Result<Value, BenchError> {
+        let mut line = String::new();
+        if self.answers.read_line(&mut line)? == 0 {
+            return Err(failed("it ended"));
+        }
+        let answer: Value = serde_json::from_str(&line)?;
+        match answer["error"].as_str() {
+            Some(error) => Err(failed(error)),
+            None => Ok(answer),
+        }
+    }
+}
+
+impl Drop for GeneratePeer {
+    fn drop(&mut self) {
+        // It ends with its standard input.
+        self.requests = None;
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn times(answer: &Value) -> Result<GenerateTimes, BenchError> {
+    let read = || {
+        let tokens = answer["tokens"].as_array()?.iter().map(|text| {
+            let ids = text.as_array()?.iter().map(|id| u32::try_from(id.as_u64()?).ok());
+            ids.collect::<Option<Vec<u32>>>()
+        });
+        Some(GenerateTimes {
+            first_ms: answer["first_ms"].as_f64()?,
+            step_ms: answer["step_ms"].as_f64()?,
+            tokens: tokens.collect::<Option<_>>()?,
+        })
+    };
+    read().ok_or_else(|| failed(&format!("{answer} has no times")))
+}
+
+fn failed(reason: &str) -> BenchError {
+    BenchError::Program { program: SCRIPT.to_owned(), reason: reason.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_has_times_and_tokens_and_anything_else_is_a_fault() {
+        let whole = json!({"first_ms": 90.5, "step_ms": 44.0, "tokens": [[1, 2], [3, 4]]});
+        let expected = GenerateTimes { first_ms: 90.5, step_ms: 44.0, tokens: vec![vec![1, 2], vec![3, 4]] };
+        assert_eq!(times(&whole).expect("times"), expected);
+        for wrong in
+            [json!({"first_ms": 1.0, "step_ms": 2.0}), json!({"tokens": [[-1]], "first_ms": 1, "step_ms": 1})]
+        {
+            assert!(times(&wrong).is_err(), "{wrong}");
+        }
+    }
+}

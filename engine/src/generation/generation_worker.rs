@@ -1,0 +1,304 @@
+//! The thread that owns a language model's device: step by step, with tokens drawn in between.
+
+mod settle;
+
+use std::collections::{HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use polylora_generation::{
+    AdapterKey, DrawScratch, GenerationScheduler, Refusal, SchedulerLimits, SequenceId, StepBatch,
+    StepOutcome,
+};
+use tokio::sync::{mpsc, oneshot};
+
+use super::generation_metrics::GenerationMetrics;
+use super::live_request::{GenerationJob, LiveRequest, TextSide};
+use super::step_runner::{StepAdapters, StepOutput, StepRunner};
+use super::step_trial::try_step;
+use crate::device_trial::DeviceTrial;
+use crate::device_turns::DeviceTurns;
+use crate::runner::RunError;
+use crate::runner_builder::{RunnerBuilder, panic_message};
+use crate::status::Status;
+use crate::{GenerateError, StartError};
+
+/// Builds the runner, on the owner thread; called again after a panic.
+pub type StepRunnerFactory = Box<dyn FnMut() -> Result<Box<dyn StepRunner>, RunError> + Send>;
+
+/// What a worker is made of.
+pub(crate) struct GenerationWorkerParts {
+    /// Where requests come from; the worker ends when all senders are gone.
+    pub(crate) inbox: mpsc::Receiver<GenerationJob>,
+    /// Bounds of the scheduler.
+    pub(crate) limits: SchedulerLimits,
+    /// Builds the runner.
+    pub(crate) factory: StepRunnerFactory,
+    /// Makes text of tokens.
+    pub(crate) side: TextSide,
+    /// Whose turn it is, where others compute on the device too.
+    pub(crate) turns: Option<DeviceTurns>,
+    /// Shared with the engine's front.
+    pub(crate) status: Arc<Status>,
+    /// Where it counts.
+    pub(crate) metrics: Arc<GenerationMetrics>,
+}
+
+/// Starts the owner thread; what is given ends with it.
+pub(crate) fn spawn(parts: GenerationWorkerParts) -> Result<oneshot::Receiver<()>, StartError> {
+    let (ends, ended) = oneshot::channel::<()>();
+    let serve = move || {
+        let _ends = ends;
+        Worker::new(parts).serve();
+    };
+    let started = thread::Builder::new().name("generation".to_owned()).spawn(serve);
+    let failed = |error: std::io::Error| StartError::Thread { purpose: "device", reason: error.to_string() };
+    started.map(|_| ended).map_err(failed)
+}
+
+struct Worker {
+    inbox: mpsc::Receiver<GenerationJob>,
+    builder: RunnerBuilder<dyn StepRunner>,
+    trial: DeviceTrial,
+    side: TextSide,
+    turns: Option<DeviceTurns>,
+    status: Arc<Status>,
+    metrics: Arc<GenerationMetrics>,
+    scheduler: GenerationScheduler,
+    /// By the first of its sequences.
+    requests: HashMap<SequenceId, LiveRequest>,
+    /// Which request a sequence is of, and which of its copies.
+    owners: HashMap<SequenceId, (SequenceId, usize)>,
+    /// Requests that no step has begun.
+    unbegun: HashSet<SequenceId>,
+    next_id: u64,
+    scratch: DrawScratch,
+}
+
+impl Worker {
+    fn new(parts: GenerationWorkerParts) -> Self {
+        let GenerationWorkerParts { inbox, limits, factory, side, turns, status, metrics } = parts;
+        Self {
+            inbox,
+            builder: RunnerBuilder::new(factory, Arc::clone(&status), metrics.worker_restarts.clone()),
+            trial: DeviceTrial::default(),
+            side,
+            turns,
+            status,
+            metrics,
+            scheduler: GenerationScheduler::new(limits),
+            requests: HashMap::new(),
+            owners: HashMap::new(),
+            unbegun: HashSet::new(),
+            next_id: 0,
+            scratch: DrawScratch::default(),
+        }
+    }
+
+    fn serve(mut self) {
+        let mut runner = match self.builder.build() {
+            Ok(runner) => runner,
+            Err(why) => return self.give_up(&why),
+        };
+        self.status.probe_succeeded();
+        while self.receive() {
+            self.drop_abandoned();
+            if let Some(step) = self.scheduler.next_batch() {
+                runner = match self.compute(runner, &step) {
+                    Ok(runner) => runner,
+                    Err(why) => return self.give_up(&why),
+                };
+            }
+            self.metrics.scheduled(&self.scheduler.stats());
+        }
+        self.fail_all(&GenerateError::ShuttingDown);
+    }
+
+    /// Computes a step and answers for it; gives the runner back, or the one that took its place.
+    fn compute(
+        &mut self,
+        mut runner: Box<dyn StepRunner>,
+        step: &StepBatch,
+    ) -> Result<Box<dyn StepRunner>, RunError> {
+        match self.run(runner.as_mut(), step) {
+            Ok(output) => {
+                self.trial.computed();
+                self.settle(step, output);
+            }
+            Err(RunError::Batch { reason }) => {
+                self.fail_step(step, &reason);
+                self.scheduler.commit(StepOutcome::default());
+            }
+            Err(lost) => {
+                tracing::error!(%lost, "the language model's runner is lost and will be built again");
+                self.trial.lost();
+                self.fail_step(step, &lost.to_string());
+                // Whoever was not in the step is computed again: what the blocks held is lost with the runner.
+                self.scheduler.forget_blocks();
+                runner = self.builder.replace(runner)?;
+            }
+        }
+        if self.trial.is_due() {
+            try_step(runner.as_mut())?;
+        }
+        Ok(runner)
+    }
+
+    /// Takes in what has come, and waits for it when there is nothing to do; says whether to go on.
+    fn receive(&mut self) -> bool {
+        if self.status.is_aborted() {
+            return false;
+        }
+        if self.scheduler.is_empty() {
+            match self.inbox.blocking_recv() {
+                Some(job) => self.accept(job),
+                None => return false,
+            }
+        }
+        while let Ok(job) = self.inbox.try_recv() {
+            self.accept(job);
+        }
+        !self.status.is_aborted()
+    }
+
+    fn accept(&mut self, mut job: GenerationJob) {
+        let first = SequenceId(self.next_id);
+        let copies = job.sequence.copies.get();
+        self.next_id += copies as u64;
+        job.sequence.id = first;
+        let (request, sequence) = LiveRequest::new(job, &self.side);
+        match self.scheduler.enqueue(sequence) {
+            Ok(()) => {
+                self.owners.extend((0..copies).map(|index| (first.sibling(index), (first, index))));
+                self.unbegun.insert(first);
+                self.requests.insert(first, request);
+            }
+            Err(refusal) => request.fail(refused(refusal)),
+        }
+    }
+
+    /// Lets go of those nobody waits for: their blocks are free before the next step is planned.
+    fn drop_abandoned(&mut self) {
+        let abandoned = self.requests.iter().filter(|(_, request)| request.is_abandoned());
+        let abandoned: Vec<SequenceId> = abandoned.map(|(first, _)| *first).collect();
+        for first in abandoned {
+            let Some(request) = self.remove(first) else { continue };
+            (0..request.open_copies()).for_each(|_| self.metrics.ended("abort"));
+        }
+    }
+
+    fn run(&mut self, runner: &mut dyn StepRunner, step: &StepBatch) -> Result<StepOutput, RunError> {
+        let mut adapters = StepAdapters::new();
+        for row in &step.rows {
+            if let (Some(key), Some((first, _))) = (row.domain.adapter(), self.owners.get(&row.sequence))
+                && let Some(adapter) = self.requests.get(first).and_then(LiveRequest::adapter)
+            {
+                adapters.entry(key).or_insert_with(|| adapter.clone());
+            }
+            let Some((first, _)) = self.owners.get(&row.sequence) else { continue };
+            if self.unbegun.remove(first)
+                && let Some(request) = self.requests.get(first)
+            {
+                self.metrics.left_the_queue(request.submitted().elapsed());
+            }
+        }
+        let turn = self.turns.as_ref().map(DeviceTurns::take);
+        let began = Instant::now();
+        let output = catch_unwind(AssertUnwindSafe(|| runner.run(step, &adapters)));
+        let took = began.elapsed();
+        drop(turn);
+        let output = output.unwrap_or_else(|panic| {
+            let reason = format!("it panicked: {}", panic_message(panic.as_ref()));
+            Err(RunError::DeviceLost { reason })
+        })?;
+        if output.rows.len() != step.rows.len() {
+            let (found, expected) = (output.rows.len(), step.rows.len());
+            return Err(RunError::Batch {
+                reason: format!("the device answered {found} rows of {expected}"),
+            });
+        }
+        let tokens = step.rows.iter().map(|row| row.tokens.len()).sum();
+        self.metrics.stepped(tokens, took, output.lora_launches);
+        Ok(output)
+    }
+
+    /// Takes a request out of everything.
+    fn remove(&mut self, first: SequenceId) -> Option<LiveRequest> {
+        let request = self.requests.remove(&first)?;
+        self.unbegun.remove(&first);
+        for id in request.sequences(first) {
+            self.scheduler.abort(id);
+            self.owners.remove(&id);
+        }
+        Some(request)
+    }
+
+    /// Fails the requests that have rows in a step.
+    fn fail_step(&mut self, step: &StepBatch, reason: &str) {
+        tracing::error!(rows = step.rows.len(), reason, "a step failed");
+        for row in &step.rows {
+            self.fail_owner(row.sequence, GenerateError::Internal { reason: reason.to_owned() });
+        }
+    }
+
+    /// Fails the request of a sequence.
+    fn fail_owner(&mut self, id: SequenceId, error: GenerateError) {
+        let Some((first, _)) = self.owners.get(&id).copied() else { return };
+        tracing::warn!(%error, "a text is not generated");
+        self.fail(first, error);
+    }
+
+    fn fail_all(&mut self, error: &GenerateError) {
+        let all: Vec<SequenceId> = self.requests.keys().copied().collect();
+        for first in all {
+            self.fail(first, error.clone());
+        }
+    }
+
+    fn fail(&mut self, first: SequenceId, error: GenerateError) {
+        let Some(request) = self.remove(first) else { return };
+        if request.has_started() {
+            // Others are counted where they wait for their start.
+            self.metrics.failed(error.code());
+        }
+        self.metrics.scheduled(&self.scheduler.stats());
+        request.fail(error);
+    }
+
+    fn give_up(mut self, why: &RunError) {
+        tracing::error!(%why, "the language model has no device any more");
+        self.status.failed(why.clone().into());
+        let error = GenerateError::Unavailable { reason: why.to_string() };
+        self.fail_all(&error);
+        self.inbox.close();
+        while let Some(job) = self.inbox.blocking_recv() {
+            let _ = job.started.send(Err(error.clone()));
+        }
+    }
+}
+
+/// A pause that [`super::GenerationEngine`] grants the step that is under way when it is to end.
+pub(crate) const ABORT_GRACE: Duration = Duration::from_secs(5);
+
+fn refused(refusal: Refusal) -> GenerateError {
+    match refusal {
+        Refusal::EmptyPrompt => GenerateError::EmptyPrompt,
+        Refusal::ExceedsContext { prompt, max_context } => {
+            GenerateError::TooLong { prompt, max_tokens: 1, context: max_context }
+        }
+        Refusal::ExceedsCache { prompt, capacity, .. } => {
+            GenerateError::TooLong { prompt, max_tokens: 1, context: capacity }
+        }
+        Refusal::TooManyCopies { copies, max_running } => {
+            GenerateError::TooManyCopies { found: copies, max: max_running }
+        }
+        Refusal::QueueFull { max_waiting, .. } => GenerateError::Overloaded { limit: max_waiting },
+    }
+}
+
+/// The key that the scheduler knows an adapter by.
+pub(crate) fn adapter_key(adapter: &polylora_adapters::LoadedAdapter) -> AdapterKey {
+    AdapterKey(adapter.digest.0)
+}

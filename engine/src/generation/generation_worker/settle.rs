@@ -1,0 +1,115 @@
+//! What a step that was computed comes to: prompts judged, tokens drawn and told, copies that end.
+
+use std::ops::Range;
+use std::time::Instant;
+
+use polylora_generation::{DrawnToken, LogitsError, SequenceId, StepBatch, StepOutcome, StepRow};
+
+use super::Worker;
+use crate::generation::live_request::TokenOutcome;
+use crate::generation::step_runner::{StepOutput, StepRowOutcome};
+use crate::{Finish, GenerateError, GenerationEvent};
+
+/// Tokens that were drawn in a step.
+struct DrawnStep {
+    output: StepOutput,
+    now: Instant,
+    commit: StepOutcome,
+    /// By sequence, in the order in which they were drawn.
+    outcomes: Vec<(SequenceId, TokenOutcome)>,
+}
+
+impl Worker {
+    /// Draws the tokens of a step, has the scheduler know, and tells them: blocks, permits and figures first, so that who
+    /// has his last token finds all of it done.
+    pub(super) fn settle(&mut self, step: &StepBatch, mut output: StepOutput) {
+        let rows = std::mem::take(&mut output.rows);
+        let (now, commit) = (Instant::now(), StepOutcome::default());
+        let mut drawn = DrawnStep { output, now, commit, outcomes: vec![] };
+        for (row, outcome) in step.rows.iter().zip(rows) {
+            match outcome {
+                StepRowOutcome::Computed { logits } => self.settle_row(row, logits, &mut drawn),
+                StepRowOutcome::Deferred => drawn.commit.deferred.push(row.sequence),
+                StepRowOutcome::Failed(error) => self.fail_owner(row.sequence, error),
+            }
+        }
+        let ended = self.scheduler.commit(drawn.commit);
+        for (id, outcome) in &drawn.outcomes {
+            if outcome.event.finish.is_some() {
+                self.scheduler.finish(*id);
+            }
+        }
+        self.metrics.scheduled(&self.scheduler.stats());
+        for (id, outcome) in drawn.outcomes {
+            self.tell(id, outcome.event);
+        }
+        for over in ended {
+            let Some((first, copy)) = self.owners.get(&over.sequence).copied() else { continue };
+            let Some(request) = self.requests.get_mut(&first) else { continue };
+            if let Some(event) = request.close(copy, &self.side) {
+                self.tell(over.sequence, event);
+            }
+        }
+    }
+
+    fn settle_row(&mut self, row: &StepRow, logits: Range<usize>, drawn: &mut DrawnStep) {
+        let (found, wanted) = (logits.len(), row.wanted_logits());
+        if found != wanted || logits.end > drawn.output.logits_count() {
+            let reason = format!("the device gave logits {logits:?} where {wanted} were wanted");
+            return self.fail_owner(row.sequence, GenerateError::Internal { reason });
+        }
+        if let Err(error) = self.judge(row, logits.start, &mut drawn.output) {
+            return self.fail_owner(row.sequence, no_distribution(&error));
+        }
+        for id in &row.draws {
+            let Some((first, copy)) = self.owners.get(id).copied() else { continue };
+            let Some(request) = self.requests.get_mut(&first) else { continue };
+            if !request.has_started() {
+                self.metrics.read_prompt(request.tokens().0);
+                request.start(row.cached);
+            }
+            match request.draw(copy, drawn.output.logits_at(logits.end - 1), &mut self.scratch) {
+                Ok(token) => {
+                    drawn.commit.drawn.push(DrawnToken { sequence: *id, token: token.token });
+                    let outcome = request.push(copy, token, &self.side, drawn.now);
+                    self.metrics.drew(outcome.is_first, outcome.waited);
+                    drawn.outcomes.push((*id, outcome));
+                }
+                Err(error) => self.fail_owner(*id, no_distribution(&error)),
+            }
+        }
+    }
+
+    /// Judges the row's part of a prompt that is scored.
+    fn judge(&mut self, row: &StepRow, first: usize, output: &mut StepOutput) -> Result<(), LogitsError> {
+        let owner = self.owners.get(&row.sequence).and_then(|(first, _)| self.requests.get_mut(first));
+        let Some(request) = owner else { return Ok(()) };
+        for (index, target) in row.targets.iter().enumerate() {
+            let place = (row.context + index + 1, *target);
+            request.judge(place, output.logits_at(first + index), &mut self.scratch)?;
+        }
+        Ok(())
+    }
+
+    /// Tells an event of a copy, which ends with it if it says so; the last copy ends its request.
+    fn tell(&mut self, id: SequenceId, event: GenerationEvent) {
+        let Some((first, _)) = self.owners.get(&id).copied() else { return };
+        let Some(request) = self.requests.get_mut(&first) else { return };
+        let Some(finish) = &event.finish else { return request.tell(event) };
+        self.owners.remove(&id);
+        self.metrics.ended(if *finish == Finish::Length { "length" } else { "stop" });
+        if !request.is_last_end() {
+            return request.tell(event);
+        }
+        if let Some(request) = self.requests.remove(&first) {
+            self.metrics.over(request.submitted().elapsed());
+            let (prompt, drawn) = request.tokens();
+            tracing::debug!(prompt, drawn, "a text was generated");
+            request.conclude(event);
+        }
+    }
+}
+
+fn no_distribution(error: &LogitsError) -> GenerateError {
+    GenerateError::Internal { reason: format!("the model's logits give no distribution: {error}") }
+}

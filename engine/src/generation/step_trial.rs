@@ -1,0 +1,40 @@
+//! Whether a new runner computes a step that no client has made.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use polylora_generation::{BlockId, Domain, SequenceId, StepBatch, StepRow};
+
+use super::step_runner::{StepAdapters, StepRowOutcome, StepRunner};
+use crate::device_trial::MAX_LOST_BATCHES;
+use crate::runner::RunError;
+
+/// Has `runner`, whose blocks nobody holds, compute the shortest step there is, through the base model.
+///
+/// # Errors
+/// What it did instead.
+pub(super) fn try_step(runner: &mut dyn StepRunner) -> Result<(), RunError> {
+    let nobody = SequenceId(u64::MAX);
+    let row = StepRow {
+        sequence: nobody,
+        domain: Domain::Base,
+        tokens: vec![0],
+        context: 0,
+        cached: 0,
+        blocks: vec![BlockId(0)],
+        draws: vec![nobody],
+        targets: vec![],
+    };
+    let step = StepBatch { rows: vec![row], copies: vec![] };
+    let found = match catch_unwind(AssertUnwindSafe(|| runner.run(&step, &StepAdapters::new()))) {
+        Ok(Ok(output)) => match &output.rows[..] {
+            [StepRowOutcome::Computed { .. }] if output.logits.iter().all(|logit| logit.is_finite()) => {
+                return Ok(());
+            }
+            _ => "a row of the base model was not computed".to_owned(),
+        },
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "it panicked".to_owned(),
+    };
+    let reason = format!("{MAX_LOST_BATCHES} steps in a row lost it, and then one of its own: {found}");
+    Err(RunError::DeviceLost { reason })
+}

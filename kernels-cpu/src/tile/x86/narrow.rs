@@ -1,0 +1,155 @@
+//! The products in 256-bit registers: a few rows by the whole panel at once, more by one half after the other.
+
+use std::arch::x86_64::*;
+
+use super::super::TileCall;
+use super::{AHEAD, fetch_ahead};
+use crate::packed_matrix::{PANEL, STEP_BYTES};
+
+/// Most rows that the registers have by the whole panel at once.
+const WHOLE_ROWS: usize = 3;
+/// Steps of one half before the other half's turn: as many as are fetched ahead, so that both halves of the next steps are in
+/// the first-level cache when the first of them is read.
+const TURN: usize = AHEAD / STEP_BYTES;
+
+// SAFETY of the functions below: the caller of a `TileFn` promises the instructions, that rows and panel lie where the call
+// says and that there is room for the sums; all reads are within `steps` steps of each.
+
+/// A form with 256-bit registers: the whole panel's width for a few rows, else one half after the other.
+macro_rules! narrow {
+    ($name:ident, $features:literal, $step:literal, $zero:expr,
+        |$x:ident, $b:ident, $acc:ident| $dot:block, $load:ident, $store:ident) => {
+        #[target_feature(enable = $features)]
+        pub(super) unsafe fn $name<const R: usize>(call: &TileCall<'_>) {
+            /// `C` registers of columns, from column `first` on.
+            #[inline]
+            #[target_feature(enable = $features)]
+            unsafe fn columns<const R: usize, const C: usize>(call: &TileCall<'_>, first: usize) {
+                // SAFETY: see above.
+                unsafe {
+                    let mut acc = [[$zero; C]; R];
+                    if call.accumulate {
+                        for (r, acc) in acc.iter_mut().enumerate() {
+                            for (c, acc) in acc.iter_mut().enumerate() {
+                                *acc = $load(call.out.add(r * PANEL + first + c * 8).cast());
+                            }
+                        }
+                    }
+                    let mut part = Some(call);
+                    while let Some(call) = part {
+                        let (mut a, mut panel) = (call.a, call.panel.add(first * 4));
+                        for _ in 0..call.steps {
+                            fetch_ahead(panel, C / 2);
+                            let mut $b = [_mm256_setzero_si256(); C];
+                            for (c, b) in $b.iter_mut().enumerate() {
+                                *b = _mm256_loadu_si256(panel.add(c * 32).cast());
+                            }
+                            for (r, $acc) in acc.iter_mut().enumerate() {
+                                let $x = a.add(r * call.stride);
+                                $dot
+                            }
+                            a = a.add($step);
+                            panel = panel.wrapping_add(call.panel_stride);
+                        }
+                        part = call.next;
+                    }
+                    for (r, acc) in acc.into_iter().enumerate() {
+                        for (c, acc) in acc.into_iter().enumerate() {
+                            $store(call.out.add(r * PANEL + first + c * 8).cast(), acc);
+                        }
+                    }
+                }
+            }
+            // SAFETY: see above.
+            unsafe {
+                if call.half {
+                    columns::<R, 2>(call, 0);
+                } else if R <= WHOLE_ROWS {
+                    columns::<R, 4>(call, 0);
+                } else {
+                    for from in (0..call.steps).step_by(TURN) {
+                        let steps = TURN.min(call.steps - from);
+                        let turn = TileCall {
+                            a: call.a.add(from * $step),
+                            panel: call.panel.add(from * call.panel_stride),
+                            steps,
+                            accumulate: call.accumulate || from > 0,
+                            next: call.next.filter(|_| from + steps == call.steps),
+                            ..*call
+                        };
+                        columns::<R, 2>(&turn, 0);
+                        columns::<R, 2>(&turn, PANEL / 2);
+                    }
+                }
+            }
+        }
+    };
+}
+
+narrow!(
+    f32_avx2,
+    "avx2,fma",
+    4,
+    _mm256_setzero_ps(),
+    |x, b, acc| {
+        let x = _mm256_set1_ps(x.cast::<f32>().read_unaligned());
+        for (acc, b) in acc.iter_mut().zip(b) {
+            *acc = _mm256_fmadd_ps(x, _mm256_castsi256_ps(b), *acc);
+        }
+    },
+    _mm256_loadu_ps,
+    _mm256_storeu_ps
+);
+
+narrow!(
+    widened_avx2,
+    "avx2,fma",
+    8,
+    _mm256_setzero_ps(),
+    |x, b, acc| {
+        let x = x.cast::<f32>();
+        let (x0, x1) = (_mm256_set1_ps(x.read_unaligned()), _mm256_set1_ps(x.add(1).read_unaligned()));
+        for (acc, b) in acc.iter_mut().zip(b) {
+            let even = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(b));
+            let odd = _mm256_castsi256_ps(_mm256_and_si256(b, _mm256_set1_epi32(0xffff_0000_u32 as i32)));
+            *acc = _mm256_fmadd_ps(x1, odd, _mm256_fmadd_ps(x0, even, *acc));
+        }
+    },
+    _mm256_loadu_ps,
+    _mm256_storeu_ps
+);
+
+narrow!(
+    int8_avxvnni,
+    "avx2,avxvnni",
+    4,
+    _mm256_setzero_si256(),
+    |x, b, acc| {
+        let x = _mm256_set1_epi32(x.cast::<i32>().read_unaligned());
+        for (acc, b) in acc.iter_mut().zip(b) {
+            *acc = _mm256_dpbusd_avx_epi32(*acc, x, b);
+        }
+    },
+    _mm256_loadu_si256,
+    _mm256_storeu_si256
+);
+
+// Bytes to 16-bit halves first: the instruction that multiplies bytes would saturate their sums.
+narrow!(
+    int8_avx2,
+    "avx2",
+    4,
+    _mm256_setzero_si256(),
+    |x, b, acc| {
+        let x = _mm256_set1_epi32(x.cast::<i32>().read_unaligned());
+        let (x_even, x_odd) = (_mm256_and_si256(x, _mm256_set1_epi16(0xff)), _mm256_srli_epi16::<8>(x));
+        for (acc, b) in acc.iter_mut().zip(b) {
+            let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(b));
+            let odd = _mm256_srai_epi16::<8>(b);
+            let sum = _mm256_add_epi32(_mm256_madd_epi16(x_even, even), _mm256_madd_epi16(x_odd, odd));
+            *acc = _mm256_add_epi32(*acc, sum);
+        }
+    },
+    _mm256_loadu_si256,
+    _mm256_storeu_si256
+);

@@ -1,0 +1,177 @@
+//! The products in 512-bit registers.
+
+use std::arch::x86_64::*;
+
+use super::super::TileCall;
+use super::fetch_ahead;
+use crate::packed_matrix::PANEL;
+
+/// Most rows of a form that fetches ahead; with more it computes longer than it waits.
+const FETCH_ROWS: usize = 8;
+
+// SAFETY of the functions below: the caller of a `TileFn` promises the instructions, that rows and panel lie where the call
+// says and that there is room for the sums; all reads are within `steps` steps of each.
+
+/// A form with 512-bit registers: the whole panel's width or half of it, one step an iteration.
+macro_rules! wide {
+    ($name:ident, $features:literal, $zero:expr, |$acc:ident, $x:ident, $b:ident| $dot:expr, $load:expr, $store:expr) => {
+        #[target_feature(enable = $features)]
+        pub(super) unsafe fn $name<const R: usize>(call: &TileCall<'_>) {
+            #[inline]
+            #[target_feature(enable = $features)]
+            unsafe fn columns<const R: usize, const C: usize, const ADD: bool>(call: &TileCall<'_>) {
+                // SAFETY: see above.
+                unsafe {
+                    let mut acc = [[$zero; C]; R];
+                    if ADD {
+                        for (r, acc) in acc.iter_mut().enumerate() {
+                            for (c, acc) in acc.iter_mut().enumerate() {
+                                *acc = $load(call.out.add(r * PANEL + c * 16).cast());
+                            }
+                        }
+                    }
+                    let mut part = Some(call);
+                    while let Some(call) = part {
+                        let (mut a, mut panel) = (call.a, call.panel);
+                        for _ in 0..call.steps {
+                            if R <= FETCH_ROWS {
+                                fetch_ahead(panel, C);
+                            }
+                            let mut b = [_mm512_setzero_si512(); C];
+                            for (c, b) in b.iter_mut().enumerate() {
+                                *b = _mm512_loadu_si512(panel.add(c * 64).cast());
+                            }
+                            for (r, acc) in acc.iter_mut().enumerate() {
+                                let $x =
+                                    _mm512_set1_epi32(a.add(r * call.stride).cast::<i32>().read_unaligned());
+                                for (acc, $b) in acc.iter_mut().zip(b) {
+                                    let $acc = *acc;
+                                    *acc = $dot;
+                                }
+                            }
+                            a = a.add(4);
+                            panel = panel.wrapping_add(call.panel_stride);
+                        }
+                        part = call.next;
+                    }
+                    // By reference: by value the sums would go through memory once more.
+                    for (r, acc) in acc.iter().enumerate() {
+                        for (c, acc) in acc.iter().enumerate() {
+                            $store(call.out.add(r * PANEL + c * 16), *acc);
+                        }
+                    }
+                }
+            }
+            // SAFETY: see above.
+            unsafe {
+                match (call.half, call.accumulate) {
+                    (false, false) => columns::<R, 2, false>(call),
+                    (false, true) => columns::<R, 2, true>(call),
+                    (true, false) => columns::<R, 1, false>(call),
+                    (true, true) => columns::<R, 1, true>(call),
+                }
+            }
+        }
+    };
+}
+
+wide!(
+    f32_avx512,
+    "avx512f",
+    _mm512_setzero_ps(),
+    |acc, x, b| _mm512_fmadd_ps(_mm512_castsi512_ps(x), _mm512_castsi512_ps(b), acc),
+    _mm512_loadu_ps,
+    store_f32
+);
+wide!(
+    bf16_avx512,
+    "avx512f,avx512bf16",
+    _mm512_setzero_ps(),
+    |acc, x, b| _mm512_dpbf16_ps(acc, as_bf16(x), as_bf16(b)),
+    _mm512_loadu_ps,
+    store_f32
+);
+wide!(
+    int8_avx512,
+    "avx512f,avx512vnni",
+    _mm512_setzero_si512(),
+    |acc, x, b| _mm512_dpbusd_epi32(acc, x, b),
+    _mm512_loadu_si512,
+    store_i32
+);
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn store_f32(to: *mut u32, sums: __m512) {
+    // SAFETY: see above.
+    unsafe { _mm512_storeu_ps(to.cast(), sums) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn store_i32(to: *mut u32, sums: __m512i) {
+    // SAFETY: see above.
+    unsafe { _mm512_storeu_si512(to.cast(), sums) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn as_bf16(bits: __m512i) -> __m512bh {
+    // SAFETY: both are 512 bits without further meaning.
+    unsafe { std::mem::transmute::<__m512i, __m512bh>(bits) }
+}
+
+/// bf16 without its dot product: a pair is two f32 with the low halves cut off.
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn widened_avx512<const R: usize>(call: &TileCall<'_>) {
+    // SAFETY: see above.
+    unsafe { if call.half { widened_columns::<R, 1>(call) } else { widened_columns::<R, 2>(call) } }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn widened_columns<const R: usize, const C: usize>(call: &TileCall<'_>) {
+    // SAFETY: see above.
+    unsafe {
+        let mut acc = [[_mm512_setzero_ps(); C]; R];
+        if call.accumulate {
+            for (r, acc) in acc.iter_mut().enumerate() {
+                for (c, acc) in acc.iter_mut().enumerate() {
+                    *acc = _mm512_loadu_ps(call.out.add(r * PANEL + c * 16).cast());
+                }
+            }
+        }
+        let high = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+        let mut part = Some(call);
+        while let Some(call) = part {
+            let (mut a, mut panel) = (call.a, call.panel);
+            for _ in 0..call.steps {
+                if R <= FETCH_ROWS {
+                    fetch_ahead(panel, C);
+                }
+                let (mut even, mut odd) = ([_mm512_setzero_ps(); C], [_mm512_setzero_ps(); C]);
+                for c in 0..C {
+                    let pairs = _mm512_loadu_si512(panel.add(c * 64).cast());
+                    even[c] = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs));
+                    odd[c] = _mm512_castsi512_ps(_mm512_and_si512(pairs, high));
+                }
+                for (r, acc) in acc.iter_mut().enumerate() {
+                    let x = a.add(r * call.stride).cast::<f32>();
+                    let (x0, x1) =
+                        (_mm512_set1_ps(x.read_unaligned()), _mm512_set1_ps(x.add(1).read_unaligned()));
+                    for c in 0..C {
+                        acc[c] = _mm512_fmadd_ps(x1, odd[c], _mm512_fmadd_ps(x0, even[c], acc[c]));
+                    }
+                }
+                a = a.add(8);
+                panel = panel.wrapping_add(call.panel_stride);
+            }
+            part = call.next;
+        }
+        for (r, acc) in acc.iter().enumerate() {
+            for (c, acc) in acc.iter().enumerate() {
+                store_f32(call.out.add(r * PANEL + c * 16), *acc);
+            }
+        }
+    }
+}
