@@ -21,6 +21,14 @@ impl Base {
         let digest = model.digest();
         Self { model, reference: BaseRef { name, digest } }
     }
+
+    /// Whether that is what PEFT wrote as `base_model_name_or_path` of an adapter for it: its name, behind an organisation or a
+    /// folder.
+    fn goes_by(&self, told: &str) -> bool {
+        let name =
+            |text: &str| text.trim_end_matches(['/', '\\']).rsplit(['/', '\\']).next().map(str::to_lowercase);
+        name(told) == name(&self.reference.name)
+    }
 }
 
 /// The base models that adapters may be for; at least one.
@@ -49,12 +57,20 @@ impl Bases {
         self.0.iter().map(|base| base.model.catalog()).collect()
     }
 
-    /// Checks a folder against each base model in turn: the first whose sites it fits.
+    /// Checks a folder against each base model in turn: the first whose sites it fits, unless it fits the one that it names, too.
     ///
     /// # Errors
     /// Why it fits none, see [`AdapterSource::inspect_for`].
     pub(crate) fn inspect(&self, source: &AdapterSource) -> Result<(&Base, AdapterManifest), Refusal> {
         let (index, manifest) = source.inspect_for(&self.catalogs())?;
-        Ok((&self.0[index], manifest))
+        let first = &self.0[index];
+        let is_named = |base: &&Base| manifest.base_model().is_some_and(|told| base.goes_by(told));
+        match self.0.iter().find(is_named) {
+            // Models of one family and size have the same sites.
+            Some(named) if !first.goes_by(manifest.base_model().unwrap_or_default()) => {
+                Ok(source.inspect(named.model.catalog()).map_or((first, manifest), |own| (named, own)))
+            }
+            _ => Ok((first, manifest)),
+        }
     }
 }

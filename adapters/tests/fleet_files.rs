@@ -280,3 +280,28 @@ fn files_of_a_named_folder_may_be_links() {
     assert_eq!(names(&fleet), ["mine"]);
     assert!(load(&fleet, "mine").is_ok());
 }
+
+#[test]
+fn of_two_base_models_that_an_adapter_fits_it_is_for_the_one_that_it_names() {
+    let root = tempfile::tempdir().expect("a temporary folder");
+    for (name, told) in
+        [("a", "org/Second-Base"), ("b", "/models/first-base/"), ("c", "org/third"), ("d", "")]
+    {
+        let folder = root.path().join(name);
+        copy_adapter("adapters/qv_r8", &folder);
+        let config = folder.join("adapter_config.json");
+        let text = fs::read_to_string(&config).expect("a config");
+        let mut fields: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        fields["base_model_name_or_path"] = told.into();
+        fs::write(config, fields.to_string()).expect("it can be written");
+    }
+    let base = |name: &str| Base::new(name.to_owned(), Arc::new(MiniLm::new()));
+    let parts = FleetParts {
+        bases: vec![base("First-Base"), base("org/second-base")],
+        state_dir: None,
+        roots: Roots::new(Some(root.path()), None).expect("the directory is there"),
+    };
+    let fleet = Fleet::open(parts, calm()).expect("the directory can be listed");
+    let bases: Vec<_> = fleet.served().into_iter().map(|version| version.base.name.clone()).collect();
+    assert_eq!(bases, ["org/second-base", "First-Base", "First-Base", "First-Base"]);
+}

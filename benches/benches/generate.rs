@@ -36,6 +36,9 @@ struct Options {
     /// Python with vLLM's build for CPUs.
     #[arg(long, value_name = "PATH")]
     vllm_python: Option<PathBuf>,
+    /// What peers compute in, bf16 or f32: whichever is the faster for them on this machine.
+    #[arg(long, default_value_t = DTypeSpec::Bf16)]
+    peer_dtype: DTypeSpec,
     /// The program [default: that of this build].
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
@@ -51,9 +54,12 @@ struct Options {
     /// Lengths of a text that a step is timed at.
     #[arg(long, value_delimiter = ',', default_values_t = [64, 256, 1024, 2048])]
     lengths: Vec<usize>,
-    /// Clients of the server; none leaves it out.
+    /// Clients of the server; 0 leaves it out.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 8, 32])]
     clients: Vec<usize>,
+    /// Tokens of each prompt of theirs.
+    #[arg(long, default_value_t = 16)]
+    load_prompt: usize,
     /// Seconds of each load.
     #[arg(long, default_value_t = 20.0)]
     load_seconds: f64,
@@ -92,6 +98,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         (options.rounds, options.load_rounds, options.load_seconds, options.new) = (1, 1, 3.0, 4);
         options.run.seconds = options.run.seconds.min(0.2);
     }
+    options.clients.retain(|clients| *clients > 0);
     let encoder = options.run.start()?;
     let place = tempfile::tempdir()?;
     let folder = DecoderFolder::new(&options.llm, place.path())?;
@@ -157,19 +164,19 @@ impl Turns {
         };
         let mut subjects = vec![];
         for dtype in &options.dtypes {
-            let reason = || format!("--dtypes {dtype}: f32, bf16 and int8 are compared");
-            let kind = DTypeKind::of(*dtype);
-            let kind = kind.ok_or_else(|| std::io::Error::other(reason()))?;
+            let kind = compared("--dtypes", *dtype)?;
             subjects.push((kind, GenerateSubject::load(&setup, *dtype)?));
         }
         let mut peers = vec![];
+        let peer_dtype = compared("--peer-dtype", options.peer_dtype)?;
         let pythons =
             [(PeerEngine::Transformers, &options.peer_python), (PeerEngine::Vllm, &options.vllm_python)];
         for (engine, python) in pythons {
             let Some(python) = python else { continue };
             let (_, own, names) = sets[0];
             for adapted in [None, Some((own, names))] {
-                match GeneratePeer::start(python, engine, &folder.dir, adapted, options.run.threads()) {
+                let form = (peer_dtype, options.run.threads());
+                match GeneratePeer::start(python, engine, &folder.dir, adapted, form) {
                     Ok(mut peer) => {
                         // What compiles for a shape when it comes first has done so then.
                         for texts in [1, BATCH] {
@@ -184,7 +191,8 @@ impl Turns {
                 }
             }
         }
-        let figures = GenerateFigures { prompt: options.prompt, batch: BATCH, ..GenerateFigures::default() };
+        let (prompt, batch) = (options.prompt, BATCH);
+        let figures = GenerateFigures { prompt, batch, peers: peer_dtype, ..GenerateFigures::default() };
         let lengths = vec![vec![]; lengths.len()];
         Ok(Self { subjects, peers, figures, bandwidths: vec![], lengths, alike: None })
     }
@@ -241,6 +249,12 @@ impl Turns {
         }
         Ok(())
     }
+}
+
+/// A number format that is compared, of an option.
+fn compared(option: &str, dtype: DTypeSpec) -> Result<DTypeKind, BenchError> {
+    let reason = || std::io::Error::other(format!("{option} {dtype}: f32, bf16 and int8 are compared"));
+    Ok(DTypeKind::of(dtype).ok_or_else(reason)?)
 }
 
 /// The line of a case, made where it is new.
@@ -301,7 +315,7 @@ fn streams(
             let load = StreamLoad {
                 clients: *clients,
                 time: Duration::from_secs_f64(options.load_seconds.clamp(0.1, 600.0)),
-                prompt: options.prompt,
+                prompt: options.load_prompt,
                 new: options.new.max(2),
                 vocabulary: folder.config.vocab_size,
                 adapters: (0..SERVED).map(|number| format!("adapter{number}")).collect(),
@@ -343,7 +357,7 @@ fn tell(
     }
     if let Some([alike, of]) = alike {
         report.note(&format!(
-            "First tokens that we and a peer in bf16 draw alike (weights are random): {alike} of {of}."
+            "First tokens that we and a peer draw alike (weights are random): {alike} of {of}."
         ))?;
     }
     if !figures.lengths.is_empty() {
@@ -354,9 +368,10 @@ fn tell(
     }
     if !figures.streams.is_empty() {
         report.note(&format!(
-            "The server, streams of `/v1/completions` over {SERVED} adapters of rank {} by Zipf's law, unique prompts, native \
-             clients on the same cores, {} rounds of {} s:",
+            "The server, streams of `/v1/completions` over {SERVED} adapters of rank {} by Zipf's law, unique prompts of {} \
+             tokens, native clients on the same cores, {} rounds of {} s:",
             RANKS[0],
+            options.load_prompt,
             options.load_rounds.max(1),
             options.load_seconds
         ))?;

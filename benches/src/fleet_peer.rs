@@ -1,15 +1,15 @@
 //! PEFT beside the fleet: `peer_fleet.py` with the same adapters, asked in the same rounds.
 
-use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::fleet_zipf::Zipf;
+use crate::python_peer::{PythonPeer, fault};
 use crate::{BenchError, FleetSetup, Passes, Report, Row, WordPool};
 
+const SCRIPT: &str = "peer_fleet.py";
 /// The two ways in which PEFT loads, as `peer_fleet.py` calls them.
 const WAYS: [&str; 2] = ["default", "low_cpu_mem_usage"];
 /// Texts that are gone round in a request.
@@ -45,9 +45,7 @@ pub struct PeerRivals {
 
 /// PEFT in a process of its own.
 pub struct FleetPeer {
-    child: Child,
-    requests: Option<ChildStdin>,
-    answers: BufReader<ChildStdout>,
+    process: PythonPeer,
     versions: String,
     load: PeerLoad,
     tokens: usize,
@@ -70,23 +68,14 @@ impl FleetPeer {
         folder: &Path,
         load: PeerLoad,
     ) -> Result<Self, BenchError> {
-        let threads = setup.run.threads().to_string();
-        let mut command = Command::new(python);
-        command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("peer_fleet.py"));
-        command.arg("--model").arg(&setup.model).arg("--adapters").arg(folder);
-        command.args(["--count", &load.adapters.to_string(), "--threads", &threads]);
-        for variable in ["OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"] {
-            command.env(variable, &threads);
-        }
-        command.env("HF_HUB_OFFLINE", "1").env("TRANSFORMERS_VERBOSITY", "error");
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let requests = child.stdin.take();
-        let answers = BufReader::new(child.stdout.take().expect("it is piped"));
-        let mut peer = Self {
-            child,
-            requests,
-            answers,
-            versions: String::new(),
+        let (process, hello) = PythonPeer::start(python, SCRIPT, setup.run.threads(), |command| {
+            command.arg("--model").arg(&setup.model).arg("--adapters").arg(folder);
+            command.args(["--count", &load.adapters.to_string()]);
+        })?;
+        let version = |of: &str| hello[of].as_str().unwrap_or("?");
+        Ok(Self {
+            process,
+            versions: format!("PEFT {}, torch {}", version("peft"), version("torch")),
             load,
             tokens: setup.tokens,
             rounds: 0,
@@ -94,14 +83,7 @@ impl FleetPeer {
             switch_ms: vec![],
             serial: vec![],
             mixed: vec![],
-        };
-        let hello = peer.answer()?;
-        peer.versions = format!(
-            "PEFT {}, torch {}",
-            hello["peft"].as_str().unwrap_or("?"),
-            hello["torch"].as_str().unwrap_or("?")
-        );
-        Ok(peer)
+        })
     }
 
     /// Each of its figures once.
@@ -117,7 +99,7 @@ impl FleetPeer {
         let from = (self.rounds as usize - 1) * self.load.loads;
         let names: Vec<String> =
             (0..self.load.loads.min(others)).map(|number| name(1 + (from + number) % others)).collect();
-        let found = self.ask(&json!({"do": "load", "names": names, "texts": texts}))?;
+        let found = self.process.ask(&json!({"do": "load", "names": names, "texts": texts}))?;
         for (way, times) in WAYS.iter().zip(&mut self.cold) {
             for one in found[way].as_array().into_iter().flatten() {
                 times.push(["load", "first", "next"].map(|part| one[part].as_f64().unwrap_or(f64::NAN)));
@@ -126,17 +108,17 @@ impl FleetPeer {
         let mut zipf = Zipf::new(self.load.adapters, EXPONENT, self.rounds);
         let mut drawn = |count: usize| -> Vec<String> { (0..count).map(|_| name(zipf.draw())).collect() };
         let names = drawn(self.load.switches);
-        let found = self.ask(&json!({"do": "switch", "names": names}))?;
+        let found = self.process.ask(&json!({"do": "switch", "names": names}))?;
         self.switch_ms.extend(found["ms"].as_array().into_iter().flatten().filter_map(Value::as_f64));
         // No multiple of the texts: they meet other adapters each time round.
         let names = drawn(TEXTS * 4 + 1);
         let seconds = self.load.time.as_secs_f64();
         let mut request = json!({"do": "serial", "names": names, "texts": texts, "seconds": seconds});
-        let serial = rate(&self.ask(&request)?)?;
+        let serial = rate(&self.process.ask(&request)?)?;
         self.serial.push(serial);
         request["do"] = "mixed".into();
         request["batch"] = self.load.batch.into();
-        let mixed = rate(&self.ask(&request)?)?;
+        let mixed = rate(&self.process.ask(&request)?)?;
         self.mixed.push(mixed);
         Ok(())
     }
@@ -165,44 +147,13 @@ impl FleetPeer {
         report.row(&faster("one by one, texts/s", ours.rate, median(self.serial.clone())))?;
         report.row(&faster("mixed, texts/s", ours.rate, median(self.mixed.clone())))
     }
-
-    fn ask(&mut self, request: &Value) -> Result<Value, BenchError> {
-        if let Some(requests) = &mut self.requests {
-            writeln!(requests, "{request}")?;
-            requests.flush()?;
-        }
-        self.answer()
-    }
-
-    fn answer(&mut self) -> Result<Value, BenchError> {
-        let mut line = String::new();
-        if self.answers.read_line(&mut line)? == 0 {
-            return Err(failed("it ended"));
-        }
-        let answer: Value = serde_json::from_str(&line)?;
-        match answer["error"].as_str() {
-            Some(error) => Err(failed(error)),
-            None => Ok(answer),
-        }
-    }
-}
-
-impl Drop for FleetPeer {
-    fn drop(&mut self) {
-        // It ends with its standard input.
-        self.requests = None;
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 fn rate(answer: &Value) -> Result<f64, BenchError> {
     let texts = answer["texts"].as_f64().zip(answer["seconds"].as_f64());
-    texts.map(|(texts, seconds)| texts / seconds).ok_or_else(|| failed(&format!("{answer} is no rate")))
-}
-
-fn failed(reason: &str) -> BenchError {
-    BenchError::Program { program: "peer_fleet.py".to_owned(), reason: reason.to_owned() }
+    texts
+        .map(|(texts, seconds)| texts / seconds)
+        .ok_or_else(|| fault(SCRIPT, &format!("{answer} is no rate")))
 }
 
 fn median(times: Vec<f64>) -> f64 {

@@ -9,18 +9,19 @@ use crate::{Aim, GenerateTimes, Passes, Row, StreamFigures, Through};
 pub enum Generator {
     /// The library, in this number format.
     Ours(DTypeKind),
-    /// transformers or PEFT, in bf16.
+    /// transformers or PEFT.
     Transformers,
-    /// vLLM, in bf16.
+    /// vLLM.
     Vllm,
 }
 
 /// A number format that is compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DTypeKind {
     /// 32-bit floats.
     F32,
     /// bfloat16.
+    #[default]
     Bf16,
     /// 8-bit integers for the weights of linear layers.
     Int8,
@@ -57,6 +58,8 @@ pub struct GenerateFigures {
     pub prompt: usize,
     /// The larger batch.
     pub batch: usize,
+    /// What peers compute in.
+    pub peers: DTypeKind,
     /// The lines.
     pub lines: Vec<GenerateLine>,
     /// Bytes of memory that are read a second.
@@ -80,7 +83,8 @@ impl DTypeKind {
         }
     }
 
-    fn name(self) -> &'static str {
+    /// Its name, as options have it.
+    pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
             Self::Bf16 => "bf16",
@@ -109,16 +113,17 @@ impl GenerateFigures {
     }
 
     fn row(&self, line: &GenerateLine) -> Row {
+        let peers = self.peers.name();
         let (name, floor) = match line.generator {
             Generator::Ours(dtype) => {
                 let floor = self.floors.iter().find(|(d, _)| *d == dtype).map(|(_, floor)| *floor);
                 (format!("polylora {}", dtype.name()), floor)
             }
             Generator::Transformers if line.through == Through::Base => {
-                ("transformers bf16".to_owned(), None)
+                (format!("transformers {peers}"), None)
             }
-            Generator::Transformers => ("PEFT bf16".to_owned(), None),
-            Generator::Vllm => ("vLLM bf16".to_owned(), None),
+            Generator::Transformers => (format!("PEFT {peers}"), None),
+            Generator::Vllm => (format!("vLLM {peers}"), None),
         };
         let through = match line.through {
             Through::Base => "none".to_owned(),
@@ -158,7 +163,7 @@ impl GenerateFigures {
         let step = |generator, batch, through| self.ms(generator, batch, through, 1);
         let first = |generator, batch, through| self.ms(generator, batch, through, 0);
         let mut aims = vec![Aim::at_least(
-            "bf16, 1 text: step / what reading the weights takes",
+            "bf16, 1 text: what reading the weights takes / a step",
             floor / step(bf16, one, base),
             0.85,
         )];
@@ -242,6 +247,7 @@ mod tests {
         GenerateFigures {
             prompt: 128,
             batch: 8,
+            peers: DTypeKind::Bf16,
             lines: vec![
                 line(bf16, 1, base, [60.0, 17.5]),
                 line(bf16, 8, base, [480.0, 20.0]),

@@ -1,12 +1,11 @@
 //! Another text generator in a process of its own: transformers, PEFT or vLLM (`benches/peer_generate.py`).
 
-use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::{BenchError, GenerateCase, GenerateTimes};
+use crate::python_peer::{PythonPeer, fault};
+use crate::{BenchError, DTypeKind, GenerateCase, GenerateTimes};
 
 const SCRIPT: &str = "peer_generate.py";
 
@@ -22,9 +21,7 @@ pub enum PeerEngine {
 /// A generator that runs.
 #[derive(Debug)]
 pub struct GeneratePeer {
-    child: Child,
-    requests: Option<ChildStdin>,
-    answers: BufReader<ChildStdout>,
+    process: PythonPeer,
     /// Whether texts go through adapters.
     pub is_adapted: bool,
     /// Which library.
@@ -52,7 +49,7 @@ impl PeerEngine {
 }
 
 impl GeneratePeer {
-    /// Starts it in bf16 with a model, and with the adapters of those names in a folder where they are given; waits until it is
+    /// Starts it in `dtype` with a model, and with the adapters of those names in a folder where they are given; waits until it is
     /// loaded.
     ///
     /// # Errors
@@ -62,28 +59,16 @@ impl GeneratePeer {
         engine: PeerEngine,
         model: &Path,
         adapters: Option<(&Path, &[String])>,
-        threads: usize,
+        (dtype, threads): (DTypeKind, usize),
     ) -> Result<Self, BenchError> {
-        let threads = threads.to_string();
-        let mut command = Command::new(python);
-        command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(SCRIPT));
-        command.args(["--engine", engine.argument(), "--dtype", "bf16", "--threads", &threads]);
-        command.arg("--llm").arg(model);
-        if let Some((folder, names)) = adapters {
-            command.arg("--adapters").arg(folder).args(names);
-        }
-        for variable in ["OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"] {
-            command.env(variable, &threads);
-        }
-        command.env("HF_HUB_OFFLINE", "1").env("TRANSFORMERS_VERBOSITY", "error");
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let requests = child.stdin.take();
-        let answers = BufReader::new(child.stdout.take().expect("it is piped"));
-        let (is_adapted, versions) = (adapters.is_some(), String::new());
-        let mut peer = Self { child, requests, answers, is_adapted, engine, versions };
-        let hello = peer.answer()?;
-        peer.versions = hello["versions"].as_str().unwrap_or("?").to_owned();
-        Ok(peer)
+        let (process, hello) = PythonPeer::start(python, SCRIPT, threads, |command| {
+            command.args(["--engine", engine.argument(), "--dtype", dtype.name()]).arg("--llm").arg(model);
+            if let Some((folder, names)) = adapters {
+                command.arg("--adapters").arg(folder).args(names);
+            }
+        })?;
+        let versions = hello["versions"].as_str().unwrap_or("?").to_owned();
+        Ok(Self { process, is_adapted: adapters.is_some(), engine, versions })
     }
 
     /// Its name in tables.
@@ -97,31 +82,7 @@ impl GeneratePeer {
     /// When it fails, or draws other numbers of tokens.
     pub fn generate(&mut self, case: &GenerateCase) -> Result<GenerateTimes, BenchError> {
         let request = json!({"prompts": case.prompts, "new": case.new});
-        let requests = self.requests.as_mut().ok_or_else(|| failed("it ended"))?;
-        writeln!(requests, "{request}")?;
-        requests.flush()?;
-        times(&self.answer()?)
-    }
-
-    fn answer(&mut self) -> Result<Value, BenchError> {
-        let mut line = String::new();
-        if self.answers.read_line(&mut line)? == 0 {
-            return Err(failed("it ended"));
-        }
-        let answer: Value = serde_json::from_str(&line)?;
-        match answer["error"].as_str() {
-            Some(error) => Err(failed(error)),
-            None => Ok(answer),
-        }
-    }
-}
-
-impl Drop for GeneratePeer {
-    fn drop(&mut self) {
-        // It ends with its standard input.
-        self.requests = None;
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        times(&self.process.ask(&request)?)
     }
 }
 
@@ -137,11 +98,7 @@ fn times(answer: &Value) -> Result<GenerateTimes, BenchError> {
             tokens: tokens.collect::<Option<_>>()?,
         })
     };
-    read().ok_or_else(|| failed(&format!("{answer} has no times")))
-}
-
-fn failed(reason: &str) -> BenchError {
-    BenchError::Program { program: SCRIPT.to_owned(), reason: reason.to_owned() }
+    read().ok_or_else(|| fault(SCRIPT, &format!("{answer} has no times")))
 }
 
 #[cfg(test)]

@@ -63,6 +63,7 @@ mod open_loop;
 mod options;
 mod peak;
 mod popularity;
+mod python_peer;
 mod random;
 mod random_adapters;
 mod refusal;

@@ -11,6 +11,7 @@ use polylora_kernels::team;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
+use crate::adapter_fallbacks::AdapterFallbacks;
 use crate::adapter_loads::AdapterLoads;
 use crate::adapter_source::AdapterSource;
 use crate::admission::Admission;
@@ -93,6 +94,11 @@ pub enum Shutdown {
 const ABORT_GRACE: Duration = Duration::from_secs(5);
 
 impl Engine {
+    /// Its count of fallbacks, for an engine beside it to count in.
+    pub fn adapter_fallbacks(&self) -> AdapterFallbacks {
+        self.path.metrics.adapter_fallbacks.clone()
+    }
+
     /// Starts the engine's threads and a probe through all of them; must be called inside a tokio runtime.
     ///
     /// Returns at once, while the device is still being set up: [`health`](EmbeddingService::health) is

@@ -93,4 +93,6 @@ pub struct GenerateRequest {
     pub echo: bool,
     /// How tokens are drawn.
     pub sampling: SamplingRequest,
+    /// Requests share cached prefixes only where their salts are the same, or where they have none.
+    pub cache_salt: Option<String>,
 }

@@ -8,13 +8,19 @@
 mod decoding;
 mod generation_engine;
 mod generation_metrics;
+mod generation_path;
 mod generation_worker;
 mod live_request;
+mod outcome_report;
+mod presence;
 mod prompt_reader;
 mod prompt_scores;
+mod reading_room;
 mod sampling_rules;
+mod speech;
 mod step_runner;
 mod step_trial;
+mod step_warm_up;
 mod told_token;
 
 pub use decoding::{Decoding, Streams};

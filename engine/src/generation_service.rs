@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::{
-    AdapterInfo, BoxFuture, GenerateError, GenerateRequest, GenerationStream, Health, Prompt, TextToken,
+    AdapterInfo, BoxFuture, GenerateError, GenerateRequest, GenerationStream, Health, Prompt, Snapshot,
+    TextToken,
 };
 
 /// The base model that generates, as clients may know it.
@@ -27,6 +28,9 @@ pub struct LlmInfo {
     pub has_chat_template: bool,
 }
 
+/// A prompt on its way to its first token.
+pub type StartingGeneration = BoxFuture<'static, Result<GenerationStream, GenerateError>>;
+
 /// What a server may ask of a generation engine.
 pub trait GenerationService: Send + Sync + 'static {
     /// Generates. Resolves when the prompt has been computed, with the first token at the latest; dropping the future
@@ -35,6 +39,12 @@ pub trait GenerationService: Send + Sync + 'static {
     /// # Errors
     /// Whatever is wrong with the request or keeps it from being started.
     fn generate(&self, request: GenerateRequest) -> BoxFuture<'_, Result<GenerationStream, GenerateError>>;
+    /// Generates for all prompts of a client's request, which is let in as a whole and counts as one. Each of the futures is that
+    /// of [`GenerationService::generate`], in the requests' order; nothing happens for one that is not polled.
+    ///
+    /// # Errors
+    /// When the request is not let in.
+    fn generate_all(&self, requests: Vec<GenerateRequest>) -> Result<Vec<StartingGeneration>, GenerateError>;
     /// The tokens of a prompt as the model would see them through the adapter of that name, whatever the context is.
     ///
     /// # Errors
@@ -56,6 +66,8 @@ pub trait GenerationService: Send + Sync + 'static {
     fn adapters(&self) -> Vec<AdapterInfo>;
     /// Whether requests can be served.
     fn health(&self) -> Health;
+    /// What it does now and did lately: requests are rows there, and tokens those that were computed.
+    fn snapshot(&self) -> Snapshot;
     /// The metrics in Prometheus' text format.
     fn render_metrics(&self) -> String;
     /// Refuses new requests with [`GenerateError::ShuttingDown`], serves those in flight for at most `timeout`, ends what is

@@ -9,6 +9,7 @@
 //! The scheduler knows no tensor, no clock and no async; the [`Runner`] knows no request; nothing here knows JSON or
 //! status codes.
 
+mod adapter_fallbacks;
 mod adapter_loads;
 mod adapter_places;
 mod adapter_source;
@@ -55,6 +56,7 @@ mod warm_up_adapter;
 mod warm_up_plan;
 mod worker;
 
+pub use adapter_fallbacks::AdapterFallbacks;
 pub use adapter_places::LoraRoom;
 pub use adapter_source::{AdapterMemory, AdapterQuery, AdapterSource, FoundAdapter, ServedAdapter};
 pub use adapters_of::AdaptersOf;
@@ -72,10 +74,11 @@ pub use generation::{
     CausalRunner, Decoding, GenerationConfigs, GenerationEngine, GenerationParts, StepAdapters, StepOutput,
     StepRowOutcome, StepRunner, StepRunnerFactory, Streams,
 };
-pub use generation_service::{GenerationService, LlmInfo};
+pub use generation_service::{GenerationService, LlmInfo, StartingGeneration};
 pub use generation_stream::{Finish, GeneratedToken, GenerationEvent, GenerationStream, StopMatch, TopToken};
 pub use mode::{Batching, Mode};
 pub use polylora_adapters::{SplitKey, Ticket, VersionId};
+pub use polylora_generation::{MAX_LOGIT_BIASES, MAX_STOP_BYTES, MAX_STOP_STRINGS, MAX_STOP_TOKEN_IDS};
 pub use polylora_models::TextToken;
 pub use request::{EmbedInput, EmbedReply, EmbedRequest, RowOutput, ServedBy, Timings, TruncationSide};
 pub use runner::{Batch, BatchOutput, BatchRow, PoolUsage, RowOutcome, RunError, Runner, RunnerFactory};

@@ -49,6 +49,7 @@ use polylora_kernels::device_memory::DeviceMemory;
 use polylora_kernels::launches::Kernel;
 use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
 
+use crate::adapter_fallbacks::AdapterFallbacks;
 use crate::adapter_source::AdapterMemory;
 use crate::recent::{LatencyWindow, WorkRates, WorkWindow};
 use crate::runner::PoolUsage;
@@ -84,7 +85,7 @@ pub(crate) struct Metrics {
     pub(crate) rows_deferred: IntCounter,
     pub(crate) worker_restarts: IntCounter,
     pub(crate) batch_retries: IntCounter,
-    pub(crate) adapter_fallbacks: IntCounter,
+    pub(crate) adapter_fallbacks: AdapterFallbacks,
     pub(crate) memo_hits: IntCounter,
     pub(crate) memo_misses: IntCounter,
     memo_bytes: IntGauge,
@@ -166,10 +167,7 @@ impl Metrics {
             worker_restarts: make.counter("polylora_worker_restarts_total", "Runners built anew"),
             batch_retries: make
                 .counter("polylora_batch_retries_total", "Halves of a failed batch that were run again"),
-            adapter_fallbacks: make.counter(
-                "polylora_adapter_fallbacks_total",
-                "Requests that the base model answered because their adapter could not be loaded",
-            ),
+            adapter_fallbacks: make.fallbacks(&AdapterFallbacks::new()),
             memo_hits: make.counter("polylora_memo_hits_total", "Inputs that were not computed again"),
             memo_misses: make.counter("polylora_memo_misses_total", "Inputs that the memo did not have"),
             memo_bytes: make.gauge("polylora_memo_bytes", "Bytes of the memo"),

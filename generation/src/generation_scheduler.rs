@@ -107,7 +107,7 @@ impl GenerationScheduler {
     /// When one of its ids is known already.
     pub fn enqueue(&mut self, new: NewSequence) -> Result<(), Refusal> {
         self.limits.check(new.prompt.len(), new.copies.get())?;
-        let (waiting, max_waiting) = (self.roster.waiting_count(), self.limits.max_waiting.get());
+        let (waiting, max_waiting) = (self.roster.new_count(), self.limits.max_waiting.get());
         if waiting >= max_waiting {
             return Err(Refusal::QueueFull { waiting, max_waiting });
         }
@@ -121,6 +121,15 @@ impl GenerationScheduler {
     /// Between a batch and its commit, too: what was computed for it is then ignored.
     pub fn finish(&mut self, id: SequenceId) -> bool {
         self.roster.remove(id)
+    }
+
+    /// Forgets what the blocks of a sequence are known for, those that it took from the cache as those that it computed: what
+    /// they hold was seen to be of no use. Whoever comes later computes it anew; who has the blocks already keeps them.
+    /// The sequence goes on; it is let go next.
+    pub fn forget_prefix(&mut self, id: SequenceId) {
+        if let Some(sequence) = self.roster.find_mut(id) {
+            self.blocks.forget(sequence);
+        }
     }
 
     /// Lets a sequence go that nobody waits for, wherever it stands; otherwise as [`finish`](Self::finish).

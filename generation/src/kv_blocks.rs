@@ -89,6 +89,14 @@ impl KvBlocks {
         sequence.recorded = full;
     }
 
+    /// Forgets what the sequence's own blocks, and others of the same tokens, are known for.
+    pub fn forget(&mut self, sequence: &Sequence) {
+        let Some(prefixes) = &mut self.prefixes else { return };
+        for block in sequence.known_chain().hashes().iter().filter_map(|hash| prefixes.remove(hash)) {
+            self.pool.let_go(block);
+        }
+    }
+
     /// Forgets what blocks are known for.
     pub fn reset_prefixes(&mut self) {
         for block in self.prefixes.as_mut().map(PrefixCache::clear).unwrap_or_default() {

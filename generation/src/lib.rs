@@ -48,8 +48,8 @@ pub use prefix_cache::{BlockHash, PrefixCache, PrefixChain, PrefixRoot, PrefixUs
 pub use random::RandomStream;
 pub use sampler::{DrawScratch, Drawn, SamplerSetup, SequenceSampler};
 pub use sampling_params::{
-    GREEDY_TEMPERATURE, MAX_LOGIT_BIAS, MAX_LOGPROBS, MAX_N, MAX_STOP_BYTES, MAX_STOP_STRINGS, SamplingError,
-    SamplingParams,
+    GREEDY_TEMPERATURE, MAX_LOGIT_BIAS, MAX_LOGIT_BIASES, MAX_LOGPROBS, MAX_N, MAX_STOP_BYTES,
+    MAX_STOP_STRINGS, MAX_STOP_TOKEN_IDS, SamplingError, SamplingParams,
 };
 pub use sequence::{NewSequence, SequenceId};
 pub use sequence_text::{SequenceText, TextEvent};

@@ -16,7 +16,8 @@ pub struct SchedulerLimits {
     /// Sequences that hold blocks at one time; never more than `max_batch_tokens`, so that every one of them gets its
     /// token in one step.
     pub max_running: NonZeroUsize,
-    /// Requests that may wait when another comes; a request for n copies is one until they part.
+    /// Requests that never ran and may wait when another comes; a request for n copies is one. Whoever lost his blocks
+    /// to an older one is not counted: he was let in.
     pub max_waiting: NonZeroUsize,
     /// Tokens of prompts that are judged in one step: each takes logits of a whole vocabulary.
     pub max_targets: NonZeroUsize,
@@ -68,7 +69,7 @@ pub enum Refusal {
     /// Too many wait. The only refusal that may be over a moment later.
     #[error("{waiting} requests wait, at most {max_waiting} may")]
     QueueFull {
-        /// Requests that wait.
+        /// Requests that wait for their first step.
         waiting: usize,
         /// Requests that may wait.
         max_waiting: usize,

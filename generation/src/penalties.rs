@@ -1,5 +1,7 @@
 //! Penalties for tokens that were there before.
 
+use std::sync::Arc;
+
 use crate::logit_edits::LogitEdits;
 use crate::sampling_params::SamplingParams;
 
@@ -10,15 +12,17 @@ pub(crate) struct Penalties {
     repetition: f32,
     presence: f32,
     frequency: f32,
-    /// By token.
-    seen: Vec<Seen>,
+    /// The prompt's tokens by id, each once; shared by the sequences of a request.
+    prompt: Arc<[u32]>,
+    /// Those of the output, by id.
+    drawn: Vec<Drawn>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Seen {
+struct Drawn {
     token: u32,
-    /// How often it was drawn; 0 when it is in the prompt alone.
-    drawn: u32,
+    /// How often.
+    times: u32,
 }
 
 impl Penalties {
@@ -28,35 +32,37 @@ impl Penalties {
         if repetition_penalty == 1.0 && presence_penalty == 0.0 && frequency_penalty == 0.0 {
             return None;
         }
-        let mut tokens = prompt.to_vec();
+        // Presence and frequency are of the output alone.
+        let mut tokens = if repetition_penalty == 1.0 { Vec::new() } else { prompt.to_vec() };
         tokens.sort_unstable();
         tokens.dedup();
         Some(Self {
             repetition: repetition_penalty,
             presence: presence_penalty,
             frequency: frequency_penalty,
-            seen: tokens.into_iter().map(|token| Seen { token, drawn: 0 }).collect(),
+            prompt: tokens.into(),
+            drawn: Vec::new(),
         })
     }
 
     /// Takes note of a drawn token.
     pub fn count(&mut self, token: u32) {
-        match self.seen.binary_search_by_key(&token, |seen| seen.token) {
-            Ok(at) => self.seen[at].drawn = self.seen[at].drawn.saturating_add(1),
-            Err(at) => self.seen.insert(at, Seen { token, drawn: 1 }),
+        match self.drawn.binary_search_by_key(&token, |drawn| drawn.token) {
+            Ok(at) => self.drawn[at].times = self.drawn[at].times.saturating_add(1),
+            Err(at) => self.drawn.insert(at, Drawn { token, times: 1 }),
         }
     }
 
     /// Lowers, or with negative penalties raises, the logits of the tokens seen.
     pub fn apply(&self, edits: &mut LogitEdits<'_>) {
-        for seen in &self.seen {
-            edits.change(seen.token, |logit| {
-                let repeated = if logit > 0.0 { logit / self.repetition } else { logit * self.repetition };
-                match seen.drawn {
-                    0 => repeated,
-                    times => repeated - self.frequency * times as f32 - self.presence,
-                }
-            });
+        let repeated =
+            |logit: f32| if logit > 0.0 { logit / self.repetition } else { logit * self.repetition };
+        let is_drawn = |token: &u32| self.drawn.binary_search_by_key(token, |drawn| drawn.token).is_ok();
+        for token in self.prompt.iter().filter(|token| !is_drawn(token)) {
+            edits.change(*token, repeated);
+        }
+        for Drawn { token, times } in &self.drawn {
+            edits.change(*token, |logit| repeated(logit) - self.frequency * *times as f32 - self.presence);
         }
     }
 }

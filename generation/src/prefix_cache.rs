@@ -110,6 +110,13 @@ impl PrefixCache {
         }
     }
 
+    /// Forgets which block holds what `hash` stands for, and gives it.
+    pub fn remove(&mut self, hash: &BlockHash) -> Option<BlockId> {
+        let block = self.blocks.remove(hash)?;
+        self.hashes.remove(&block);
+        Some(block)
+    }
+
     /// Forgets everything and gives the blocks, whose marks in the pool are now without meaning.
     pub fn clear(&mut self) -> Vec<BlockId> {
         self.blocks.clear();

@@ -19,6 +19,11 @@ impl RandomStream {
         Self { seed, copy }
     }
 
+    /// The stream of the sequence number `copy` beside this one.
+    pub fn sibling(&self, copy: u64) -> Self {
+        Self { copy, ..*self }
+    }
+
     /// Number `step` of the stream, uniform over all 64-bit numbers.
     pub fn at(&self, step: u64) -> u64 {
         let [step_low, step_high] = halves(step);

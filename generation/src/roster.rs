@@ -70,6 +70,12 @@ impl Roster {
         self.running.get_mut(&age)
     }
 
+    /// One that runs or waits.
+    pub fn find_mut(&mut self, id: SequenceId) -> Option<&mut Sequence> {
+        let place = self.places.get(&id)?;
+        self.running.get_mut(place).or_else(|| self.waiting.get_mut(place))
+    }
+
     /// The oldest that waits.
     pub fn oldest_waiting_mut(&mut self) -> Option<&mut Sequence> {
         self.waiting.first_entry().map(|entry| entry.into_mut())
@@ -107,6 +113,12 @@ impl Roster {
     /// Requests that wait; siblings that did not part are one.
     pub fn waiting_count(&self) -> usize {
         self.waiting.len()
+    }
+
+    /// Those of them that never ran. Whoever lost his blocks is older than they are, so only those are passed over.
+    pub fn new_count(&self) -> usize {
+        let preempted = self.waiting.values().take_while(|sequence| sequence.was_preempted).count();
+        self.waiting.len() - preempted
     }
 
     /// Sequences that run, siblings counted one by one. O(running).

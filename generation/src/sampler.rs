@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 
 use crate::boltzmann::Boltzmann;
 use crate::logit_blocks::{LogitBlocks, LogitsError};
@@ -51,13 +52,15 @@ pub struct DrawScratch {
 /// The order is vLLM's: `min_tokens`, `logit_bias`, penalties; then the likeliest token when the temperature is (next to)
 /// 0; else temperature, `min_p`, `top_k`, `top_p`, and one random number a token. What is drawn depends on the logits, the
 /// parameters, the seed and the tokens drawn before, on nothing else.
+///
+/// Clones share what a request's sequences have in common.
 #[derive(Clone, Debug)]
 pub struct SequenceSampler {
     choice: Choice,
-    logit_bias: Vec<(u32, f32)>,
+    logit_bias: Arc<[(u32, f32)]>,
     penalties: Option<Penalties>,
     min_tokens: usize,
-    ends: BTreeSet<u32>,
+    ends: Arc<BTreeSet<u32>>,
     logprobs: Option<usize>,
     random: RandomStream,
     drawn: usize,
@@ -73,7 +76,7 @@ impl SequenceSampler {
     /// A sampler that has drawn nothing.
     pub fn new(setup: &SamplerSetup<'_>) -> Self {
         let SamplerSetup { params, eos, prompt, seed, copy } = *setup;
-        let ends = eos.iter().chain(&params.stop_token_ids).copied().collect();
+        let ends = Arc::new(eos.iter().chain(&params.stop_token_ids).copied().collect());
         let bias = |(&token, bias): (&u32, &f32)| (token, bias.clamp(-MAX_LOGIT_BIAS, MAX_LOGIT_BIAS));
         Self {
             choice: Choice::new(params),
@@ -85,6 +88,11 @@ impl SequenceSampler {
             random: RandomStream::new(params.seed.map_or(seed, |seed| seed as u64), copy),
             drawn: 0,
         }
+    }
+
+    /// The same for the sequence number `copy` of the request. This one has drawn nothing.
+    pub fn sibling(&self, copy: u64) -> Self {
+        Self { random: self.random.sibling(copy), ..self.clone() }
     }
 
     /// Tokens drawn.
@@ -120,7 +128,7 @@ impl SequenceSampler {
         if self.drawn < self.min_tokens {
             self.ends.iter().for_each(|&token| edits.forbid(token));
         }
-        for &(token, bias) in &self.logit_bias {
+        for &(token, bias) in self.logit_bias.iter() {
             edits.change(token, |logit| logit + bias);
         }
         if let Some(penalties) = &self.penalties {

@@ -1,6 +1,6 @@
 //! How the tokens of a request are drawn and when they end, as clients ask for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Below this temperature the likeliest token is taken.
 pub const GREEDY_TEMPERATURE: f32 = 1e-5;
@@ -14,6 +14,10 @@ pub const MAX_LOGPROBS: u32 = 20;
 pub const MAX_STOP_STRINGS: usize = 16;
 /// Bytes of one stop string.
 pub const MAX_STOP_BYTES: usize = 1024;
+/// Token ids that end one request.
+pub const MAX_STOP_TOKEN_IDS: usize = 1024;
+/// Tokens whose logits one request adds to.
+pub const MAX_LOGIT_BIASES: usize = 1024;
 
 /// Sampling parameters: vLLM's names, meanings and defaults.
 #[derive(Clone, Debug, PartialEq)]
@@ -136,6 +140,26 @@ pub enum SamplingError {
         /// Strings found.
         found: usize,
     },
+    /// A list of tokens that is too long.
+    #[error("{field} has {found} token ids, at most {max} are taken")]
+    TooManyTokens {
+        /// Name of the parameter.
+        field: &'static str,
+        /// Ids found.
+        found: usize,
+        /// Ids taken.
+        max: usize,
+    },
+    /// Ends that leave no token to begin with.
+    #[error(
+        "min_tokens is {min_tokens}, and all {vocab_size} token ids of the vocabulary are ends: none can be drawn"
+    )]
+    NothingToDraw {
+        /// Asked for.
+        min_tokens: usize,
+        /// Size of the vocabulary.
+        vocab_size: usize,
+    },
     /// A stop string that would stop everything.
     #[error("stop has an empty string at index {index}")]
     EmptyStop {
@@ -156,9 +180,12 @@ impl SamplingError {
     /// Name of the parameter that must change.
     pub fn field(&self) -> &'static str {
         match self {
-            Self::OutOfBounds { field, .. } | Self::TokenOutOfVocabulary { field, .. } => field,
+            Self::OutOfBounds { field, .. }
+            | Self::TokenOutOfVocabulary { field, .. }
+            | Self::TooManyTokens { field, .. } => field,
             Self::BiasNotANumber { .. } => "logit_bias",
             Self::MinAboveMax { .. } => "min_tokens",
+            Self::NothingToDraw { .. } => "stop_token_ids",
             Self::GreedyCopies { .. } => "n",
             Self::TooManyStops { .. } | Self::EmptyStop { .. } | Self::StopTooLong { .. } => "stop",
         }
@@ -171,11 +198,11 @@ impl SamplingParams {
         self.temperature < GREEDY_TEMPERATURE
     }
 
-    /// Checks every parameter for a model of `vocab_size` token ids.
+    /// Checks every parameter for a model of `vocab_size` token ids, of which `eos` end a sequence.
     ///
     /// # Errors
     /// The first parameter that is outside its bounds, with its name, its value and the bounds.
-    pub fn check(&self, vocab_size: usize) -> Result<(), SamplingError> {
+    pub fn check(&self, vocab_size: usize, eos: &[u32]) -> Result<(), SamplingError> {
         let is_penalty = |value: f32| (-2.0..=2.0).contains(&value);
         within("n", self.n, (1..=MAX_N).contains(&self.n), format!("1 to {MAX_N}"))?;
         let temperature = self.temperature;
@@ -199,7 +226,8 @@ impl SamplingParams {
         }
         self.check_lengths()?;
         self.check_stops()?;
-        self.check_tokens(vocab_size)
+        self.check_tokens(vocab_size)?;
+        self.check_ends(vocab_size, eos)
     }
 
     fn check_lengths(&self) -> Result<(), SamplingError> {
@@ -210,6 +238,21 @@ impl SamplingParams {
                 Err(SamplingError::MinAboveMax { min_tokens, max_tokens })
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Before `min_tokens` no end is drawn, so there must be something else.
+    fn check_ends(&self, vocab_size: usize, eos: &[u32]) -> Result<(), SamplingError> {
+        let min_tokens = self.min_tokens;
+        // Most vocabularies are larger than all that could be ends.
+        if min_tokens == 0 || self.stop_token_ids.len() + eos.len() < vocab_size {
+            return Ok(());
+        }
+        let eos = if self.ignore_eos { &[] } else { eos };
+        let ends: BTreeSet<u32> = eos.iter().chain(&self.stop_token_ids).copied().collect();
+        match ends.range(..u32::try_from(vocab_size).unwrap_or(u32::MAX)).count() >= vocab_size {
+            true => Err(SamplingError::NothingToDraw { min_tokens, vocab_size }),
+            false => Ok(()),
         }
     }
 
@@ -228,6 +271,14 @@ impl SamplingParams {
     }
 
     fn check_tokens(&self, vocab_size: usize) -> Result<(), SamplingError> {
+        for (field, found, max) in [
+            ("logit_bias", self.logit_bias.len(), MAX_LOGIT_BIASES),
+            ("stop_token_ids", self.stop_token_ids.len(), MAX_STOP_TOKEN_IDS),
+        ] {
+            if found > max {
+                return Err(SamplingError::TooManyTokens { field, found, max });
+            }
+        }
         let biased = self.logit_bias.keys().map(|token| ("logit_bias", *token));
         let stops = self.stop_token_ids.iter().map(|token| ("stop_token_ids", *token));
         if let Some((field, token)) = biased.chain(stops).find(|(_, token)| *token as usize >= vocab_size) {

@@ -158,6 +158,11 @@ impl Sequence {
         &self.chain
     }
 
+    /// The chain, as long as it was needed so far: as all blocks that were looked up or recorded.
+    pub fn known_chain(&self) -> &PrefixChain {
+        &self.chain
+    }
+
     /// The row of the next `count` pending tokens.
     pub fn row(&self, count: usize, blocks_for: impl Fn(usize) -> usize) -> StepRow {
         let end = self.computed + count;

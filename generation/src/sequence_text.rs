@@ -1,6 +1,7 @@
 //! From the tokens of one sequence to its text and its end.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::detokenizer::Detokenizer;
 use crate::finish_reason::{FinishReason, StopMatch};
@@ -27,12 +28,14 @@ pub struct TextEvent {
 /// happen at once, a stop string comes first and the length last. Before `min_tokens` are drawn only the length counts.
 /// An end-of-sequence token that ends it has no text; a stop token and a stop string have theirs when
 /// `include_stop_str_in_output` is set.
+///
+/// Clones share what the sequences of a request have in common.
 #[derive(Clone, Debug)]
 pub struct SequenceText {
     detokenizer: Detokenizer,
     stops: StopStrings,
-    eos: BTreeSet<u32>,
-    stop_tokens: BTreeSet<u32>,
+    eos: Arc<BTreeSet<u32>>,
+    stop_tokens: Arc<BTreeSet<u32>>,
     include_stop: bool,
     min_tokens: usize,
     max_tokens: usize,
@@ -49,8 +52,8 @@ impl SequenceText {
         Self {
             detokenizer: Detokenizer::new(prompt, SpecialTokens::of(params), door),
             stops: StopStrings::new(&params.stop, params.include_stop_str_in_output),
-            eos: eos.iter().copied().collect(),
-            stop_tokens: params.stop_token_ids.iter().copied().collect(),
+            eos: Arc::new(eos.iter().copied().collect()),
+            stop_tokens: Arc::new(params.stop_token_ids.iter().copied().collect()),
             include_stop: params.include_stop_str_in_output,
             min_tokens: params.min_tokens,
             max_tokens: params.max_tokens.unwrap_or(usize::MAX),

@@ -1,5 +1,7 @@
 //! Stop strings, found across the borders of tokens.
 
+use std::sync::Arc;
+
 /// Looks for stop strings in a text that comes in pieces, and holds back what may become one.
 ///
 /// The match that ends first counts; of those that end together, the longest. So what is found does not depend on how the
@@ -22,9 +24,9 @@ pub struct StopScan {
 
 #[derive(Clone, Debug)]
 struct Pattern {
-    text: String,
+    text: Arc<str>,
     /// For each prefix but the empty one: the length of the longest shorter prefix that it ends in.
-    fallbacks: Vec<usize>,
+    fallbacks: Arc<[usize]>,
     /// Length of the longest prefix that the text so far ends in; less than the whole between pieces.
     matched: usize,
 }
@@ -72,31 +74,29 @@ impl StopStrings {
 impl Pattern {
     fn new(stop: &str) -> Self {
         assert!(!stop.is_empty(), "a stop string is empty");
-        let mut pattern = Self { text: stop.to_owned(), fallbacks: vec![0], matched: 0 };
+        let (mut fallbacks, mut matched) = (vec![0], 0);
         for byte in stop.bytes().skip(1) {
-            pattern.matched = pattern.next(byte);
-            pattern.fallbacks.push(pattern.matched);
+            matched = next(stop, &fallbacks, matched, byte);
+            fallbacks.push(matched);
         }
-        pattern.matched = 0;
-        pattern
-    }
-
-    /// Length of the longest prefix that the text ends in after `byte`.
-    fn next(&self, byte: u8) -> usize {
-        let stop = self.text.as_bytes();
-        let mut matched = self.matched;
-        while matched > 0 && stop[matched] != byte {
-            matched = self.fallbacks[matched - 1];
-        }
-        matched + usize::from(stop[matched] == byte)
+        Self { text: stop.into(), fallbacks: fallbacks.into(), matched: 0 }
     }
 
     fn advance(&mut self, byte: u8) -> Option<&str> {
-        self.matched = self.next(byte);
+        self.matched = next(&self.text, &self.fallbacks, self.matched, byte);
         if self.matched < self.text.len() {
             return None;
         }
         self.matched = self.fallbacks[self.matched - 1];
         Some(&self.text)
     }
+}
+
+/// Length of the longest prefix of `stop` that a text ends in after `byte`, where it was `matched` before.
+fn next(stop: &str, fallbacks: &[usize], mut matched: usize, byte: u8) -> usize {
+    let stop = stop.as_bytes();
+    while matched > 0 && stop[matched] != byte {
+        matched = fallbacks[matched - 1];
+    }
+    matched + usize::from(stop[matched] == byte)
 }

@@ -42,6 +42,15 @@ pub(crate) struct TileCall<'n> {
     pub next: Option<&'n TileCall<'n>>,
 }
 
+impl TileCall<'_> {
+    /// The same from row `row` on, alone.
+    #[cfg(target_arch = "x86_64")]
+    fn rows_from(&self, row: usize) -> Self {
+        let (a, out) = (self.a.wrapping_add(row * self.stride), self.out.wrapping_add(row * PANEL));
+        Self { a, out, next: None, ..*self }
+    }
+}
+
 /// Sums of the most rows by a panel, on cache lines.
 #[repr(align(64))]
 pub(crate) struct SumsTile(pub [u32; MAX_ROWS * PANEL]);

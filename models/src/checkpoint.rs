@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
+use std::time::Instant;
 
 use burn::tensor::TensorData;
 use burn_store::burn_pack::Tensor as PackTensor;
@@ -10,6 +11,7 @@ use burn_store::{KeyRemapper, ModuleStore, SafetensorsStore, bridge};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
+use crate::load_progress::LoadProgress;
 use crate::stored_values::{first_not_finite, is_stored};
 use crate::weight_source::WeightSource;
 use crate::{ModelError, json_file};
@@ -23,6 +25,8 @@ pub struct Checkpoint {
     files: Vec<PathBuf>,
     tensors: BTreeMap<String, PackTensor>,
     taken: BTreeSet<String>,
+    progress: LoadProgress,
+    opened: Instant,
 }
 
 #[derive(Deserialize)]
@@ -50,7 +54,18 @@ impl Checkpoint {
                 }
             }
         }
-        Ok(Self { dir: dir.to_owned(), files, tensors, taken: BTreeSet::new() })
+        let bytes_of = |tensor: &PackTensor| {
+            tensor.shape.iter().map(|width| *width as u64).product::<u64>() * tensor.dtype.size() as u64
+        };
+        let progress = LoadProgress::of(tensors.values().map(bytes_of).sum());
+        Ok(Self {
+            dir: dir.to_owned(),
+            files,
+            tensors,
+            taken: BTreeSet::new(),
+            progress,
+            opened: Instant::now(),
+        })
     }
 
     /// Names of tensors that nobody took.
@@ -117,6 +132,9 @@ impl WeightSource for Checkpoint {
             return Err(weights(reason));
         }
         self.taken.insert(name.to_owned());
+        if let Some(percent) = self.progress.add(data.as_bytes().len() as u64, self.opened.elapsed()) {
+            tracing::info!(percent, folder = %self.dir.display(), "reading weights");
+        }
         Ok(data)
     }
 }

@@ -28,6 +28,7 @@ mod json_file;
 mod kv_cache;
 mod language_model;
 mod llama;
+mod load_progress;
 mod mistral;
 mod packed_batch;
 mod paged_batch;

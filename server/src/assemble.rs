@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use polylora_adapters::Fleet;
-use polylora_engine::{DeviceTurns, EmbeddingService, GenerationService};
+use polylora_engine::{DeviceTurns, EmbeddingService, Engine, GenerationService};
 use polylora_hub::{Catalogue, HubConfig, ModelDir, ModelUse, Puller};
 use polylora_kernels::device::{DTypeSpec, DeviceSpec, OpenDevice, built_in, is_cpu, open};
 use polylora_kernels::{kernel_cache, team};
@@ -97,7 +97,8 @@ pub fn start_engine(settings: &Settings, extra: &[NamedAdapter]) -> Result<Assem
     let started =
         encoder.map(|encoder| encoder.start(settings, &device, &fleet, turns.clone())).transpose()?;
     let (embedding, embedding_aliases) = started.unzip();
-    let started = llm.map(|llm| llm.start(settings, &device, &fleet, turns)).transpose()?;
+    let fallbacks = embedding.as_ref().map(Engine::adapter_fallbacks).unwrap_or_default();
+    let started = llm.map(|llm| llm.start(settings, &device, &fleet, turns, fallbacks)).transpose()?;
     let (generation, generation_aliases) = started.unzip();
     let embedding = embedding.map(|engine| Arc::new(engine) as Arc<dyn EmbeddingService>);
     let generation = generation.map(|engine| Arc::new(engine) as Arc<dyn GenerationService>);

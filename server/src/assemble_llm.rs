@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use polylora_adapters::{Base, BaseModel, Fleet};
 use polylora_engine::{
-    AdaptersOf, CausalRunner, DeviceTurns, GenerationConfigs, GenerationEngine, GenerationParts, LlmInfo,
-    LoraRoom, StepRunner,
+    AdapterFallbacks, AdaptersOf, CausalRunner, DeviceTurns, GenerationConfigs, GenerationEngine,
+    GenerationParts, LlmInfo, LoraRoom, StepRunner,
 };
 use polylora_hub::{ModelDir, ModelUse};
 use polylora_kernels::device::{OpenDevice, is_cpu};
@@ -19,7 +19,7 @@ use crate::settings::{ModeChoice, Settings};
 
 /// Tokens in one step on the CPU: a prompt's part, beside the texts that go on. More would not make it faster, but have
 /// everybody wait longer for his next token.
-const CPU_STEP_TOKENS: usize = 512;
+const CPU_STEP_TOKENS: usize = 128;
 /// The same elsewhere.
 const STEP_TOKENS: usize = 2048;
 
@@ -64,15 +64,17 @@ impl LoadedLlm {
         device: &OpenDevice,
         fleet: &Arc<Fleet>,
         turns: Option<DeviceTurns>,
+        fallbacks: AdapterFallbacks,
     ) -> Result<(GenerationEngine, Vec<String>), AssembleError> {
         let Self { dir, aliases, model } = self;
         let budget = KvBudget::of(settings, device).map_err(AssembleError::at("sizing the KV cache"))?;
         let configs = configs(settings, &model, budget)?;
+        let max_model_len = served_context(settings, model.context(), &configs)?;
         let info = LlmInfo {
             name: dir.name.clone(),
             root: dir.path.display().to_string(),
             digest: model.digest().to_hex(),
-            max_model_len: model.context(),
+            max_model_len,
             vocab_size: model.vocab_size(),
             dtype: device.dtype_name().to_owned(),
             device: device.name.clone(),
@@ -94,13 +96,41 @@ impl LoadedLlm {
             "generating text"
         );
         let adapters = Arc::new(AdaptersOf::new(Arc::clone(fleet), model.digest()));
-        let parts = GenerationParts { info, model, adapters, runner: Box::new(runner), turns };
+        let parts = GenerationParts { info, model, adapters, runner: Box::new(runner), turns, fallbacks };
         let engine = GenerationEngine::start(configs, parts);
         let engine = engine.map_err(AssembleError::at("starting the generation engine"))?;
         let ready = Handle::current().block_on(engine.ready());
         ready.map_err(AssembleError::at("setting up the generation engine"))?;
         Ok((engine, aliases))
     }
+}
+
+/// Tokens that a text may have: what the model was made for or the operator says, but no more than the KV cache holds.
+///
+/// # Errors
+/// When the operator asked for more than that.
+fn served_context(
+    settings: &Settings,
+    context: usize,
+    configs: &GenerationConfigs,
+) -> Result<usize, AssembleError> {
+    let held = (configs.blocks.get() as usize).saturating_mul(configs.block_size.get());
+    if held >= context {
+        return Ok(context);
+    }
+    if let Some(asked) = settings.max_model_len {
+        let reason = format!(
+            "--max-model-len {asked} is more than the {held} tokens that the KV cache holds: lower it, or give the cache \
+             more memory (--kv-cache-memory-bytes)"
+        );
+        return Err(AssembleError::at("sizing the KV cache")(reason));
+    }
+    tracing::warn!(
+        context,
+        max_model_len = held,
+        "the KV cache holds less than the model's context: texts are no longer than that (--kv-cache-memory-bytes for more)"
+    );
+    Ok(held)
 }
 
 /// The engine's bounds.
@@ -136,5 +166,7 @@ fn configs(
         most_adapters: settings.max_loras,
         prefix_caching: !settings.no_enable_prefix_caching,
         on_adapter_error: settings.on_adapter_error.0,
+        // A CPU compiles nothing.
+        warm_up: !settings.skip_warmup && !is_cpu(model.device()),
     })
 }

@@ -112,6 +112,7 @@ async fn speak(service: &dyn GenerationService, adapter: String) -> Result<(), S
         copies: 1,
         echo: false,
         sampling: SamplingRequest { max_tokens: Some(1), ..SamplingRequest::default() },
+        cache_salt: None,
     };
     service.generate(request).await.map(drop).map_err(|error| error.to_string())
 }

@@ -4,13 +4,13 @@ use std::fmt::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use polylora_adapters::{Fleet, Listed, TierFigures};
-use polylora_engine::{DomainLabel, Snapshot};
+use polylora_engine::{DomainLabel, DomainSnapshot};
 
 /// Versions that have lines of their own; the others are left out.
 const MOST_VERSIONS: usize = 256;
 
-/// All of it in Prometheus' text format. `max_lora` is what the device takes at once.
-pub fn render(fleet: &Fleet, snapshot: &Snapshot, max_lora: Option<usize>) -> String {
+/// All of it in Prometheus' text format, with the traffic of all engines. `max_lora` is what a device takes at once.
+pub fn render(fleet: &Fleet, domains: &[DomainSnapshot], max_lora: Option<usize>) -> String {
     let mut text = String::new();
     let listed = fleet.list();
     let in_service = listed.iter().filter(|v| v.is_active || v.trial_percent.is_some());
@@ -131,7 +131,7 @@ pub fn render(fleet: &Fleet, snapshot: &Snapshot, max_lora: Option<usize>) -> St
         "Whether it could be loaded when that was last tried",
         &by_version(&|l| Some(f64::from(u8::from(l.state != polylora_adapters::State::Errored)))),
     );
-    text.push_str(&lora_requests_info(snapshot, max_lora));
+    text.push_str(&lora_requests_info(domains, max_lora));
     text
 }
 
@@ -160,14 +160,12 @@ fn by_tier(versions: &[VersionTiers], figure: fn(&TierFigures) -> u64) -> Vec<(S
 }
 
 /// vLLM's gauge as the Gateway API Inference Extension reads it: names in labels, the time as the value.
-fn lora_requests_info(snapshot: &Snapshot, max_lora: Option<usize>) -> String {
-    let list = |wanted: fn(&polylora_engine::DomainSnapshot) -> bool| {
+fn lora_requests_info(domains: &[DomainSnapshot], max_lora: Option<usize>) -> String {
+    let list = |wanted: fn(&DomainSnapshot) -> bool| {
         let names =
-            snapshot.domains.iter().filter(|domain| wanted(domain)).filter_map(|domain| {
-                match &domain.domain {
-                    DomainLabel::Adapter(name) => Some(name.as_str()),
-                    DomainLabel::Base | DomainLabel::Others => None,
-                }
+            domains.iter().filter(|domain| wanted(domain)).filter_map(|domain| match &domain.domain {
+                DomainLabel::Adapter(name) => Some(name.as_str()),
+                DomainLabel::Base | DomainLabel::Others => None,
             });
         names.collect::<Vec<_>>().join(",")
     };
@@ -209,4 +207,26 @@ fn label_list(listed: &Listed) -> String {
 /// A text as a label's value.
 fn escaped(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gateways_gauge_names_the_adapters_of_all_engines_by_what_they_do() {
+        let domain = |name: Option<&str>, running_requests, waiting_rows| DomainSnapshot {
+            domain: name.map_or(DomainLabel::Base, |name| DomainLabel::Adapter(name.to_owned())),
+            requests: 9,
+            waiting_rows,
+            running_requests,
+        };
+        let embedding = [domain(None, 2, 2), domain(Some("law"), 1, 0)];
+        let generation = [domain(None, 1, 0), domain(Some("chat"), 1, 4), domain(Some("sql"), 0, 0)];
+        let told = lora_requests_info(&[&embedding[..], &generation[..]].concat(), Some(4));
+        let line = told.lines().last().unwrap_or_default();
+        let labels = r#"{max_lora="4",running_lora_adapters="law,chat",waiting_lora_adapters="chat"}"#;
+        assert!(line.starts_with(&format!("vllm:lora_requests_info{labels} ")), "{told}");
+        assert!(lora_requests_info(&[], None).contains(r#"max_lora="0",running_lora_adapters="","#));
+    }
 }

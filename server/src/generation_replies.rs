@@ -1,14 +1,13 @@
 //! The replies to the prompts of one request, as they come from the engine.
 
 use std::collections::VecDeque;
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::future::{poll_fn, ready};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use polylora_engine::{
-    GenerateError, GenerateRequest, GeneratedToken, GenerationEvent, GenerationService, GenerationStream,
-    ServedBy,
+    GenerateError, GenerateRequest, GeneratedToken, GenerationEvent, GenerationService, ServedBy,
+    StartingGeneration,
 };
 use tokio::sync::mpsc;
 
@@ -65,8 +64,6 @@ pub struct WholeReply {
     pub copies: Vec<GenerationEvent>,
 }
 
-type Starting = Pin<Box<dyn Future<Output = Result<GenerationStream, GenerateError>> + Send>>;
-
 /// The prompts of a request on their way. Dropping it aborts those that are not done.
 pub struct Replies {
     sources: Vec<Source>,
@@ -77,19 +74,22 @@ pub struct Replies {
 }
 
 enum Source {
-    Starting { future: Starting, copies: usize },
+    Starting { future: StartingGeneration, copies: usize },
     Running { events: mpsc::Receiver<Result<GenerationEvent, GenerateError>>, unfinished: usize },
     Done,
 }
 
 impl Replies {
-    /// Asks for all of them at once.
+    /// Asks for all of them at once, as one request. One that is not let in has that error for its first prompt.
     pub fn start(service: &Arc<dyn GenerationService>, requests: Vec<GenerateRequest>) -> Self {
-        let source = |request: GenerateRequest| {
-            let (service, copies) = (Arc::clone(service), request.copies);
-            Source::Starting { future: Box::pin(async move { service.generate(request).await }), copies }
-        };
-        Self { sources: requests.into_iter().map(source).collect(), turn: 0, arrived: VecDeque::new() }
+        let copies: Vec<usize> = requests.iter().map(|request| request.copies).collect();
+        let starting = service.generate_all(requests).unwrap_or_else(|error| {
+            let refused: StartingGeneration = Box::pin(ready(Err(error)));
+            vec![refused]
+        });
+        let source = |(future, copies)| Source::Starting { future, copies };
+        let sources = starting.into_iter().zip(copies).map(source).collect();
+        Self { sources, turn: 0, arrived: VecDeque::new() }
     }
 
     /// What comes first, or the error of any prompt that is known by then: a reply that has begun can give no status any more.

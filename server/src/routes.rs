@@ -222,9 +222,11 @@ pub(crate) async fn metrics(State(state): State<Arc<AppState>>) -> impl IntoResp
     }
     text.push_str(&state.http_metrics().render());
     if let Some(fleet) = state.fleet().cloned() {
-        let snapshot = state.embedder().map(|embedder| embedder.service().snapshot()).unwrap_or_default();
-        let max_loras = state.max_loras();
-        let figures = adapters::blocking(move || fleet_metrics::render(&fleet, &snapshot, max_loras));
+        let embedding = state.embedder().map(|embedder| embedder.service().snapshot());
+        let generation = state.llm().map(|llm| llm.service().snapshot());
+        let domains = [embedding, generation].into_iter().flatten().flat_map(|snapshot| snapshot.domains);
+        let (domains, max_loras) = (domains.collect::<Vec<_>>(), state.max_loras());
+        let figures = adapters::blocking(move || fleet_metrics::render(&fleet, &domains, max_loras));
         // A panic there has been printed; the other metrics are no worse for it.
         text.push_str(&figures.await.unwrap_or_default());
     }

@@ -11,6 +11,8 @@ import sys
 
 import openai
 
+from openai_laws import raises
+
 URL = os.environ["POLYLORA_URL"] + "/v1"
 KEY = os.environ.get("POLYLORA_KEY", "unused")
 BASE = "all-MiniLM-L6-v2"
@@ -34,17 +36,6 @@ def check(reply, model, indices):
         assert len(item.embedding) == len(expected), len(item.embedding)
         error = max(abs(a - b) for a, b in zip(item.embedding, expected))
         assert error <= TOLERANCE, f"{model}, sentence {index}: {error}"
-
-
-def raises(kind, status, code, call):
-    try:
-        call()
-    except kind as error:
-        assert error.status_code == status, error
-        assert error.code == code, error
-        assert error.type and error.body["message"], error
-        return error
-    raise AssertionError(f"no {kind.__name__}")
 
 
 def a_text_is_embedded():

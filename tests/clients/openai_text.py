@@ -11,6 +11,8 @@ import sys
 
 import openai
 
+from openai_laws import raises
+
 URL = os.environ["POLYLORA_URL"] + "/v1"
 BASE = "model"
 ADAPTER = "qv_r4"
@@ -38,17 +40,6 @@ def golden(model, index):
 
 def complete(index, model=BASE, **more):
     return client().completions.create(model=model, prompt=PROMPTS[index]["text"], **(GREEDY | more))
-
-
-def raises(kind, status, code, call):
-    try:
-        call()
-    except kind as error:
-        assert error.status_code == status, error
-        assert error.code == code, error
-        assert error.type and error.body["message"], error
-        return error
-    raise AssertionError(f"no {kind.__name__}")
 
 
 def a_prompt_is_completed():

@@ -4,10 +4,11 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use polylora_tests::{Golden, Server, Shared, client_python, fixtures, repository, run, run_needed};
+use polylora_tests::{Golden, Server, Shared, assert_held, fixtures, repository, run_needed, script_law};
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 
+const SCRIPT: &str = "tests/clients/openai_embeddings.py";
 const KEY: &str = "sk-of-the-tests";
 
 static SERVER: Shared<Server> = Shared::new(|| start(&[]));
@@ -15,10 +16,6 @@ static SERVER: Shared<Server> = Shared::new(|| start(&[]));
 fn start(arguments: &[&str]) -> Server {
     let adapters = fixtures("minilm/adapters");
     Server::start(&[&["--adapters-dir", adapters.to_str().expect("Unicode")], arguments].concat())
-}
-
-fn python() -> &'static Path {
-    client_python(Path::new(env!("CARGO_TARGET_TMPDIR")))
 }
 
 /// What the script compares with.
@@ -33,13 +30,9 @@ fn golden_file() -> NamedTempFile {
 
 fn assert_law(server: &Server, law: &str) {
     let golden = golden_file();
-    let script = repository().join("tests/clients/openai_embeddings.py");
-    let mut command = Command::new(python());
-    command.arg(script).arg(law).env("POLYLORA_URL", &server.url).env("POLYLORA_GOLDEN", golden.path());
-    command.env("POLYLORA_KEY", KEY).env("NO_PROXY", "127.0.0.1").env("no_proxy", "127.0.0.1");
-    let ended = run(&mut command, "");
-    assert_eq!(ended.code, Some(0), "{law}:\n{}\n{}", ended.stdout, ended.stderr);
-    assert!(ended.stdout.contains(&format!("held: {law}")), "{}", ended.stdout);
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let mut command = script_law(folder, SCRIPT, law, &server.url);
+    assert_held(command.env("POLYLORA_GOLDEN", golden.path()).env("POLYLORA_KEY", KEY), law);
 }
 
 macro_rules! laws {
@@ -76,8 +69,7 @@ fn a_key_is_needed_and_enough() {
 
 #[test]
 fn every_law_of_the_script_is_tried() {
-    let script =
-        fs::read_to_string(repository().join("tests/clients/openai_embeddings.py")).expect("the script");
+    let script = fs::read_to_string(repository().join(SCRIPT)).expect("the script");
     let own = include_str!("openai_client.rs");
     let defined = script.lines().filter_map(|line| line.strip_prefix("def ")?.strip_suffix("():"));
     let laws: Vec<&str> = defined.collect();

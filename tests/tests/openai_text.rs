@@ -2,9 +2,8 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
-use polylora_tests::{Server, Shared, client_python, fixtures, repository, run};
+use polylora_tests::{Server, Shared, assert_held, fixtures, repository, script_law};
 
 const SCRIPT: &str = "tests/clients/openai_text.py";
 
@@ -26,13 +25,8 @@ static SERVER: Shared<Server> = Shared::new(|| {
 fn assert_law(law: &str) {
     let server = SERVER.get();
     let golden = fixtures("llms/qwen3").join("golden.json");
-    let mut command = Command::new(client_python(Path::new(env!("CARGO_TARGET_TMPDIR"))));
-    command.arg(repository().join(SCRIPT)).arg(law);
-    command.env("POLYLORA_URL", &server.url).env("POLYLORA_GOLDEN", golden);
-    command.env("NO_PROXY", "127.0.0.1").env("no_proxy", "127.0.0.1");
-    let ended = run(&mut command, "");
-    assert_eq!(ended.code, Some(0), "{law}:\n{}\n{}", ended.stdout, ended.stderr);
-    assert!(ended.stdout.contains(&format!("held: {law}")), "{}", ended.stdout);
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    assert_held(script_law(folder, SCRIPT, law, &server.url).env("POLYLORA_GOLDEN", golden), law);
 }
 
 macro_rules! laws {

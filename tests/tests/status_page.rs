@@ -2,14 +2,14 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
 use polylora_tests::{
-    BertSize, RandomAdapter, Server, Shared, client_python, copy_folder, fixtures, repository, run,
+    BertSize, RandomAdapter, Server, Shared, assert_held, copy_folder, fixtures, script_law,
 };
 use tempfile::TempDir;
 
+const SCRIPT: &str = "tests/clients/status_page.py";
 const KEY: &str = "sk-of-the-tests";
 /// With this variable set, a machine without Chromium fails these tests instead of not running them.
 const REQUIRED: &str = "POLYLORA_REQUIRE_CHROMIUM";
@@ -63,15 +63,10 @@ fn chromium() -> Option<[PathBuf; 2]> {
 fn assert_law(law: &str, server: &Server, [browser, driver]: &[PathBuf; 2]) {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut command = Command::new(client_python(Path::new(env!("CARGO_TARGET_TMPDIR"))));
-    command.arg(repository().join("tests/clients/status_page.py")).arg(law);
-    command.env("POLYLORA_URL", &server.url).env("POLYLORA_KEY", KEY);
-    command.env("POLYLORA_CHROMIUM", browser).env("POLYLORA_CHROMEDRIVER", driver);
-    // The client talks to the driver over the loopback.
-    command.env("NO_PROXY", "127.0.0.1,localhost").env("no_proxy", "127.0.0.1,localhost");
-    let ended = run(&mut command, "");
-    assert_eq!(ended.code, Some(0), "{law}:\n{}\n{}", ended.stdout, ended.stderr);
-    assert!(ended.stdout.contains(&format!("held: {law}")), "{}", ended.stdout);
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let mut command = script_law(folder, SCRIPT, law, &server.url);
+    command.env("POLYLORA_KEY", KEY).env("POLYLORA_CHROMIUM", browser).env("POLYLORA_CHROMEDRIVER", driver);
+    assert_held(&mut command, law);
 }
 
 macro_rules! laws {

@@ -15,7 +15,7 @@ use crate::runner::RunError;
 /// Tokens in a block of keys and values, as `serve` has it.
 const BLOCK_SIZE: usize = 16;
 /// Tokens of a step at most, as `serve` has it on the CPU.
-const STEP_TOKENS: usize = 512;
+const STEP_TOKENS: usize = 128;
 /// Bytes of the room for adapters beyond what they take.
 const SPARE_BYTES: usize = 1 << 20;
 
@@ -39,6 +39,8 @@ struct Stream {
     blocks: Vec<BlockId>,
     /// Tokens whose keys and values are in the cache.
     context: usize,
+    /// The most that there ever were: beyond the context they are still there, from before a rewind.
+    computed: usize,
     /// Tokens that are to be computed next: what is left of the prompt, then the token that was drawn last.
     pending: Vec<u32>,
     drawn: Vec<u32>,
@@ -86,6 +88,7 @@ impl Decoding {
                 domain: through[number].map_or(Domain::Base, |adapter| self.domains[adapter]),
                 blocks,
                 context: 0,
+                computed: 0,
                 pending: prompts[number].clone(),
                 drawn: vec![],
             }
@@ -141,7 +144,7 @@ impl Streams {
     /// Puts all texts back to so many tokens, of those that were computed: the next step is that of a text so long.
     pub fn rewind(&mut self, context: usize) {
         for stream in &mut self.0 {
-            assert!(context <= stream.context, "so many tokens were not computed");
+            assert!(context <= stream.computed, "so many tokens were not computed");
             stream.context = context;
         }
     }
@@ -172,6 +175,7 @@ impl Stream {
 
     fn advance(&mut self, computed: usize, token: Option<u32>) {
         self.context += computed;
+        self.computed = self.computed.max(self.context);
         self.pending.drain(..computed);
         if let Some(token) = token {
             self.pending.push(token);
@@ -194,7 +198,8 @@ mod tests {
     fn stream(pending: &[u32]) -> Stream {
         let blocks = (0..4).map(BlockId).collect();
         let pending = pending.to_vec();
-        Stream { number: 3, domain: Domain::Base, blocks, context: 15, pending, drawn: vec![] }
+        let domain = Domain::Base;
+        Stream { number: 3, domain, blocks, context: 15, computed: 15, pending, drawn: vec![] }
     }
 
     #[test]
@@ -209,6 +214,22 @@ mod tests {
         stream.advance(2, Some(9));
         let next = stream.row(1);
         assert_eq!((next.tokens, next.context, stream.drawn), (vec![9], 18, vec![9]));
+    }
+
+    #[test]
+    fn a_text_goes_back_and_forth_among_what_was_computed() {
+        let mut streams = Streams(vec![stream(&[5, 6, 7])]);
+        streams.0[0].advance(3, Some(9));
+        for context in [4, 18, 0, 17] {
+            streams.rewind(context);
+            assert_eq!(streams.0[0].row(1).context, context);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "so many tokens were not computed")]
+    fn a_text_does_not_go_beyond_what_was_computed() {
+        Streams(vec![stream(&[5, 6, 7])]).rewind(16);
     }
 
     #[test]

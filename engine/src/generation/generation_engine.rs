@@ -1,32 +1,31 @@
-//! The generation engine: a request's way from prompt to stream, its start and its end.
+//! The generation engine: its bounds, its start and its end.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
-use polylora_adapters::{BaseModel, Digest, DigestBuilder, LoadedAdapter};
-use polylora_generation::{Domain, NewSequence, PrefixRoot, SchedulerLimits, SequenceId};
+use polylora_generation::SchedulerLimits;
 use polylora_models::{LanguageModel, TextToken};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
 use super::generation_metrics::GenerationMetrics;
-use super::generation_worker::{self, ABORT_GRACE, GenerationWorkerParts, StepRunnerFactory, adapter_key};
-use super::live_request::{GenerationJob, Started, TextSide, most_events};
-use super::prompt_reader::{ModelText, PromptReader, templates_of};
-use super::prompt_scores::{PromptScores, most_targets};
-use super::sampling_rules::{SequenceBounds, sampling_params};
+use super::generation_path::GenerationPath;
+use super::generation_worker::{self, ABORT_GRACE, GenerationWorkerParts, StepRunnerFactory};
+use super::prompt_reader::ModelText;
+use super::prompt_scores::most_targets;
+use super::reading_room::ReadingRoom;
 use crate::adapter_loads::AdapterLoads;
-use crate::adapter_source::{AdapterQuery, AdapterSource, FoundAdapter, ServedAdapter};
-use crate::admission::Admission;
+use crate::adapter_source::{AdapterQuery, AdapterSource};
+use crate::admission::{Admission, Permits};
 use crate::device_turns::DeviceTurns;
 use crate::status::Status;
 use crate::{
-    AdapterInfo, BoxFuture, EmbedError, GenerateError, GenerateRequest, GeneratedToken, GenerationService,
-    GenerationStream, Health, LlmInfo, OnAdapterError, Prompt, StartError,
+    AdapterFallbacks, AdapterInfo, BoxFuture, GenerateError, GenerateRequest, GenerationService,
+    GenerationStream, Health, LlmInfo, OnAdapterError, Prompt, Snapshot, StartError, StartingGeneration,
 };
 
 /// Bounds of a [`GenerationEngine`].
@@ -50,6 +49,8 @@ pub struct GenerationConfigs {
     pub prefix_caching: bool,
     /// What a request gets whose adapter cannot be loaded.
     pub on_adapter_error: OnAdapterError,
+    /// Whether the device computes a first step before the engine is ready.
+    pub warm_up: bool,
 }
 
 /// What a generation engine is made of.
@@ -64,41 +65,19 @@ pub struct GenerationParts {
     pub runner: StepRunnerFactory,
     /// Whose turn it is, where an embedding model computes on the same device.
     pub turns: Option<DeviceTurns>,
+    /// Where fallbacks to the base are counted: an embedding engine's, where there is one.
+    pub fallbacks: AdapterFallbacks,
 }
 
 /// An engine that generates text.
 pub struct GenerationEngine {
     info: LlmInfo,
-    way: Arc<Way>,
+    way: Arc<GenerationPath>,
     worker: Mutex<Option<oneshot::Receiver<()>>>,
 }
 
-/// All that a request passes.
-struct Way {
-    model: Arc<LanguageModel>,
-    adapters: Arc<dyn AdapterSource>,
-    loads: AdapterLoads,
-    admission: Admission,
-    jobs: Mutex<Option<mpsc::Sender<GenerationJob>>>,
-    status: Arc<Status>,
-    metrics: Arc<GenerationMetrics>,
-    configs: GenerationConfigs,
-    /// The seed of the next request that brings none; counts up from a random number.
-    seeds: AtomicU64,
-}
-
-/// What a request is computed with.
-#[derive(Default)]
-struct Chosen {
-    adapter: Option<ServedAdapter>,
-    fallback_reason: Option<String>,
-}
-
-impl Chosen {
-    fn loaded(&self) -> Option<LoadedAdapter> {
-        self.adapter.as_ref().map(|served| served.adapter.clone())
-    }
-}
+/// Prompts that may wait for their first step, for each request that may be in flight: as many as one request brings.
+const PROMPTS_OF_A_REQUEST: u32 = 256;
 
 impl GenerationEngine {
     /// Starts the engine's thread; must be called inside a tokio runtime.
@@ -107,7 +86,7 @@ impl GenerationEngine {
     /// A bound out of range, no thread, no runtime.
     pub fn start(configs: GenerationConfigs, parts: GenerationParts) -> Result<Self, StartError> {
         let runtime = Handle::try_current().map_err(|_| StartError::NoRuntime)?;
-        let GenerationParts { info, model, adapters, runner, turns } = parts;
+        let GenerationParts { info, model, adapters, runner, turns, fallbacks } = parts;
         let requests = match u32::try_from(configs.max_concurrent_requests) {
             Ok(requests) if requests > 0 => requests,
             _ => {
@@ -115,37 +94,39 @@ impl GenerationEngine {
                 return Err(StartError::Config { field, found, min: 1, max: u32::MAX as usize });
             }
         };
+        // A request is let in as a whole, so the scheduler has room for all of it.
+        let prompts = requests.saturating_mul(PROMPTS_OF_A_REQUEST);
+        let context = info.max_model_len.min(model.context());
         let limits = SchedulerLimits {
             block_size: configs.block_size,
             blocks: configs.blocks,
-            max_context: NonZeroUsize::new(model.context()).unwrap_or(NonZeroUsize::MIN),
+            max_context: NonZeroUsize::new(context).unwrap_or(NonZeroUsize::MIN),
             max_batch_tokens: configs.max_batch_tokens,
             max_running: configs.max_running,
-            max_waiting: NonZeroUsize::new(configs.max_concurrent_requests).unwrap_or(NonZeroUsize::MIN),
+            max_waiting: NonZeroUsize::new(prompts as usize).unwrap_or(NonZeroUsize::MIN),
             max_targets: most_targets(model.vocab_size()),
             most_adapters: configs.most_adapters,
             prefix_caching: configs.prefix_caching,
         };
         let (jobs, inbox) = mpsc::channel(configs.max_concurrent_requests);
-        let (status, metrics) = (Arc::new(Status::starting()), Arc::new(GenerationMetrics::new()));
+        let (status, metrics) = (Arc::new(Status::starting()), Arc::new(GenerationMetrics::new(&fallbacks)));
         let worker = generation_worker::spawn(GenerationWorkerParts {
             inbox,
             limits,
             factory: runner,
-            side: TextSide {
-                door: Arc::new(ModelText(Arc::clone(&model))),
-                eos: model.end_token_ids().into(),
-            },
+            door: Arc::new(ModelText(Arc::clone(&model))),
+            warms_up: configs.warm_up,
             turns,
             status: Arc::clone(&status),
             metrics: Arc::clone(&metrics),
         })?;
-        let way = Way {
+        let way = GenerationPath {
             loads: AdapterLoads::new(Arc::clone(&adapters), runtime),
             model,
+            context,
             adapters,
-            // A request may ask for as many copies as run at one time.
-            admission: Admission::new(requests, requests.saturating_mul(polylora_generation::MAX_N as u32)),
+            admission: Admission::new(requests, prompts),
+            reading: ReadingRoom::one_a_core(),
             jobs: Mutex::new(Some(jobs)),
             status,
             metrics,
@@ -162,152 +143,32 @@ impl GenerationEngine {
     pub async fn ready(&self) -> Result<(), StartError> {
         self.way.status.ready().await
     }
-}
 
-impl Way {
-    async fn generate(self: Arc<Self>, request: GenerateRequest) -> Result<GenerationStream, GenerateError> {
-        if self.status.is_stopping() {
-            return Err(GenerateError::ShuttingDown);
-        }
-        let copies = NonZeroUsize::new(request.copies)
-            .filter(|copies| copies.get() <= polylora_generation::MAX_N)
-            .ok_or(GenerateError::TooManyCopies { found: request.copies, max: polylora_generation::MAX_N })?;
-        let permits = self.admission.admit(copies.get())?;
-        let GenerateRequest { prompt, add_special_tokens, adapter, split_key, echo, sampling, .. } = request;
-        let query = adapter.as_deref().map(|name| AdapterQuery { name, split_key });
-        let (chosen, prompt) = match prompt {
-            // It may be the adapter's own template that makes a text of it.
-            Prompt::Chat(_) if query.is_some() => {
-                let chosen = self.choose(query).await?;
-                let prompt = self.read(prompt, add_special_tokens, chosen.loaded()).await?;
-                (chosen, prompt)
-            }
-            _ => tokio::try_join!(self.choose(query), self.read(prompt, add_special_tokens, None))?,
-        };
-        let bounds = SequenceBounds {
-            prompt: prompt.len(),
-            context: self.model.context(),
-            vocab_size: self.model.vocab_size(),
-        };
-        let params = sampling_params(&sampling, copies.get(), self.model.generation(), bounds)?;
-        let max_tokens = params.max_tokens.and_then(NonZeroUsize::new).unwrap_or(NonZeroUsize::MIN);
-        let (adapter, served_by) = chosen.adapter.map(|served| (served.adapter, served.served_by)).unzip();
-        let (started, starts) = oneshot::channel();
-        let (events, stream) = mpsc::channel(most_events(copies.get(), max_tokens.get()));
-        let root = prefix_root(self.model.digest(), adapter.as_ref().map(|adapter| adapter.digest));
-        let job = GenerationJob {
-            sequence: NewSequence {
-                id: SequenceId(0),
-                prompt: prompt.to_vec(),
-                root,
-                domain: adapter.as_ref().map_or(Domain::Base, |a| Domain::Adapter(adapter_key(a))),
-                copies,
-                max_tokens,
-                scores_prompt: params.prompt_logprobs.is_some(),
-            },
-            adapter,
-            params,
-            seed: self.seeds.fetch_add(1, Ordering::Relaxed),
-            submitted: Instant::now(),
-            started,
-            events,
-            permits,
-        };
-        let jobs = self.jobs.lock().clone().ok_or(GenerateError::ShuttingDown)?;
-        let began = Instant::now();
-        jobs.send(job).await.map_err(|_| self.worker_is_gone())?;
-        let outcome = starts.await.unwrap_or_else(|_| Err(self.worker_is_gone()));
-        if let Some(served_by) = &served_by {
-            self.adapters.answered(served_by.id, outcome.is_ok(), began.elapsed());
-        }
-        let Started { cached_tokens, prompt_scores } = outcome?;
-        let prompt_logprobs = match prompt_scores {
-            Some(scores) => Some(self.told(scores, Arc::clone(&prompt)).await?),
-            None => None,
-        };
-        let max_chars = self.configs.max_input_chars;
-        let reader = PromptReader { model: &self.model, max_chars, templates: None };
-        Ok(GenerationStream {
-            prompt_text: echo.then(|| reader.text_of(&prompt)),
-            prompt_tokens: prompt,
-            cached_tokens,
-            prompt_logprobs,
-            served_by,
-            fallback_reason: chosen.fallback_reason,
-            events: stream,
+    fn admit(&self, prompts: usize) -> Result<Arc<Permits>, GenerateError> {
+        self.way.admit(prompts).inspect_err(|error| self.way.metrics.failed(error.code()))
+    }
+
+    /// The way of a prompt that was let in.
+    fn begin(&self, request: GenerateRequest, permits: Arc<Permits>) -> StartingGeneration {
+        let way = Arc::clone(&self.way);
+        Box::pin(async move {
+            let metrics = Arc::clone(&way.metrics);
+            way.generate(request, permits).await.inspect_err(|error| metrics.failed(error.code()))
         })
-    }
-
-    /// The token ids of a prompt, read where it disturbs nobody.
-    async fn read(
-        &self,
-        prompt: Prompt,
-        special: bool,
-        adapter: Option<LoadedAdapter>,
-    ) -> Result<Arc<[u32]>, GenerateError> {
-        let ids = self.with_reader(adapter, move |reader| reader.ids(prompt, special)).await?;
-        Ok(ids.into())
-    }
-
-    /// The scored tokens of a prompt, where making their texts disturbs nobody.
-    async fn told(
-        &self,
-        scores: PromptScores,
-        prompt: Arc<[u32]>,
-    ) -> Result<Vec<GeneratedToken>, GenerateError> {
-        let door = ModelText(Arc::clone(&self.model));
-        self.with_reader(None, move |_| Ok(scores.told(&prompt, &door))).await
-    }
-
-    /// Conversations go through `adapter`.
-    async fn with_reader<T: Send + 'static>(
-        &self,
-        adapter: Option<LoadedAdapter>,
-        work: impl FnOnce(PromptReader<'_>) -> Result<T, GenerateError> + Send + 'static,
-    ) -> Result<T, GenerateError> {
-        let (model, max_chars) = (Arc::clone(&self.model), self.configs.max_input_chars);
-        let read = tokio::task::spawn_blocking(move || {
-            let templates = templates_of(&model, adapter.as_ref());
-            work(PromptReader { model: &model, max_chars, templates })
-        });
-        read.await.unwrap_or_else(|error| {
-            Err(GenerateError::Internal { reason: format!("the prompt could not be read: {error}") })
-        })
-    }
-
-    async fn choose(&self, query: Option<AdapterQuery<'_>>) -> Result<Chosen, GenerateError> {
-        let Some(query) = query else { return Ok(Chosen::default()) };
-        let found = match self.adapters.find(&query) {
-            Ok(FoundAdapter::Loaded(adapter)) => Ok(adapter),
-            Ok(FoundAdapter::NotLoaded(ticket)) => self.loads.load(&ticket).await,
-            Err(error) => Err(error),
-        };
-        match found {
-            Ok(adapter) => Ok(Chosen { adapter: Some(adapter), fallback_reason: None }),
-            Err(error @ EmbedError::AdapterInvalid { .. })
-                if self.configs.on_adapter_error == OnAdapterError::Base =>
-            {
-                Ok(Chosen { adapter: None, fallback_reason: Some(error.to_string()) })
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    fn worker_is_gone(&self) -> GenerateError {
-        match self.status.is_stopping() {
-            true => GenerateError::ShuttingDown,
-            false => GenerateError::Unavailable { reason: "its worker is gone".to_owned() },
-        }
     }
 }
 
 impl GenerationService for GenerationEngine {
     fn generate(&self, request: GenerateRequest) -> BoxFuture<'_, Result<GenerationStream, GenerateError>> {
-        let way = Arc::clone(&self.way);
         Box::pin(async move {
-            let metrics = Arc::clone(&way.metrics);
-            way.generate(request).await.inspect_err(|error| metrics.failed(error.code()))
+            let permits = self.admit(1)?;
+            self.begin(request, permits).await
         })
+    }
+
+    fn generate_all(&self, requests: Vec<GenerateRequest>) -> Result<Vec<StartingGeneration>, GenerateError> {
+        let permits = self.admit(requests.len())?;
+        Ok(requests.into_iter().map(|request| self.begin(request, Arc::clone(&permits))).collect())
     }
 
     fn tokenize(
@@ -321,12 +182,12 @@ impl GenerationService for GenerationEngine {
             let query = adapter.as_deref().filter(|_| matches!(prompt, Prompt::Chat(_)));
             let query = query.map(|name| AdapterQuery { name, split_key: None });
             let own = self.way.choose(query).await?.loaded();
-            self.way.with_reader(own, move |reader| reader.tokens(prompt, add_special_tokens)).await
+            self.way.with_reader(own, (), move |reader| reader.tokens(prompt, add_special_tokens)).await
         })
     }
 
     fn detokenize(&self, ids: Vec<u32>) -> BoxFuture<'_, Result<String, GenerateError>> {
-        Box::pin(self.way.with_reader(None, move |reader| Ok(reader.text_of(&reader.checked(ids)?))))
+        Box::pin(self.way.with_reader(None, (), move |reader| Ok(reader.text_of(&reader.checked(ids)?))))
     }
 
     fn model(&self) -> &LlmInfo {
@@ -343,6 +204,22 @@ impl GenerationService for GenerationEngine {
 
     fn render_metrics(&self) -> String {
         self.way.metrics.render()
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let metrics = &self.way.metrics;
+        let (rates, latency) = metrics.lately();
+        Snapshot {
+            device: self.info.device.clone(),
+            mode: "continuous batching".to_owned(),
+            instances: 1,
+            domains: metrics.traffic.figures(),
+            running_requests: metrics.traffic.running(),
+            waiting_requests: metrics.traffic.waiting(),
+            rows_per_second: rates.rows,
+            tokens_per_second: rates.tokens,
+            latency,
+        }
     }
 
     fn shutdown(&self, timeout: Duration) -> BoxFuture<'_, ()> {
@@ -363,14 +240,4 @@ impl GenerationService for GenerationEngine {
             }
         })
     }
-}
-
-/// What keys and values depend on besides the tokens: the base model and the adapter.
-fn prefix_root(base: Digest, adapter: Option<Digest>) -> PrefixRoot {
-    let root = DigestBuilder::new("polylora prefix root, layout 1").field(&base.0);
-    let root = match adapter {
-        None => root,
-        Some(adapter) => root.field(&adapter.0),
-    };
-    PrefixRoot(root.finish().0)
 }

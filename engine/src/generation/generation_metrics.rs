@@ -18,13 +18,18 @@
 //! | `polylora_generation_step_tokens` | histogram | tokens in one |
 //! | `polylora_generation_errors_total{code}` | counter | requests that failed, by `GenerateError::code` |
 //! | `polylora_generation_lora_launches_total` | counter | linear layers that ran with an adapter's part |
+//! | `polylora_adapter_fallbacks_total` | counter | requests that the base model answered because their adapter could not be loaded; together with the embedding engine's, where there is one |
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use polylora_generation::SchedulerStats;
 use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, Registry, TextEncoder};
 
 use crate::metrics::{Maker, seconds};
+use crate::recent::{LatencyWindow, WorkRates, WorkWindow};
+use crate::traffic::Traffic;
+use crate::{AdapterFallbacks, LatencySnapshot};
 
 /// The metrics; the module's table says what each is.
 pub(crate) struct GenerationMetrics {
@@ -47,13 +52,20 @@ pub(crate) struct GenerationMetrics {
     step_seconds: Histogram,
     step_tokens: Histogram,
     lora_launches: IntCounter,
+    /// Requests that the base model answered in place of an adapter.
+    pub(crate) adapter_fallbacks: AdapterFallbacks,
     /// For whoever builds runners.
     pub(crate) worker_restarts: IntCounter,
+    /// Who asks for what now.
+    pub(crate) traffic: Traffic,
+    /// Requests that ended and tokens that were computed, and how long requests took.
+    recent: Mutex<(WorkWindow, LatencyWindow)>,
+    began: Instant,
 }
 
 impl GenerationMetrics {
-    /// All at zero.
-    pub(crate) fn new() -> Self {
+    /// All at zero, but for `fallbacks`, which others may count, too.
+    pub(crate) fn new(fallbacks: &AdapterFallbacks) -> Self {
         let make = Maker { registry: Registry::new() };
         Self {
             running: make.gauge("vllm:num_requests_running", "Sequences that hold blocks of the KV cache"),
@@ -91,6 +103,10 @@ impl GenerationMetrics {
                 "polylora_generation_worker_restarts_total",
                 "Runners that were lost and built again",
             ),
+            traffic: Traffic::new(),
+            recent: Mutex::default(),
+            began: Instant::now(),
+            adapter_fallbacks: make.fallbacks(fallbacks),
             registry: make.registry,
         }
     }
@@ -101,6 +117,7 @@ impl GenerationMetrics {
         self.step_seconds.observe(seconds(took));
         self.step_tokens.observe(tokens as f64);
         self.lora_launches.inc_by(lora_launches);
+        self.recent.lock().0.add(self.began.elapsed(), 0, tokens);
     }
 
     /// What the scheduler has now.
@@ -142,6 +159,16 @@ impl GenerationMetrics {
     /// A request is over.
     pub(crate) fn over(&self, after: Duration) {
         self.end_to_end.observe(seconds(after));
+        let mut recent = self.recent.lock();
+        recent.0.add(self.began.elapsed(), 1, 0);
+        recent.1.add(after);
+    }
+
+    /// Work a second, and how long requests took; `None` before the first.
+    pub(crate) fn lately(&self) -> (WorkRates, Option<LatencySnapshot>) {
+        let recent = self.recent.lock();
+        let latency = recent.1.percentiles([50, 99]).map(|[p50, p99]| LatencySnapshot { p50, p99 });
+        (recent.0.rates(self.began.elapsed()), latency)
     }
 
     /// A request failed.

@@ -9,15 +9,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use polylora_generation::{
-    AdapterKey, DrawScratch, GenerationScheduler, Refusal, SchedulerLimits, SequenceId, StepBatch,
-    StepOutcome,
+    AdapterKey, DrawScratch, GenerationScheduler, LogitsError, Refusal, SchedulerLimits, SequenceId,
+    StepBatch, StepOutcome, TokenText,
 };
 use tokio::sync::{mpsc, oneshot};
 
 use super::generation_metrics::GenerationMetrics;
-use super::live_request::{GenerationJob, LiveRequest, TextSide};
+use super::live_request::{GenerationJob, LiveRequest};
 use super::step_runner::{StepAdapters, StepOutput, StepRunner};
 use super::step_trial::try_step;
+use super::step_warm_up::warm_up;
 use crate::device_trial::DeviceTrial;
 use crate::device_turns::DeviceTurns;
 use crate::runner::RunError;
@@ -37,7 +38,9 @@ pub(crate) struct GenerationWorkerParts {
     /// Builds the runner.
     pub(crate) factory: StepRunnerFactory,
     /// Makes text of tokens.
-    pub(crate) side: TextSide,
+    pub(crate) door: Arc<dyn TokenText + Send + Sync>,
+    /// Whether the device computes a first step before it is ready.
+    pub(crate) warms_up: bool,
     /// Whose turn it is, where others compute on the device too.
     pub(crate) turns: Option<DeviceTurns>,
     /// Shared with the engine's front.
@@ -62,7 +65,8 @@ struct Worker {
     inbox: mpsc::Receiver<GenerationJob>,
     builder: RunnerBuilder<dyn StepRunner>,
     trial: DeviceTrial,
-    side: TextSide,
+    door: Arc<dyn TokenText + Send + Sync>,
+    warms_up: bool,
     turns: Option<DeviceTurns>,
     status: Arc<Status>,
     metrics: Arc<GenerationMetrics>,
@@ -79,12 +83,13 @@ struct Worker {
 
 impl Worker {
     fn new(parts: GenerationWorkerParts) -> Self {
-        let GenerationWorkerParts { inbox, limits, factory, side, turns, status, metrics } = parts;
+        let GenerationWorkerParts { inbox, limits, factory, door, warms_up, turns, status, metrics } = parts;
         Self {
             inbox,
             builder: RunnerBuilder::new(factory, Arc::clone(&status), metrics.worker_restarts.clone()),
             trial: DeviceTrial::default(),
-            side,
+            door,
+            warms_up,
             turns,
             status,
             metrics,
@@ -98,22 +103,40 @@ impl Worker {
     }
 
     fn serve(mut self) {
-        let mut runner = match self.builder.build() {
-            Ok(runner) => runner,
-            Err(why) => return self.give_up(&why),
-        };
+        match catch_unwind(AssertUnwindSafe(|| self.work())) {
+            Ok(Ok(())) => self.fail_all(&GenerateError::ShuttingDown),
+            Ok(Err(why)) => self.give_up(&why),
+            // The runner went with the panic.
+            Err(panic) => {
+                let reason = format!("its owner thread panicked: {}", panic_message(panic.as_ref()));
+                self.give_up(&RunError::DeviceLost { reason });
+            }
+        }
+    }
+
+    /// Serves until there is nobody left to be served.
+    fn work(&mut self) -> Result<(), RunError> {
+        let mut runner = self.set_up()?;
         self.status.probe_succeeded();
         while self.receive() {
             self.drop_abandoned();
             if let Some(step) = self.scheduler.next_batch() {
-                runner = match self.compute(runner, &step) {
-                    Ok(runner) => runner,
-                    Err(why) => return self.give_up(&why),
-                };
+                runner = self.compute(runner, &step)?;
             }
             self.metrics.scheduled(&self.scheduler.stats());
         }
-        self.fail_all(&GenerateError::ShuttingDown);
+        Ok(())
+    }
+
+    fn set_up(&mut self) -> Result<Box<dyn StepRunner>, RunError> {
+        let _turn = self.turns.as_ref().map(DeviceTurns::take);
+        let mut runner = self.builder.build()?;
+        if self.warms_up {
+            let began = Instant::now();
+            warm_up(runner.as_mut(), self.scheduler.limits())?;
+            tracing::info!(seconds = began.elapsed().as_secs_f32(), "the language model is warm");
+        }
+        Ok(runner)
     }
 
     /// Computes a step and answers for it; gives the runner back, or the one that took its place.
@@ -137,10 +160,12 @@ impl Worker {
                 self.fail_step(step, &lost.to_string());
                 // Whoever was not in the step is computed again: what the blocks held is lost with the runner.
                 self.scheduler.forget_blocks();
+                let _turn = self.turns.as_ref().map(DeviceTurns::take);
                 runner = self.builder.replace(runner)?;
             }
         }
         if self.trial.is_due() {
+            let _turn = self.turns.as_ref().map(DeviceTurns::take);
             try_step(runner.as_mut())?;
         }
         Ok(runner)
@@ -168,7 +193,7 @@ impl Worker {
         let copies = job.sequence.copies.get();
         self.next_id += copies as u64;
         job.sequence.id = first;
-        let (request, sequence) = LiveRequest::new(job, &self.side);
+        let (request, sequence) = LiveRequest::new(job);
         match self.scheduler.enqueue(sequence) {
             Ok(()) => {
                 self.owners.extend((0..copies).map(|index| (first.sibling(index), (first, index))));
@@ -199,8 +224,9 @@ impl Worker {
             }
             let Some((first, _)) = self.owners.get(&row.sequence) else { continue };
             if self.unbegun.remove(first)
-                && let Some(request) = self.requests.get(first)
+                && let Some(request) = self.requests.get_mut(first)
             {
+                request.begins();
                 self.metrics.left_the_queue(request.submitted().elapsed());
             }
         }
@@ -243,6 +269,18 @@ impl Worker {
         }
     }
 
+    /// Fails the request of a sequence whose logits give no distribution. Its keys and values may be what is wrong, so no retry
+    /// shall find them.
+    fn fail_without_distribution(&mut self, id: SequenceId, error: &LogitsError) {
+        if let Some((first, _)) = self.owners.get(&id)
+            && let Some(request) = self.requests.get(first)
+        {
+            request.sequences(*first).for_each(|id| self.scheduler.forget_prefix(id));
+        }
+        let reason = format!("the model's logits give no distribution: {error}");
+        self.fail_owner(id, GenerateError::Internal { reason });
+    }
+
     /// Fails the request of a sequence.
     fn fail_owner(&mut self, id: SequenceId, error: GenerateError) {
         let Some((first, _)) = self.owners.get(&id).copied() else { return };
@@ -274,7 +312,7 @@ impl Worker {
         self.fail_all(&error);
         self.inbox.close();
         while let Some(job) = self.inbox.blocking_recv() {
-            let _ = job.started.send(Err(error.clone()));
+            job.fail(error.clone());
         }
     }
 }
@@ -302,3 +340,6 @@ fn refused(refusal: Refusal) -> GenerateError {
 pub(crate) fn adapter_key(adapter: &polylora_adapters::LoadedAdapter) -> AdapterKey {
     AdapterKey(adapter.digest.0)
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,12 +5,15 @@ use std::time::{Duration, Instant};
 
 use polylora_adapters::LoadedAdapter;
 use polylora_generation::{
-    DrawScratch, Drawn, FinishReason, LogitsError, NewSequence, SamplerSetup, SamplingParams, SequenceId,
-    SequenceSampler, SequenceText, StopMatch as Match, TokenText,
+    DrawScratch, Drawn, FinishReason, LogitsError, NewSequence, SequenceId, SequenceSampler, SequenceText,
+    StopMatch as Match, TokenText,
 };
 use tokio::sync::{mpsc, oneshot};
 
+use super::outcome_report::OutcomeReport;
+use super::presence::Presence;
 use super::prompt_scores::PromptScores;
+use super::speech::Speech;
 use super::told_token::told_token;
 use crate::admission::Permits;
 use crate::{Finish, GenerateError, GenerationEvent, StopMatch};
@@ -21,18 +24,20 @@ pub(crate) struct GenerationJob {
     pub(crate) sequence: NewSequence,
     /// The adapter, which the request holds until it ends.
     pub(crate) adapter: Option<LoadedAdapter>,
-    /// Checked parameters.
-    pub(crate) params: SamplingParams,
-    /// Stands in for a seed.
-    pub(crate) seed: u64,
+    /// What its copies begin with.
+    pub(crate) speech: Speech,
     /// When the prompt was ready.
     pub(crate) submitted: Instant,
     /// Where it is told that the prompt has been computed.
     pub(crate) started: oneshot::Sender<Result<Started, GenerateError>>,
     /// Where what is generated goes. Holds an event for each token: sending never waits.
     pub(crate) events: mpsc::Sender<Result<GenerationEvent, GenerateError>>,
-    /// Given back when the request ends.
-    pub(crate) permits: Permits,
+    /// Given back when the request ends, and all others that came with it.
+    pub(crate) permits: Arc<Permits>,
+    /// Counts it until it ends.
+    pub(crate) presence: Presence,
+    /// Tells how its adapter's version fared.
+    pub(crate) report: Option<OutcomeReport>,
 }
 
 /// What is known once a prompt has been computed.
@@ -42,14 +47,6 @@ pub(crate) struct Started {
     pub(crate) cached_tokens: usize,
     /// Its tokens' log-probabilities, where they were asked for.
     pub(crate) prompt_scores: Option<PromptScores>,
-}
-
-/// The tokenizer's side of a model, as texts are made of tokens.
-pub(crate) struct TextSide {
-    /// Gives tokens their texts.
-    pub(crate) door: Arc<dyn TokenText + Send + Sync>,
-    /// The model's end-of-sequence ids.
-    pub(crate) eos: Arc<[u32]>,
 }
 
 /// A request whose sequences the scheduler has.
@@ -65,7 +62,9 @@ pub(crate) struct LiveRequest {
     wants_logprobs: bool,
     prompt_tokens: usize,
     prompt_scores: Option<PromptScores>,
-    permits: Permits,
+    permits: Arc<Permits>,
+    presence: Presence,
+    report: Option<OutcomeReport>,
 }
 
 struct Copy {
@@ -84,23 +83,37 @@ pub(crate) struct TokenOutcome {
     pub(crate) is_first: bool,
 }
 
+impl GenerationJob {
+    /// Ends it with an error before it has begun.
+    pub(crate) fn fail(self, error: GenerateError) {
+        let Self { permits, started, report, .. } = self;
+        drop(permits);
+        if let Some(report) = report {
+            report.failed(&error);
+        }
+        let _ = started.send(Err(error));
+    }
+}
+
 impl LiveRequest {
     /// A request whose sequences begin at `job.sequence.id`; gives back what the scheduler is to be told.
-    pub(crate) fn new(job: GenerationJob, side: &TextSide) -> (Self, NewSequence) {
-        let GenerationJob { sequence, adapter, params, seed, submitted, started, events, permits } = job;
-        let copy = |index: usize| {
-            let setup = SamplerSetup {
-                params: &params,
-                eos: if params.ignore_eos { &[] } else { &side.eos },
-                prompt: &sequence.prompt,
-                seed,
-                copy: index as u64,
-            };
-            Copy {
-                sampler: SequenceSampler::new(&setup),
-                text: SequenceText::new(&params, &side.eos, &sequence.prompt, side.door.as_ref()),
-                is_over: false,
-            }
+    pub(crate) fn new(job: GenerationJob) -> (Self, NewSequence) {
+        let GenerationJob {
+            sequence,
+            adapter,
+            speech,
+            submitted,
+            started,
+            events,
+            permits,
+            presence,
+            report,
+        } = job;
+        let Speech { sampler, text, wants_logprobs, prompt_logprobs } = speech;
+        let copy = |index: usize| Copy {
+            sampler: sampler.sibling(index as u64),
+            text: text.clone(),
+            is_over: false,
         };
         let copies = (0..sequence.copies.get()).map(copy).collect();
         let request = Self {
@@ -111,10 +124,12 @@ impl LiveRequest {
             last_token: None,
             started: Some(started),
             events,
-            wants_logprobs: params.logprobs.is_some(),
+            wants_logprobs,
             prompt_tokens: sequence.prompt.len(),
-            prompt_scores: params.prompt_logprobs.map(|top| PromptScores::new(sequence.prompt.len(), top)),
+            prompt_scores: prompt_logprobs.map(|top| PromptScores::new(sequence.prompt.len(), top)),
             permits,
+            presence,
+            report,
         };
         (request, sequence)
     }
@@ -146,6 +161,11 @@ impl LiveRequest {
         self.ends_left == 0
     }
 
+    /// Its first step begins.
+    pub(crate) fn begins(&mut self) {
+        self.presence.begins();
+    }
+
     /// When it was submitted.
     pub(crate) fn submitted(&self) -> Instant {
         self.submitted
@@ -161,12 +181,14 @@ impl LiveRequest {
         self.started.is_none()
     }
 
-    /// The prompt has been computed, so many of its tokens by others before.
+    /// The prompt has been computed, so many of its tokens by others before, and a token was drawn for each copy.
     pub(crate) fn start(&mut self, cached_tokens: usize) {
         if let Some(started) = self.started.take() {
             let prompt_scores = self.prompt_scores.take();
-            // Who has left is noticed before the next step.
-            let _ = started.send(Ok(Started { cached_tokens, prompt_scores }));
+            // Who has left is noticed before the next step, and had no answer.
+            if started.send(Ok(Started { cached_tokens, prompt_scores })).is_ok() {
+                self.report.iter_mut().for_each(OutcomeReport::started);
+            }
         }
     }
 
@@ -200,8 +222,13 @@ impl LiveRequest {
     }
 
     /// Makes text of a drawn token.
-    pub(crate) fn push(&mut self, index: usize, drawn: Drawn, side: &TextSide, now: Instant) -> TokenOutcome {
-        let door = side.door.as_ref();
+    pub(crate) fn push(
+        &mut self,
+        index: usize,
+        drawn: Drawn,
+        door: &dyn TokenText,
+        now: Instant,
+    ) -> TokenOutcome {
         let copy = &mut self.copies[index];
         let pushed = copy.text.push(drawn.token, door);
         let finish = pushed.finish.map(finish_of);
@@ -216,13 +243,13 @@ impl LiveRequest {
 
     /// Ends a copy that goes no further although its tokens do not say so, and gives the text that was waiting; `None` when
     /// it has ended already.
-    pub(crate) fn close(&mut self, index: usize, side: &TextSide) -> Option<GenerationEvent> {
+    pub(crate) fn close(&mut self, index: usize, door: &dyn TokenText) -> Option<GenerationEvent> {
         let copy = &mut self.copies[index];
         if copy.is_over {
             return None;
         }
         copy.is_over = true;
-        let text = copy.text.close(side.door.as_ref());
+        let text = copy.text.close(door);
         Some(GenerationEvent { index, text, tokens: vec![], finish: Some(Finish::Length) })
     }
 
@@ -234,15 +261,18 @@ impl LiveRequest {
 
     /// Sends the last event. The permits come back first: whoever has it may ask again.
     pub(crate) fn conclude(self, event: GenerationEvent) {
-        let Self { permits, events, .. } = self;
-        drop(permits);
+        let Self { permits, events, report, .. } = self;
+        drop((permits, report));
         let _ = events.try_send(Ok(event));
     }
 
     /// Ends the request with an error, the permits first.
     pub(crate) fn fail(self, error: GenerateError) {
-        let Self { permits, events, started, .. } = self;
+        let Self { permits, events, started, report, .. } = self;
         drop(permits);
+        if let Some(report) = report {
+            report.failed(&error);
+        }
         match started {
             Some(started) => {
                 let _ = started.send(Err(error));

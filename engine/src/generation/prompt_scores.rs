@@ -5,9 +5,9 @@
 
 use std::num::NonZeroUsize;
 
-use polylora_generation::{Detokenizer, DrawScratch, LogitsError, TokenLogprobs, TokenText};
+use polylora_generation::{Detokenizer, DrawScratch, LogitsError, SpecialTokens, TokenLogprobs, TokenText};
 
-use super::told_token::{WITH_SPECIAL, told_token};
+use super::told_token::told_token;
 use crate::GeneratedToken;
 
 /// Bytes of logits that one step may have for prompts that are scored.
@@ -52,9 +52,15 @@ impl PromptScores {
         Ok(())
     }
 
-    /// The prompt's tokens with what they were judged to be.
-    pub(super) fn told(self, prompt: &[u32], door: &dyn TokenText) -> Vec<GeneratedToken> {
-        let mut text = Detokenizer::new(&[], WITH_SPECIAL, door);
+    /// The prompt's tokens with what they were judged to be. Their offsets are those in the prompt's text, to which special
+    /// tokens belong or not.
+    pub(super) fn told(
+        self,
+        prompt: &[u32],
+        special: SpecialTokens,
+        door: &dyn TokenText,
+    ) -> Vec<GeneratedToken> {
+        let mut text = Detokenizer::new(&[], special, door);
         let mut characters = 0;
         let tokens = prompt.iter().zip(self.scores).map(|(token, score)| {
             let told = told_token(door, *token, characters, score);

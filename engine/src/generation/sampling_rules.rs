@@ -7,13 +7,15 @@ use crate::{GenerateError, SamplingRequest};
 
 /// What bounds the request besides its own words.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct SequenceBounds {
+pub(crate) struct SequenceBounds<'a> {
     /// Tokens of the prompt.
     pub(crate) prompt: usize,
     /// Tokens that prompt and output may have together.
     pub(crate) context: usize,
     /// Number of token ids.
     pub(crate) vocab_size: usize,
+    /// The ids that end the model's texts.
+    pub(crate) eos: &'a [u32],
 }
 
 /// The checked parameters of a request for `copies` sequences.
@@ -27,9 +29,9 @@ pub(crate) fn sampling_params(
     request: &SamplingRequest,
     copies: usize,
     suggested: &GenerationConfig,
-    bounds: SequenceBounds,
+    bounds: SequenceBounds<'_>,
 ) -> Result<SamplingParams, GenerateError> {
-    let SequenceBounds { prompt, context, vocab_size } = bounds;
+    let SequenceBounds { prompt, context, vocab_size, eos } = bounds;
     if prompt == 0 {
         return Err(GenerateError::EmptyPrompt);
     }
@@ -75,7 +77,7 @@ pub(crate) fn sampling_params(
         spaces_between_special_tokens: default.spaces_between_special_tokens,
     };
     params
-        .check(vocab_size)
+        .check(vocab_size, eos)
         .map_err(|error| GenerateError::Sampling { field: error.field(), reason: error.to_string() })?;
     Ok(params)
 }
@@ -84,7 +86,7 @@ pub(crate) fn sampling_params(
 mod tests {
     use super::*;
 
-    const BOUNDS: SequenceBounds = SequenceBounds { prompt: 10, context: 32, vocab_size: 100 };
+    const BOUNDS: SequenceBounds<'_> = SequenceBounds { prompt: 10, context: 32, vocab_size: 100, eos: &[7] };
 
     fn of(request: &SamplingRequest) -> Result<SamplingParams, GenerateError> {
         let suggested = GenerationConfig {

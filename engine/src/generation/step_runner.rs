@@ -6,11 +6,10 @@ use std::sync::Arc;
 
 use polylora_adapters::{LoadedAdapter, PoolMonitor};
 use polylora_generation::{AdapterKey, StepBatch, StepRow};
-use polylora_kernels::device_memory::{self, DeviceMemory};
 use polylora_models::{KvCache, LanguageModel, PagedRow, WantedLogits};
 
 use crate::adapter_places::{AdapterPlaces, LoraRoom, Seat};
-use crate::runner::{PoolUsage, RunError};
+use crate::runner::RunError;
 use crate::{EmbedError, GenerateError};
 
 /// The adapters that sequences go through, by their digests.
@@ -63,14 +62,6 @@ pub trait StepRunner: Send {
     /// # Errors
     /// When none of its rows could be computed.
     fn run(&mut self, step: &StepBatch, adapters: &StepAdapters) -> Result<StepOutput, RunError>;
-
-    /// What lies in the adapter pool now.
-    fn pool_usage(&self) -> PoolUsage;
-
-    /// What the device's allocator holds now; `None` where it has none of its own.
-    fn device_memory(&self) -> Option<DeviceMemory> {
-        None
-    }
 }
 
 /// The runner of a language model.
@@ -163,14 +154,6 @@ impl StepRunner for CausalRunner {
         let rows = step.rows.iter().zip(seats).map(outcome).collect();
         let vocab_size = self.model.vocab_size();
         Ok(StepOutput { rows, logits, vocab_size, lora_launches: lora.launches() })
-    }
-
-    fn pool_usage(&self) -> PoolUsage {
-        self.places.usage()
-    }
-
-    fn device_memory(&self) -> Option<DeviceMemory> {
-        device_memory::usage(self.model.device())
     }
 }
 

@@ -6,6 +6,8 @@ use prometheus::{
     exponential_buckets,
 };
 
+use crate::adapter_fallbacks::AdapterFallbacks;
+
 /// Makes metrics of one registry.
 pub(crate) struct Maker {
     /// Where they are registered.
@@ -42,6 +44,11 @@ impl Maker {
     pub(crate) fn histogram(&self, name: &str, help: &str, start: f64, count: usize) -> Histogram {
         let buckets = exponential_buckets(start, 2.0, count);
         self.register(buckets.and_then(|b| Histogram::with_opts(HistogramOpts::new(name, help).buckets(b))))
+    }
+
+    /// A counter that other registries may have, too.
+    pub(crate) fn fallbacks(&self, fallbacks: &AdapterFallbacks) -> AdapterFallbacks {
+        AdapterFallbacks(self.register(Ok(fallbacks.0.clone())))
     }
 
     /// Names and buckets are written in this file: a bad one is a broken invariant.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use polylora_adapters::{Digest, LoadedAdapter};
@@ -86,6 +87,10 @@ pub struct Control {
     pub warm_up_bounds: Mutex<Option<WarmUpBounds>>,
     /// The shapes that were begun.
     pub warmed: Mutex<Vec<WarmUpShape>>,
+    /// How versions answered, as their source was told.
+    pub answers: Mutex<Vec<(VersionId, bool)>>,
+    /// Whether the source panics when it is told.
+    pub answers_panic: AtomicBool,
     violations: Mutex<Vec<String>>,
 }
 
@@ -291,6 +296,11 @@ impl AdapterSource for FakeAdapters {
     fn memory(&self) -> AdapterMemory {
         AdapterMemory { adapters: 7, bytes: 700 }
     }
+
+    fn answered(&self, id: VersionId, is_ok: bool, _took: Duration) {
+        assert!(!self.0.answers_panic.load(Ordering::SeqCst), "the fake source was told to panic");
+        self.0.answers.lock().push((id, is_ok));
+    }
 }
 
 /// Fakes with gates of their own, as a test may want to set before the engine starts.
@@ -309,6 +319,8 @@ pub fn control() -> Arc<Control> {
         warm_up_plan: Mutex::default(),
         warm_up_bounds: Mutex::default(),
         warmed: Mutex::default(),
+        answers: Mutex::default(),
+        answers_panic: AtomicBool::new(false),
         violations: Mutex::default(),
     })
 }

@@ -1,5 +1,6 @@
 //! Laws of text generation: a whole engine around a device that is made of hashes.
 
+mod admission;
 mod bounds;
 mod copies;
 mod failures;
@@ -7,6 +8,8 @@ mod fairness;
 mod figures;
 mod hash_device;
 mod leaving;
+mod outcomes;
+mod prefixes;
 mod prompt_scores;
 mod same_tokens;
 mod speaker;

@@ -91,7 +91,7 @@ proptest! {
             logprobs,
             ..default
         };
-        prop_assert_eq!(params.check(logits.len()), Ok(()));
+        prop_assert_eq!(params.check(logits.len(), &[]), Ok(()));
         let setup = SamplerSetup { params: &params, eos: &[], prompt: &[0, 1, 7777], seed: 1, copy: 0 };
         let (mut sampler, mut scratch) = (SequenceSampler::new(&setup), DrawScratch::default());
         let mut given = logits.clone();

@@ -5,14 +5,14 @@ use polylora_generation::*;
 fn refused(change: impl FnOnce(&mut SamplingParams)) -> (String, &'static str) {
     let mut params = SamplingParams::default();
     change(&mut params);
-    let error = params.check(100).unwrap_err();
+    let error = params.check(100, &[99]).unwrap_err();
     (error.to_string(), error.field())
 }
 
 fn taken(change: impl FnOnce(&mut SamplingParams)) {
     let mut params = SamplingParams::default();
     change(&mut params);
-    assert_eq!(params.check(100), Ok(()), "{params:?}");
+    assert_eq!(params.check(100, &[99]), Ok(()), "{params:?}");
 }
 
 /// Sets one parameter.
@@ -55,6 +55,7 @@ fn the_bounds_themselves_are_taken() {
     taken(|p| (p.min_tokens, p.max_tokens) = (1, Some(1)));
     taken(|p| p.stop = vec!["x".repeat(MAX_STOP_BYTES); MAX_STOP_STRINGS]);
     taken(|p| p.logit_bias = [(99, 1e9)].into());
+    taken(|p| p.stop_token_ids = vec![7; MAX_STOP_TOKEN_IDS]);
 }
 
 #[test]
@@ -87,4 +88,25 @@ fn token_ids_outside_the_vocabulary_are_refused() {
     assert_eq!(refused(|p| p.stop_token_ids = vec![1, u32::MAX]).1, "stop_token_ids");
     let words = "logit_bias of token id 7 must be a number, got NaN";
     assert_eq!(refused(|p| p.logit_bias = [(7, f32::NAN)].into()), (words.to_owned(), "logit_bias"));
+}
+
+#[test]
+fn lists_of_tokens_that_are_too_long_are_refused() {
+    let words = "stop_token_ids has 1025 token ids, at most 1024 are taken";
+    assert_eq!(refused(|p| p.stop_token_ids = vec![1; 1025]), (words.to_owned(), "stop_token_ids"));
+    let words = "logit_bias has 1025 token ids, at most 1024 are taken";
+    assert_eq!(refused(|p| p.logit_bias = (0..1025).map(|token| (token, 1.0)).collect()).0, words);
+}
+
+#[test]
+fn ends_that_leave_nothing_to_begin_with_are_refused() {
+    let words = "min_tokens is 1, and all 100 token ids of the vocabulary are ends: none can be drawn";
+    for ends in [0..100, 0..99] {
+        // Token 99 is the model's own end.
+        let all = |p: &mut SamplingParams| (p.min_tokens, p.stop_token_ids) = (1, ends.clone().collect());
+        assert_eq!(refused(all), (words.to_owned(), "stop_token_ids"));
+    }
+    taken(|p| (p.min_tokens, p.stop_token_ids) = (1, (0..98).collect()));
+    taken(|p| (p.min_tokens, p.stop_token_ids, p.ignore_eos) = (1, (0..99).collect(), true));
+    taken(|p| p.stop_token_ids = (0..100).collect());
 }

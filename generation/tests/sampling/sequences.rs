@@ -58,6 +58,28 @@ fn the_copies_of_a_request_draw_different_tokens_and_each_the_same_again() {
 }
 
 #[test]
+fn a_sibling_draws_what_the_sampler_of_its_number_does() {
+    let params = SamplingParams {
+        repetition_penalty: 1.3,
+        logit_bias: [(3, 2.0)].into(),
+        stop_token_ids: vec![5],
+        min_tokens: 4,
+        ..SamplingParams::default()
+    };
+    let setup = |copy| SamplerSetup { params: &params, eos: &[7], prompt: &[1, 2, 2], seed: 9, copy };
+    let first = SequenceSampler::new(&setup(0));
+    for copy in 0..4 {
+        let (mut sibling, mut own) = (first.sibling(copy), SequenceSampler::new(&setup(copy)));
+        let mut scratch = DrawScratch::default();
+        for step in 0..20 {
+            let mut logits = logits_at(1, step);
+            let drawn = own.draw(&mut logits, &mut scratch).unwrap();
+            assert_eq!(sibling.draw(&mut logits, &mut scratch).unwrap(), drawn);
+        }
+    }
+}
+
+#[test]
 fn the_seed_of_the_request_goes_before_the_one_that_stands_in() {
     assert_eq!(tokens_of(Some(-7), 1, 0), tokens_of(Some(-7), 2, 0));
     assert_ne!(tokens_of(None, 1, 0), tokens_of(None, 2, 0));

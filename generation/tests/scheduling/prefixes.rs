@@ -133,6 +133,33 @@ fn a_reset_forgets_prefixes_and_disturbs_nobody() {
 }
 
 #[test]
+fn what_a_sequence_took_and_what_it_computed_is_forgotten_with_its_chain_alone() {
+    let mut client = Client::new(SchedulerLimits { max_batch_tokens: some(4), ..limits(4, 100) });
+    found(&mut client, 0, &[1; 9]);
+    found(&mut client, 0, &[2; 9]);
+    let bad = client.ask(0, &[1; 30], 1, 3).unwrap();
+    client.step();
+    client.scheduler.forget_prefix(bad);
+    client.scheduler.check_integrity();
+    client.abort(bad);
+    assert_eq!(found(&mut client, 0, &[1; 17]), 0);
+    assert_eq!(found(&mut client, 0, &[2; 9]), 8);
+}
+
+#[test]
+fn who_has_blocks_that_are_forgotten_goes_on_with_them() {
+    let mut client = Client::new(limits(4, 100));
+    let bad = client.ask(0, &[1; 9], 1, 30).unwrap();
+    client.step();
+    client.ask(0, &[1; 9], 1, 30).unwrap();
+    client.step();
+    client.scheduler.forget_prefix(bad);
+    client.abort(bad);
+    client.drain();
+    assert_eq!(client.scheduler.stats().used_blocks, 0);
+}
+
+#[test]
 fn without_prefix_caching_nothing_is_kept() {
     let mut client = Client::new(SchedulerLimits { prefix_caching: false, ..limits(4, 30) });
     assert_eq!(found(&mut client, 0, &[1; 9]), 0);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use polylora_generation::{ADAPTER_TURN_STEPS, SchedulerLimits, SequenceId};
+use polylora_generation::{ADAPTER_TURN_STEPS, Refusal, SchedulerLimits, SequenceId};
 use proptest::prelude::*;
 
 use crate::client::{Client, limits, some};
@@ -156,6 +156,22 @@ fn the_youngest_is_preempted_and_finds_its_full_blocks_again() {
     assert_eq!(again[1], 8, "its two full blocks are known still: {contexts:?}");
     let stats = client.scheduler.stats();
     assert_eq!((stats.prefix_queries, stats.prefix_hits), (10, 0), "its own work is no hit");
+}
+
+#[test]
+fn who_lost_his_blocks_takes_nobodys_place_in_the_queue() {
+    let mut client = Client::new(SchedulerLimits { max_waiting: some(1), ..limits(4, 5) });
+    client.ask(0, &[0; 3], 1, 10).unwrap();
+    client.step();
+    client.ask(0, &[1; 7], 1, 10).unwrap();
+    while client.scheduler.stats().preemptions == 0 {
+        client.step();
+    }
+    assert_eq!(client.scheduler.stats().waiting, 1);
+    client.ask(0, &[2; 3], 1, 2).unwrap();
+    let full = Refusal::QueueFull { waiting: 1, max_waiting: 1 };
+    assert_eq!(client.ask(0, &[3; 3], 1, 2), Err(full));
+    client.drain();
 }
 
 #[test]

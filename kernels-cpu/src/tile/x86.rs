@@ -1,4 +1,4 @@
-//! The products in AVX registers: AVX2 (3 rows by the whole panel, or 6 by one half after the other) and AVX-512 (14 or 12
+//! The products in AVX registers: AVX2 (2 rows by the whole panel, or 16 in parts by one half after the other) and AVX-512 (14 or 12
 //! rows by the whole panel, or half of one).
 //!
 //! Where the rows are few, panels come from memory as fast as it gives them, if they are asked for early enough: those forms
@@ -27,7 +27,9 @@ pub(super) fn functions(isa: Isa, format: WeightFormat) -> Option<Form> {
         (_, WeightFormat::F32) if wide => {
             (OperandForm::F32, by_rows!(f32_avx512: 1 2 3 4 5 6 7 8 9 10 11 12 13 14), "AVX-512")
         }
-        (_, WeightFormat::F32) => (OperandForm::F32, by_rows!(f32_avx2: 1 2 3 4 5 6), "AVX2"),
+        (_, WeightFormat::F32) => {
+            (OperandForm::F32, by_rows!(f32_avx2: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16), "AVX2")
+        }
         (_, WeightFormat::Bf16) if wide && bf16 => {
             (OperandForm::Bf16, by_rows!(bf16_avx512: 1 2 3 4 5 6 7 8 9 10 11 12 13 14), "AVX-512 BF16")
         }
@@ -36,16 +38,20 @@ pub(super) fn functions(isa: Isa, format: WeightFormat) -> Option<Form> {
             by_rows!(widened_avx512: 1 2 3 4 5 6 7 8 9 10 11 12),
             "AVX-512, widened to f32",
         ),
-        (_, WeightFormat::Bf16) => {
-            (OperandForm::Widened, by_rows!(widened_avx2: 1 2 3 4 5), "AVX2, widened to f32")
-        }
+        (_, WeightFormat::Bf16) => (
+            OperandForm::Widened,
+            by_rows!(widened_avx2: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15),
+            "AVX2, widened to f32",
+        ),
         (_, WeightFormat::Int8) if wide && vnni => {
             (OperandForm::Bytes, by_rows!(int8_avx512: 1 2 3 4 5 6 7 8 9 10 11 12 13 14), "AVX-512 VNNI")
         }
         (Isa::AvxVnni, WeightFormat::Int8) => {
-            (OperandForm::Bytes, by_rows!(int8_avxvnni: 1 2 3 4 5 6), "AVX-VNNI")
+            (OperandForm::Bytes, by_rows!(int8_avxvnni: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16), "AVX-VNNI")
         }
-        (_, WeightFormat::Int8) => (OperandForm::Bytes, by_rows!(int8_avx2: 1 2 3 4), "AVX2"),
+        (_, WeightFormat::Int8) => {
+            (OperandForm::Bytes, by_rows!(int8_avx2: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16), "AVX2")
+        }
     })
 }
 

@@ -13,8 +13,9 @@ export function showStatus(status) {
   const lead = model ?? generation;
   showState(status.state, status.state === "ready" ? "good" : "bad");
   write("model", lead === null ? "" : `${lead.name} on ${device.name}`);
-  // The figures are those of embeddings.
-  document.getElementById("live-section").hidden = model === null;
+  const unit = model === null ? "Texts" : "Inputs";
+  write("inputs-name", `${unit} a second`);
+  write("waiting-name", `${unit} waiting`);
   write("inputs-per-second", rounded(throughput.inputs_per_second));
   write("tokens-per-second", rounded(throughput.tokens_per_second));
   write("p50", latency === null ? "–" : milliseconds(latency.p50_ms));
@@ -33,7 +34,7 @@ export function showStatus(status) {
   write("version", status.version);
   write("digest", lead?.digest ?? "–");
   showDomains(status);
-  showHistory(throughput.inputs_per_second);
+  showHistory(throughput.inputs_per_second, unit);
 }
 
 /** Shows whether the figures are those of now; `kind` is good, bad or nothing. */
@@ -44,10 +45,8 @@ export function showState(text, kind = "") {
 
 /** The base model, adapters by name, and those that are not told apart, each with its traffic. */
 function showDomains(status) {
-  const { domains } = status;
-  // Where nothing makes embeddings, what generates has the adapters.
+  const { domains, adapters } = status;
   const lead = status.model ?? status.generation;
-  const adapters = status.model === null && lead !== null ? lead.adapters : status.adapters;
   const traffic = new Map();
   let base, others;
   for (const domain of domains) {
@@ -68,8 +67,7 @@ function showDomains(status) {
   const body = document.getElementById("domains");
   while (body.rows.length > rows.length) body.deleteRow(-1);
   while (body.rows.length < rows.length) body.append(domainRow());
-  const isCounted = status.model !== null;
-  rows.forEach((row, index) => fillRow(body.rows[index], row, most, isCounted));
+  rows.forEach((row, index) => fillRow(body.rows[index], row, most));
   const unlisted = adapters.total - adapters.listed.length;
   const note = document.getElementById("unlisted");
   note.hidden = unlisted === 0;
@@ -88,19 +86,19 @@ function domainRow() {
   return row;
 }
 
-function fillRow(row, { name, rank, of }, most, isCounted) {
+function fillRow(row, { name, rank, of }, most) {
   const [head, rankCell, requests, waitingCell] = row.cells;
   const [number, bar] = waitingCell.children;
   const waiting = of?.waiting_inputs ?? 0;
   change(head, name);
   change(rankCell, rank);
-  change(requests, isCounted ? whole(of?.requests ?? 0) : "–");
-  change(number, isCounted ? whole(waiting) : "–");
+  change(requests, whole(of?.requests ?? 0));
+  change(number, whole(waiting));
   bar.hidden = waiting === 0;
   bar.style.width = `${Math.max(4, (100 * waiting) / most)}%`;
 }
 
-function showHistory(rate) {
+function showHistory(rate, unit) {
   rates.push(rate);
   if (rates.length > HISTORY) rates.shift();
   const most = Math.max(1, ...rates);
@@ -109,7 +107,7 @@ function showHistory(rate) {
   // Two units stay free, so that the line is whole at both ends.
   const point = (value, index) => `${(begin + index * step).toFixed(1)},${(HEIGHT - 2 - (value / most) * (HEIGHT - 4)).toFixed(1)}`;
   document.querySelector("#history polyline").setAttribute("points", rates.map(point).join(" "));
-  write("history-title", `Inputs a second while this page was open: at most ${rounded(Math.max(...rates))}`);
+  write("history-title", `${unit} a second while this page was open: at most ${rounded(Math.max(...rates))}`);
 }
 
 function write(id, text) {

@@ -7,6 +7,8 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 
 use super::generation::{Caller, Job};
+use super::lora;
+use crate::admin::Updater;
 use crate::api_doc::OPENAI;
 use crate::state::AppState;
 use crate::wire::body_parts::JsonParts;
@@ -25,11 +27,15 @@ pub const PATH: &str = "/v1/chat/completions";
 pub(crate) async fn chat(
     State(state): State<Arc<AppState>>,
     caller: Caller,
+    updater: Result<Updater, ApiError>,
     JsonParts((common, conversation, own)): JsonParts<(GenerationFields, ConversationFields, ChatFields)>,
 ) -> Result<Response, ApiError> {
     let llm = state.generating()?;
-    let ReadChat { request, chosen, names, streamed, form, user } =
+    let ReadChat { request, chosen, names, streamed, form, user, lora_request } =
         own.read(conversation, common.read(state.llm_rules(llm))?)?;
+    if let Some(request) = &lora_request {
+        lora::bring_along(&state, updater, request).await?;
+    }
     let job = Job { requests: vec![request], model: chosen.name, names, user };
     let running = job.start(&state, llm, caller);
     let head = running.head("chatcmpl");
@@ -43,7 +49,7 @@ pub(crate) async fn chat(
                 let reply = replies.into_iter().next().unwrap_or_default();
                 let response = ChatResponse::new(head, &form, reply);
                 let tokens = response.usage().total_tokens;
-                (Json(response).into_response(), tokens)
+                Ok((Json(response).into_response(), tokens))
             };
             running.whole(write).await
         }

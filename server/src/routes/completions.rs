@@ -7,6 +7,8 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 
 use super::generation::{Caller, Job};
+use super::lora;
+use crate::admin::Updater;
 use crate::api_doc::OPENAI;
 use crate::state::AppState;
 use crate::wire::body_parts::JsonParts;
@@ -25,11 +27,15 @@ pub const PATH: &str = "/v1/completions";
 pub(crate) async fn completions(
     State(state): State<Arc<AppState>>,
     caller: Caller,
+    updater: Result<Updater, ApiError>,
     JsonParts((common, own)): JsonParts<(GenerationFields, CompletionFields)>,
 ) -> Result<Response, ApiError> {
     let llm = state.generating()?;
-    let ReadCompletion { requests, chosen, names, streamed, form, user } =
+    let ReadCompletion { requests, chosen, names, streamed, form, user, lora_request } =
         own.read(common.read(state.llm_rules(llm))?)?;
+    if let Some(request) = &lora_request {
+        lora::bring_along(&state, updater, request).await?;
+    }
     let running = Job { requests, model: chosen.name, names, user }.start(&state, llm, caller);
     let head = running.head("cmpl");
     match streamed {
@@ -39,9 +45,9 @@ pub(crate) async fn completions(
         }
         None => {
             let write = |replies| {
-                let response = CompletionResponse::new(head, form, replies);
+                let response = CompletionResponse::new(head, form, replies)?;
                 let tokens = response.usage().total_tokens;
-                (Json(response).into_response(), tokens)
+                Ok((Json(response).into_response(), tokens))
             };
             running.whole(write).await
         }

@@ -109,7 +109,7 @@ async fn whole(
         let reply = replies.into_iter().next().unwrap_or_default();
         let tokens =
             reply.facts.tokens.len() + reply.copies.iter().map(|copy| copy.tokens.len()).sum::<usize>();
-        (respond(GenerateResponse::new(form, reply)), tokens)
+        Ok((respond(GenerateResponse::new(form, reply)), tokens))
     };
     running.whole(write).await
 }

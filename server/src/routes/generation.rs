@@ -105,15 +105,15 @@ impl Running<'_> {
     /// The whole reply, written by `write`, which also says how many tokens it took.
     ///
     /// # Errors
-    /// The first error of a prompt.
+    /// The first error of a prompt, and `write`'s.
     pub(super) async fn whole(
         self,
-        write: impl FnOnce(Vec<WholeReply>) -> (Response, usize),
+        write: impl FnOnce(Vec<WholeReply>) -> Result<(Response, usize), ApiError>,
     ) -> Result<Response, ApiError> {
         let Self { state, llm, replies, prompts, model, names, .. } = self;
         let replies = replies.whole().await.map_err(|error| told(state, llm, &names, &error))?;
         let facts = replies.first().map(|reply| reply.facts.clone()).unwrap_or_default();
-        let (mut response, tokens) = write(replies);
+        let (mut response, tokens) = write(replies)?;
         finish(&mut response, &facts, Served::unmeasured(model, prompts, tokens));
         Ok(response)
     }

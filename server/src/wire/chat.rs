@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 
 use super::chat_messages::{list_of_objects, role_of, template_messages, text_of};
 use super::error::ApiError;
+use super::fields::LoraRequest;
 use super::generate_error::FieldNames;
 use super::generation_fields::{ReadGeneration, Streamed, invalid, not_yet, refuse_unsupported};
 use super::generation_values::{TemplateKwargs, Unsupported};
@@ -91,6 +92,8 @@ pub struct ReadChat {
     pub form: ChatForm,
     /// Who the client's user is.
     pub user: Option<String>,
+    /// The adapter that it may bring along.
+    pub lora_request: Option<LoraRequest>,
 }
 
 /// What a reply tells beside the text.
@@ -204,6 +207,7 @@ impl ChatFields {
             copies: common.copies,
             echo: false,
             sampling,
+            cache_salt: common.cache_salt,
         };
         let names = FieldNames {
             prompt: "messages",
@@ -212,7 +216,8 @@ impl ChatFields {
             logprobs: "top_logprobs",
         };
         let (chosen, streamed, user) = (common.chosen, common.streamed, common.user);
-        Ok(ReadChat { request, chosen, names, streamed, form, user })
+        let lora_request = common.lora_request;
+        Ok(ReadChat { request, chosen, names, streamed, form, user, lora_request })
     }
 }
 

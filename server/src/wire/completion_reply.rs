@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use super::completions::CompletionForm;
 use super::error::ApiError;
 use super::generate_error::FieldNames;
-use super::generation_fields::Streamed;
+use super::generation_fields::{Streamed, invalid};
 use super::generation_usage::GenerationUsage;
 use super::logprobs::{CompletionLogprobs, PromptLogprobs};
 use super::reply_head::{ReplyHead, StopReason, reasons};
@@ -18,6 +18,8 @@ use crate::event_stream::{EventWriter, data};
 use crate::generation_replies::{Arrival, Progress, PromptError, PromptFacts, WholeReply};
 
 const OBJECT: &str = "text_completion";
+/// Log-probabilities of prompts that a whole reply tells, those of tokens in their place counted, where copies repeat them.
+const MOST_PROMPT_SCORES: usize = 1 << 20;
 
 /// The body of a whole reply.
 #[derive(Debug, Serialize, ToSchema)]
@@ -116,6 +118,26 @@ impl CompletionForm {
         }
     }
 
+    /// Refuses a reply that would repeat more log-probabilities of prompts than [`MOST_PROMPT_SCORES`].
+    fn check_scores(&self, replies: &[WholeReply]) -> Result<(), ApiError> {
+        let each = usize::from(self.prompt_logprobs) + usize::from(self.echo && self.logprobs.is_some());
+        let of = |reply: &WholeReply| -> usize {
+            reply.facts.logprobs.iter().flatten().map(|token| token.top.len() + 1).sum()
+        };
+        let scores: usize = replies.iter().map(of).sum();
+        let found = scores.saturating_mul(each).saturating_mul(self.copies);
+        // One copy of what was computed is always told.
+        if self.copies == 1 || found <= MOST_PROMPT_SCORES {
+            return Ok(());
+        }
+        let message = format!(
+            "each of {} copies would repeat the log-probabilities of the prompt, {found} in all, at most \
+             {MOST_PROMPT_SCORES} are told: ask for fewer copies, or for the prompt's by itself",
+            self.copies
+        );
+        Err(invalid("n", message))
+    }
+
     /// Tokens of a piece that are told.
     fn counted(&self, piece: &GenerationEvent) -> usize {
         if self.only_prompt { 0 } else { piece.tokens.len() }
@@ -124,7 +146,11 @@ impl CompletionForm {
 
 impl CompletionResponse {
     /// The whole reply to all prompts.
-    pub fn new(head: ReplyHead, form: CompletionForm, replies: Vec<WholeReply>) -> Self {
+    ///
+    /// # Errors
+    /// 400 where each of many copies would repeat the log-probabilities of a long prompt.
+    pub fn new(head: ReplyHead, form: CompletionForm, replies: Vec<WholeReply>) -> Result<Self, ApiError> {
+        form.check_scores(&replies)?;
         let mut usage = StreamedUsage::default();
         let fallback_reason = replies.iter().find_map(|reply| reply.facts.fallback_reason.clone());
         let mut choices = Vec::new();
@@ -135,7 +161,7 @@ impl CompletionResponse {
                 choices.push(form.choice(prompt, &facts, copy, true));
             }
         }
-        Self {
+        Ok(Self {
             id: head.id,
             object: OBJECT,
             created: head.created,
@@ -144,7 +170,7 @@ impl CompletionResponse {
             usage: usage.total(),
             system_fingerprint: head.fingerprint,
             fallback_reason,
-        }
+        })
     }
 
     /// What it took.

@@ -5,6 +5,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::error::ApiError;
+use super::fields::LoraRequest;
 use super::generate_error::FieldNames;
 use super::generation_fields::{ReadGeneration, Streamed, invalid, refuse_unsupported};
 use super::generation_values::Unsupported;
@@ -56,6 +57,8 @@ pub struct ReadCompletion {
     pub form: CompletionForm,
     /// Who the client's user is.
     pub user: Option<String>,
+    /// The adapter that it may bring along.
+    pub lora_request: Option<LoraRequest>,
 }
 
 /// What a reply tells beside the text.
@@ -129,6 +132,7 @@ impl CompletionFields {
             copies: common.copies,
             echo: common.echo,
             sampling: sampling.clone(),
+            cache_salt: common.cache_salt.clone(),
         };
         let names =
             FieldNames { prompt: "prompt", is_list, model: common.chosen.named_by, logprobs: "logprobs" };
@@ -147,6 +151,7 @@ impl CompletionFields {
             streamed: common.streamed,
             form,
             user: common.user,
+            lora_request: common.lora_request,
         })
     }
 }

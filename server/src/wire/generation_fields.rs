@@ -3,7 +3,9 @@
 //! As with embeddings, fields that are not listed are ignored, and what would change the result and cannot be done is refused.
 
 use axum::http::StatusCode;
-use polylora_engine::{SamplingRequest, TemplateValue};
+use polylora_engine::{
+    MAX_LOGIT_BIASES, MAX_STOP_BYTES, MAX_STOP_STRINGS, MAX_STOP_TOKEN_IDS, SamplingRequest, TemplateValue,
+};
 use serde::Deserialize;
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -87,6 +89,8 @@ pub struct GenerationFields {
     return_token_ids: Option<bool>,
     /// Whether log-probabilities name tokens by id, as `token_id:7`.
     return_tokens_as_token_ids: Option<bool>,
+    /// Texts of requests with another salt, or none, share no cached prefix with this one.
+    cache_salt: Option<String>,
     /// Who the client's user is: in an A/B test of an adapter he always gets the same version.
     #[schema(value_type = Value)]
     user: Option<Value>,
@@ -153,8 +157,12 @@ pub struct ReadGeneration {
     pub token_ids: bool,
     /// Whether log-probabilities name tokens by id.
     pub tokens_as_ids: bool,
+    /// What keeps its cached prefixes apart.
+    pub cache_salt: Option<String>,
     /// Who the client's user is.
     pub user: Option<String>,
+    /// The adapter to bring along, where the request says whence.
+    pub lora_request: Option<LoraRequest>,
 }
 
 /// What a stream tells beside the text.
@@ -180,6 +188,10 @@ impl GenerationFields {
         )?;
         let streamed = self.streamed()?;
         let copies = self.n.map_or(1, |Count(copies)| copies);
+        if self.cache_salt.as_ref().is_some_and(String::is_empty) {
+            let message = "`cache_salt` is empty: leave it out to share cached prefixes".to_owned();
+            return Err(invalid("cache_salt", message));
+        }
         if copies == 0 {
             return Err(invalid("n", "`n` is 0: ask for at least one copy".to_owned()));
         }
@@ -209,6 +221,7 @@ impl GenerationFields {
             logprobs: None,
             prompt_logprobs: self.prompt_logprobs.map(|Count(most)| most),
         };
+        check_lengths(&sampling)?;
         Ok(ReadGeneration {
             chosen,
             sampling,
@@ -218,6 +231,8 @@ impl GenerationFields {
             streamed,
             token_ids: flag(self.return_token_ids),
             tokens_as_ids: flag(self.return_tokens_as_token_ids),
+            cache_salt: self.cache_salt,
+            lora_request: self.lora_request,
             // As OpenAI has it a text; anything else says nothing of a client.
             user: self.user.and_then(|user| user.as_str().map(str::to_owned)),
         })
@@ -257,6 +272,27 @@ impl GenerationFields {
             Some("text") => Ok(()),
             _ => Err(not_yet("response_format", &format!("a `type` of {kind:.40}"), "{\"type\": \"text\"}")),
         }
+    }
+}
+
+/// Refuses lists that are too long, before there is a copy of them for each prompt.
+fn check_lengths(sampling: &SamplingRequest) -> Result<(), ApiError> {
+    for (field, found, most) in [
+        ("stop", sampling.stop.len(), MAX_STOP_STRINGS),
+        ("stop_token_ids", sampling.stop_token_ids.len(), MAX_STOP_TOKEN_IDS),
+        ("logit_bias", sampling.logit_bias.len(), MAX_LOGIT_BIASES),
+    ] {
+        if found > most {
+            return Err(invalid(field, format!("`{field}` has {found} entries, at most {most} are taken")));
+        }
+    }
+    match sampling.stop.iter().position(|stop| stop.len() > MAX_STOP_BYTES) {
+        Some(index) => {
+            let bytes = sampling.stop[index].len();
+            let message = format!("`stop` has a text of {bytes} bytes, at most {MAX_STOP_BYTES} are taken");
+            Err(invalid(format!("stop[{index}]"), message))
+        }
+        None => Ok(()),
     }
 }
 

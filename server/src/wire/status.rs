@@ -28,9 +28,9 @@ pub struct ServerStatus {
     /// The base model that makes embeddings; `null` where none does.
     #[schema(required)]
     pub model: Option<ModelStatus>,
-    /// Its adapters.
+    /// Its adapters; from here on all is of what generates text where nothing makes embeddings.
     pub adapters: AdapterList,
-    /// Requests for embeddings at the device.
+    /// Requests at the device.
     pub requests: RequestCounts,
     /// Work a second, over the last ten whole seconds.
     pub throughput: Throughput,
@@ -103,6 +103,15 @@ pub struct LlmStatus {
     pub has_chat_template: bool,
     /// Its adapters.
     pub adapters: AdapterList,
+    /// Requests on their way through it.
+    pub requests: RequestCounts,
+    /// Its work; inputs are requests that ended.
+    pub throughput: Throughput,
+    /// Over its last 1024 requests; `null` before the first.
+    #[schema(required)]
+    pub latency: Option<Latency>,
+    /// Its traffic by domain.
+    pub domains: Vec<DomainTraffic>,
 }
 
 /// Adapters by name.
@@ -183,21 +192,18 @@ pub enum DomainKind {
 impl ServerStatus {
     /// What both engines tell of themselves, where so many requests may be in flight.
     pub fn of(embedder: Option<&Embedder>, llm: Option<&Llm>, max_requests: usize, uptime: Duration) -> Self {
-        let of_llm = |llm: &Llm| Snapshot {
-            device: llm.service().model().device.clone(),
-            mode: "continuous batching".to_owned(),
-            instances: 1,
-            ..Snapshot::default()
-        };
         let snapshot = match embedder {
             Some(embedder) => embedder.service().snapshot(),
-            None => llm.map(of_llm).unwrap_or_default(),
+            None => llm.map(|llm| llm.service().snapshot()).unwrap_or_default(),
         };
         let health = match embedder {
             Some(embedder) => embedder.service().health(),
             None => llm.map_or(Health::Unavailable, |llm| llm.service().health()),
         };
-        let adapters = embedder.map(|embedder| embedder.service().adapters()).unwrap_or_default();
+        let adapters = match embedder {
+            Some(embedder) => embedder.service().adapters(),
+            None => llm.map(|llm| llm.service().adapters()).unwrap_or_default(),
+        };
         let Snapshot {
             device,
             mode,
@@ -224,7 +230,7 @@ impl ServerStatus {
             throughput: Throughput { inputs_per_second: rows_per_second, tokens_per_second },
             latency: latency.map(Latency::from),
             domains: domains.into_iter().map(DomainTraffic::from).collect(),
-            generation: llm.map(LlmStatus::of),
+            generation: llm.map(|llm| LlmStatus::of(llm, max_requests)),
         }
     }
 }
@@ -243,9 +249,10 @@ impl ModelStatus {
 }
 
 impl LlmStatus {
-    /// What there is to say of it.
-    pub fn of(llm: &Llm) -> Self {
+    /// What there is to say of it, where so many requests may be in flight.
+    pub fn of(llm: &Llm, max_requests: usize) -> Self {
         let (service, info) = (llm.service(), llm.service().model());
+        let snapshot = service.snapshot();
         Self {
             name: llm.names().primary().to_owned(),
             state: service.health().into(),
@@ -255,6 +262,17 @@ impl LlmStatus {
             device: info.device.clone(),
             has_chat_template: info.has_chat_template,
             adapters: service.adapters().into(),
+            requests: RequestCounts {
+                running: snapshot.running_requests,
+                waiting: snapshot.waiting_requests,
+                limit: max_requests,
+            },
+            throughput: Throughput {
+                inputs_per_second: snapshot.rows_per_second,
+                tokens_per_second: snapshot.tokens_per_second,
+            },
+            latency: snapshot.latency.map(Latency::from),
+            domains: snapshot.domains.into_iter().map(DomainTraffic::from).collect(),
         }
     }
 }

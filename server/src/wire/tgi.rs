@@ -61,7 +61,7 @@ pub struct GenerateParameters {
     frequency_penalty: Option<Number>,
     /// The same seed gives the same tokens.
     #[schema(value_type = Option<i64>)]
-    seed: Option<Integer>,
+    seed: Option<Count>,
     /// Texts that end it; they are part of the text.
     #[schema(value_type = Option<Vec<String>>)]
     stop: Option<StopTexts>,
@@ -127,7 +127,7 @@ pub struct GenerateForm {
     /// The text that is continued.
     pub full_text: bool,
     /// The seed that was asked for.
-    pub seed: Option<i64>,
+    pub seed: Option<u64>,
 }
 
 impl GenerateBody {
@@ -155,7 +155,7 @@ impl GenerateBody {
             top_tokens: parameters.top_n_tokens.is_some_and(|Count(most)| most > 0),
             alternatives: parameters.return_k_alternatives.is_some_and(|Count(most)| most > 0),
             full_text: flag(parameters.return_full_text),
-            seed: parameters.seed.map(|Integer(seed)| seed),
+            seed: parameters.seed.map(|Count(seed)| seed as u64),
         };
         let request = GenerateRequest {
             prompt: Prompt::Text(inputs),
@@ -165,6 +165,7 @@ impl GenerateBody {
             copies: 1,
             echo: form.full_text,
             sampling: parameters.sampling(form.prefill),
+            cache_salt: None,
         };
         let names = FieldNames {
             prompt: "inputs",
@@ -218,7 +219,8 @@ impl GenerateParameters {
             repetition_penalty: Some(number(self.repetition_penalty).unwrap_or(1.0)),
             presence_penalty: Some(0.0),
             frequency_penalty: Some(number(self.frequency_penalty).unwrap_or(0.0)),
-            seed: self.seed.map(|Integer(seed)| seed),
+            // A number of 64 bits, whatever its sign.
+            seed: self.seed.map(|Count(seed)| seed as i64),
             max_tokens: self.max_new_tokens.map(|Count(tokens)| tokens),
             stop: self.stop.unwrap_or_default().0,
             ignore_eos: self.ignore_eos_token.unwrap_or(false),

@@ -30,7 +30,7 @@ pub struct GenerateDetails {
     generated_tokens: usize,
     /// The seed that was asked for.
     #[schema(required)]
-    seed: Option<i64>,
+    seed: Option<u64>,
     /// The prompt's, with `decoder_input_details`.
     prefill: Vec<PrefillToken>,
     tokens: Vec<OutputToken>,
@@ -102,7 +102,7 @@ pub struct PieceDetails {
     prompt_tokens: usize,
     generated_tokens: usize,
     #[schema(required)]
-    seed: Option<i64>,
+    seed: Option<u64>,
 }
 
 impl GenerateForm {

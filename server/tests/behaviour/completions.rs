@@ -195,7 +195,7 @@ async fn options_reach_the_engine_and_have_their_defaults() {
         "repetition_penalty": 1.5, "presence_penalty": 1, "frequency_penalty": -1, "logit_bias": {"7": -100},
         "seed": -3, "min_tokens": 2, "stop": ["x", "y"], "stop_token_ids": [9], "ignore_eos": true,
         "include_stop_str_in_output": true, "skip_special_tokens": false, "logprobs": 4, "prompt_logprobs": 3,
-        "add_special_tokens": false, "echo": true, "user": "u", "suffix": null, "best_of_ranks": 7, "priority": 3,
+        "add_special_tokens": false, "echo": true, "user": "u", "cache_salt": "tenant", "suffix": null, "best_of_ranks": 7, "priority": 3,
         "response_format": {"type": "text"}, "use_beam_search": false, "bad_words": [],
     });
     server.reply(PATH, &body).await;
@@ -226,6 +226,8 @@ async fn options_reach_the_engine_and_have_their_defaults() {
     };
     assert_eq!(asked[1].sampling, given);
     assert_eq!((asked[1].copies, asked[1].echo, asked[1].add_special_tokens), (2, true, false));
+    let salts = asked.iter().map(|asked| asked.cache_salt.as_deref()).collect::<Vec<_>>();
+    assert_eq!(salts, [None, Some("tenant")]);
 }
 
 #[tokio::test]

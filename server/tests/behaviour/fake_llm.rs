@@ -1,13 +1,14 @@
 //! An engine without a model that generates: it judges requests as the real one does and counts words where that has tokens.
 
+use std::future::ready;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use polylora_engine::{
-    AdapterInfo, BoxFuture, ChatPrompt, Finish, GenerateError, GenerateRequest, GeneratedToken,
-    GenerationEvent, GenerationService, GenerationStream, Health, LlmInfo, Prompt, SamplingRequest, ServedBy,
-    StopMatch, TextToken, TopToken, VersionId,
+    AdapterInfo, BoxFuture, ChatPrompt, DomainLabel, DomainSnapshot, Finish, GenerateError, GenerateRequest,
+    GeneratedToken, GenerationEvent, GenerationService, GenerationStream, Health, LlmInfo, Prompt,
+    SamplingRequest, ServedBy, Snapshot, StartingGeneration, StopMatch, TextToken, TopToken, VersionId,
 };
 use tokio::sync::mpsc;
 
@@ -286,19 +287,36 @@ impl Drop for Waiting {
     }
 }
 
+impl FakeLlm {
+    fn starting(&self, request: GenerateRequest) -> StartingGeneration {
+        self.asked.lock().expect("no panic while held").push(request.clone());
+        match &self.mood {
+            LlmMood::Fails(error) => Box::pin(ready(Err(error.clone()))),
+            LlmMood::NeverStarts => {
+                let waiting = Waiting(Arc::clone(&self.aborted));
+                Box::pin(async move {
+                    let _waiting = waiting;
+                    std::future::pending().await
+                })
+            }
+            _ => Box::pin(ready(self.judge(&request))),
+        }
+    }
+}
+
 impl GenerationService for FakeLlm {
     fn generate(&self, request: GenerateRequest) -> BoxFuture<'_, Result<GenerationStream, GenerateError>> {
-        Box::pin(async move {
-            self.asked.lock().expect("no panic while held").push(request.clone());
-            match &self.mood {
-                LlmMood::Fails(error) => Err(error.clone()),
-                LlmMood::NeverStarts => {
-                    let _waiting = Waiting(Arc::clone(&self.aborted));
-                    std::future::pending().await
-                }
-                _ => self.judge(&request),
+        self.starting(request)
+    }
+
+    fn generate_all(&self, requests: Vec<GenerateRequest>) -> Result<Vec<StartingGeneration>, GenerateError> {
+        match &self.mood {
+            // What is about the whole server is known before any prompt is looked at.
+            LlmMood::Fails(error @ (GenerateError::Overloaded { .. } | GenerateError::ShuttingDown)) => {
+                Err(error.clone())
             }
-        })
+            _ => Ok(requests.into_iter().map(|request| self.starting(request)).collect()),
+        }
     }
 
     fn tokenize(
@@ -344,6 +362,29 @@ impl GenerationService for FakeLlm {
 
     fn health(&self) -> Health {
         self.health
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let domain = |domain, running_requests, waiting_rows| DomainSnapshot {
+            domain,
+            requests: 4,
+            waiting_rows,
+            running_requests,
+        };
+        Snapshot {
+            device: self.info.device.clone(),
+            mode: "continuous batching".to_owned(),
+            instances: 1,
+            domains: vec![
+                domain(DomainLabel::Base, 2, 0),
+                domain(DomainLabel::Adapter("pirate".to_owned()), 1, 3),
+            ],
+            running_requests: 3,
+            waiting_requests: 3,
+            rows_per_second: 0.5,
+            tokens_per_second: 64.0,
+            latency: None,
+        }
     }
 
     fn render_metrics(&self) -> String {

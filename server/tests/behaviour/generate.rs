@@ -83,6 +83,7 @@ async fn the_likeliest_tokens_are_taken_unless_something_asks_to_draw() {
     for (parameters, expected) in [
         (json!(null), plain.clone()),
         (json!({"do_sample": true}), SamplingRequest { temperature: Some(1.0), ..plain.clone() }),
+        (json!({"seed": u64::MAX}), SamplingRequest { seed: Some(-1), ..plain.clone() }),
         (json!({"top_k": 5}), SamplingRequest { temperature: Some(1.0), top_k: Some(5), ..plain.clone() }),
         (json!({"temperature": 0.5}), SamplingRequest { temperature: Some(0.5), ..plain.clone() }),
         (
@@ -123,6 +124,7 @@ async fn errors_have_tgis_form_wherever_they_are_found() {
         (json!({"inputs": ""}), 422, "empty"),
         (json!({"inputs": long}), 422, "maximum context length is 24 tokens"),
         (json!({"inputs": "a", "parameters": {"max_new_tokens": -1}}), 422, "`parameters.max_new_tokens`"),
+        (json!({"inputs": "a", "parameters": {"seed": -1}}), 422, "`parameters.seed`"),
         (json!({"inputs": "a", "parameters": {"max_new_tokens": 0}}), 422, "`parameters.max_new_tokens`"),
         (json!({"inputs": "a", "parameters": {"truncate": 3}}), 422, "`parameters.truncate`"),
         (json!({"inputs": "a", "parameters": {"watermark": true}}), 422, "`parameters.watermark`"),

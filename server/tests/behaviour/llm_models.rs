@@ -64,6 +64,13 @@ async fn the_status_tells_of_it_and_the_front_page_of_its_endpoints() {
             {"name": "pirate", "max_rank": 16, "loaded": true},
             {"name": "team/poet", "max_rank": 16, "loaded": true},
         ]},
+        "requests": {"running": 3, "waiting": 3, "limit": 512},
+        "throughput": {"inputs_per_second": 0.5, "tokens_per_second": 64.0},
+        "latency": null,
+        "domains": [
+            {"kind": "base", "adapter": null, "requests": 4, "waiting_inputs": 0},
+            {"kind": "adapter", "adapter": "pirate", "requests": 4, "waiting_inputs": 3},
+        ],
     });
     assert_eq!(server.get("/api/status").await.json()["generation"], expected);
     let endpoints: Vec<Value> = server.get("/").await.json()["endpoints"].as_array().expect("a list").clone();

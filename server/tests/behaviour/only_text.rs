@@ -93,7 +93,10 @@ async fn probes_metrics_and_status_are_the_language_models() {
     assert_eq!((&status["state"], &status["model"]), (&json!("ready"), &Value::Null));
     assert_eq!(status["device"], json!({"name": "cpu", "mode": "continuous batching", "instances": 1}));
     assert_eq!(status["generation"]["name"], LLM);
-    assert_eq!(status["requests"]["limit"], 512);
+    for part in ["adapters", "requests", "throughput", "latency", "domains"] {
+        assert_eq!(status[part], status["generation"][part], "{part}");
+    }
+    assert_eq!(status["requests"], json!({"running": 3, "waiting": 3, "limit": 512}));
     let endpoints = server.get("/").await.json()["endpoints"].clone();
     let endpoints: Vec<&str> =
         endpoints.as_array().expect("a list").iter().filter_map(Value::as_str).collect();

@@ -1,6 +1,7 @@
 //! What a step that was computed comes to: prompts judged, tokens drawn and told, copies that end.
 
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 use polylora_generation::{DrawnToken, LogitsError, SequenceId, StepBatch, StepOutcome, StepRow};
@@ -8,6 +9,7 @@ use polylora_generation::{DrawnToken, LogitsError, SequenceId, StepBatch, StepOu
 use super::Worker;
 use crate::generation::live_request::TokenOutcome;
 use crate::generation::step_runner::{StepOutput, StepRowOutcome};
+use crate::runner_builder::panic_message;
 use crate::{Finish, GenerateError, GenerationEvent};
 
 /// Tokens that were drawn in a step.
@@ -28,7 +30,9 @@ impl Worker {
         let mut drawn = DrawnStep { output, now, commit, outcomes: vec![] };
         for (row, outcome) in step.rows.iter().zip(rows) {
             match outcome {
-                StepRowOutcome::Computed { logits } => self.settle_row(row, logits, &mut drawn),
+                StepRowOutcome::Computed { logits } => {
+                    self.apart(row.sequence, |worker| worker.settle_row(row, logits, &mut drawn));
+                }
                 StepRowOutcome::Deferred => drawn.commit.deferred.push(row.sequence),
                 StepRowOutcome::Failed(error) => self.fail_owner(row.sequence, error),
             }
@@ -45,8 +49,12 @@ impl Worker {
         }
         for over in ended {
             let Some((first, copy)) = self.owners.get(&over.sequence).copied() else { continue };
-            let Some(request) = self.requests.get_mut(&first) else { continue };
-            if let Some(event) = request.close(copy, &self.side) {
+            let mut closed = None;
+            self.apart(over.sequence, |worker| {
+                let request = worker.requests.get_mut(&first);
+                closed = request.and_then(|request| request.close(copy, worker.door.as_ref()));
+            });
+            if let Some(event) = closed {
                 self.tell(over.sequence, event);
             }
         }
@@ -59,24 +67,38 @@ impl Worker {
             return self.fail_owner(row.sequence, GenerateError::Internal { reason });
         }
         if let Err(error) = self.judge(row, logits.start, &mut drawn.output) {
-            return self.fail_owner(row.sequence, no_distribution(&error));
+            return self.fail_without_distribution(row.sequence, &error);
         }
+        // All copies draw before the request starts: who has started is told of success.
+        let mut tokens = Vec::with_capacity(row.draws.len());
         for id in &row.draws {
             let Some((first, copy)) = self.owners.get(id).copied() else { continue };
             let Some(request) = self.requests.get_mut(&first) else { continue };
-            if !request.has_started() {
-                self.metrics.read_prompt(request.tokens().0);
-                request.start(row.cached);
-            }
             match request.draw(copy, drawn.output.logits_at(logits.end - 1), &mut self.scratch) {
-                Ok(token) => {
-                    drawn.commit.drawn.push(DrawnToken { sequence: *id, token: token.token });
-                    let outcome = request.push(copy, token, &self.side, drawn.now);
-                    self.metrics.drew(outcome.is_first, outcome.waited);
-                    drawn.outcomes.push((*id, outcome));
-                }
-                Err(error) => self.fail_owner(*id, no_distribution(&error)),
+                Ok(token) => tokens.push((*id, first, copy, token)),
+                Err(error) => return self.fail_without_distribution(*id, &error),
             }
+        }
+        for (id, first, copy, token) in tokens {
+            let Some(request) = self.requests.get_mut(&first) else { continue };
+            drawn.commit.drawn.push(DrawnToken { sequence: id, token: token.token });
+            let outcome = request.push(copy, token, self.door.as_ref(), drawn.now);
+            self.metrics.drew(outcome.is_first, outcome.waited);
+            drawn.outcomes.push((id, outcome));
+        }
+        let owner = row.draws.first().and_then(|id| self.owners.get(id));
+        let request = owner.and_then(|(first, _)| self.requests.get_mut(first));
+        if let Some(request) = request.filter(|request| !request.has_started()) {
+            self.metrics.read_prompt(request.tokens().0);
+            request.start(row.cached);
+        }
+    }
+
+    /// Does something for the request of a sequence; a panic fails it alone.
+    fn apart(&mut self, id: SequenceId, work: impl FnOnce(&mut Self)) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| work(self))) {
+            let reason = format!("its text could not be made: {}", panic_message(panic.as_ref()));
+            self.fail_owner(id, GenerateError::Internal { reason });
         }
     }
 
@@ -108,8 +130,4 @@ impl Worker {
             request.conclude(event);
         }
     }
-}
-
-fn no_distribution(error: &LogitsError) -> GenerateError {
-    GenerateError::Internal { reason: format!("the model's logits give no distribution: {error}") }
 }

@@ -9,7 +9,7 @@ use polylora_engine::*;
 
 use super::hash_device::alone;
 use super::speaker::*;
-use crate::harness::until;
+use crate::harness::{self, until};
 
 async fn refused(engine: &GenerationEngine, request: GenerateRequest) -> GenerateError {
     engine.generate(request).await.expect_err("refused")
@@ -77,8 +77,26 @@ async fn an_adapter_that_is_refused_is_an_error_or_the_base_as_is_configured() {
     let to_base = GenerationConfigs { on_adapter_error: OnAdapterError::Base, ..configs() };
     let (engine, _) = start(to_base).await;
     let stream = engine.generate(refused_adapter).await.unwrap();
+    assert_eq!(metric(&engine, "polylora_adapter_fallbacks_total"), 1.0);
     assert!(stream.fallback_reason.as_ref().is_some_and(|reason| reason.contains("refused")));
     assert_eq!(read(stream).await.unwrap().tokens(), alone(0, &[1; 5], 8));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn engines_beside_each_other_tell_one_figure_of_fallbacks() {
+    let on_adapter_error = OnAdapterError::Base;
+    let (embedder, _) = harness::start(EngineConfig { on_adapter_error, ..harness::config() }).await;
+    let control = Arc::new(super::hash_device::Control::default());
+    let to_base = GenerationConfigs { on_adapter_error, ..configs() };
+    let speaker = start_beside(to_base, &control, None, embedder.adapter_fallbacks());
+    speaker.ready().await.unwrap();
+    for _ in 0..2 {
+        embedder.embed(harness::ids(Some("refused"), &[&[1]])).await.unwrap();
+    }
+    let asked = GenerateRequest { adapter: Some("refused".to_owned()), ..request(0, &[1; 5], 8) };
+    reply(&speaker, asked).await.unwrap();
+    let name = "polylora_adapter_fallbacks_total";
+    assert_eq!((metric(&speaker, name), harness::metric(&embedder, name)), (3.0, 3.0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

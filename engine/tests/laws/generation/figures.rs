@@ -55,7 +55,8 @@ async fn while_a_step_is_computed_the_gauges_say_who_runs_and_who_waits() {
     let (engine, control) = start(GenerationConfigs { max_running: some(2), ..configs() }).await;
     control.hold();
     let clients: Vec<_> = (0..5).map(|i| client(&engine, request(i, &[3; 8], 10))).collect();
-    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    // All five have come by then.
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
     control.allow(2);
     crate::harness::until("two run", || metric(&engine, "vllm:num_requests_running") == 2.0).await;
     assert_eq!(metric(&engine, "vllm:num_requests_waiting"), 3.0);

@@ -13,6 +13,8 @@ use parking_lot::{Condvar, Mutex};
 use polylora_engine::*;
 use polylora_generation::{AdapterKey, BlockId, Domain, StepBatch, StepRow};
 
+use crate::fakes;
+
 /// Token ids of the fixture's vocabulary.
 pub const VOCABULARY: u32 = 512;
 /// What is drawn unless a request's own parameters want something else: the capital letters.
@@ -23,14 +25,20 @@ pub const PANIC: u32 = 401;
 pub const FAIL: u32 = 402;
 /// A row with this token has logits that are not numbers.
 pub const NAN: u32 = 403;
+/// While [`Control::faults`] are left, the keys and values of this token are not numbers, and one of them is used up.
+pub const FLAKY: u32 = 405;
 /// A step with this token has a row too few.
 pub const SHORT: u32 = 404;
 /// The number of an adapter that no device has room for.
 pub const HUGE: u8 = 250;
 
+/// Keys and values that are not numbers.
+const NOT_A_NUMBER: u64 = u64::MAX;
+
 /// What a test sees and decides of a device.
-#[derive(Default)]
 pub struct Control {
+    /// What decides of the adapters, and hears of them.
+    pub adapters: Arc<fakes::Control>,
     /// Every step that began.
     pub steps: Mutex<Vec<StepBatch>>,
     /// Runners that were built.
@@ -43,12 +51,33 @@ pub struct Control {
     pub room: AtomicUsize,
     /// Rows that found none.
     pub deferred: AtomicUsize,
+    /// Times that a [`FLAKY`] token goes wrong.
+    pub faults: AtomicUsize,
     /// Milliseconds that a step takes.
     pub pace: AtomicU64,
     /// Steps that may be computed; `None` for any number.
     allowed: Mutex<Option<usize>>,
     changed: Condvar,
     violations: Mutex<Vec<String>>,
+}
+
+impl Default for Control {
+    fn default() -> Self {
+        Self {
+            adapters: fakes::control(),
+            steps: Mutex::default(),
+            builds: AtomicUsize::default(),
+            bad_builds: AtomicUsize::default(),
+            is_broken: AtomicBool::default(),
+            room: AtomicUsize::default(),
+            deferred: AtomicUsize::default(),
+            faults: AtomicUsize::default(),
+            pace: AtomicU64::default(),
+            allowed: Mutex::default(),
+            changed: Condvar::default(),
+            violations: Mutex::default(),
+        }
+    }
 }
 
 impl Control {
@@ -169,10 +198,6 @@ impl StepRunner for HashDevice {
         let vocab_size = VOCABULARY as usize;
         Ok(StepOutput { rows: rows.into(), logits, vocab_size, lora_launches: placed.len() as u64 })
     }
-
-    fn pool_usage(&self) -> PoolUsage {
-        PoolUsage::default()
-    }
 }
 
 impl HashDevice {
@@ -189,7 +214,12 @@ impl HashDevice {
             }));
         }
         for (place, token) in places[row.context..].iter().zip(&row.tokens) {
-            let content = attend(row.domain, &contents, *token);
+            let is_fault = |left: usize| left.checked_sub(1).filter(|_| *token == FLAKY);
+            let faults = &self.control.faults;
+            let content = match faults.fetch_update(Ordering::SeqCst, Ordering::SeqCst, is_fault) {
+                Ok(_) => NOT_A_NUMBER,
+                Err(_) => attend(row.domain, &contents, *token),
+            };
             contents.push(content);
             self.slots[*place] = Some(content);
         }
@@ -238,7 +268,7 @@ fn logits_of(content: u64, is_nan: bool) -> Vec<f32> {
     let logit = |token: u32| {
         let noise = (hash((content, token)) % 1_000_000) as f32 / 100_000.0;
         match LETTERS.contains(&token) {
-            _ if is_nan => f32::NAN,
+            _ if is_nan || content == NOT_A_NUMBER => f32::NAN,
             true => noise,
             false => noise - 40.0,
         }
@@ -247,6 +277,9 @@ fn logits_of(content: u64, is_nan: bool) -> Vec<f32> {
 }
 
 fn attend(domain: Domain, before: &[u64], token: u32) -> u64 {
+    if before.contains(&NOT_A_NUMBER) {
+        return NOT_A_NUMBER;
+    }
     hash((domain, before, token))
 }
 

@@ -11,7 +11,7 @@ use polylora_models::LanguageModel;
 use tokio::task::JoinHandle;
 
 use super::hash_device::{self, Control};
-use crate::fakes::{self, FakeAdapters};
+use crate::fakes::FakeAdapters;
 
 /// Gives the tokenizer and the sizes; nothing is computed with it.
 static MODEL: LazyLock<Arc<LanguageModel>> = LazyLock::new(|| {
@@ -56,6 +56,7 @@ pub fn configs() -> GenerationConfigs {
         most_adapters: None,
         prefix_caching: true,
         on_adapter_error: OnAdapterError::Error,
+        warm_up: false,
     }
 }
 
@@ -69,6 +70,16 @@ pub fn start_with(
     control: &Arc<Control>,
     turns: Option<DeviceTurns>,
 ) -> GenerationEngine {
+    start_beside(configs, control, turns, AdapterFallbacks::default())
+}
+
+/// The same, which counts fallbacks together with another.
+pub fn start_beside(
+    configs: GenerationConfigs,
+    control: &Arc<Control>,
+    turns: Option<DeviceTurns>,
+    fallbacks: AdapterFallbacks,
+) -> GenerationEngine {
     let info = LlmInfo {
         name: "fake".to_owned(),
         root: "fake".to_owned(),
@@ -80,8 +91,8 @@ pub fn start_with(
         has_chat_template: true,
     };
     let runner = hash_device::factory(control, configs.blocks.get() as usize, configs.block_size.get());
-    let adapters = Arc::new(FakeAdapters(fakes::control()));
-    let parts = GenerationParts { info, model: Arc::clone(&MODEL), adapters, runner, turns };
+    let adapters = Arc::new(FakeAdapters(Arc::clone(&control.adapters)));
+    let parts = GenerationParts { info, model: Arc::clone(&MODEL), adapters, runner, turns, fallbacks };
     GenerationEngine::start(configs, parts).unwrap()
 }
 
@@ -105,6 +116,7 @@ pub fn request(number: u8, prompt: &[u32], max_tokens: usize) -> GenerateRequest
         split_key: None,
         copies: 1,
         echo: false,
+        cache_salt: None,
         sampling: SamplingRequest {
             temperature: Some(0.0),
             max_tokens: Some(max_tokens),

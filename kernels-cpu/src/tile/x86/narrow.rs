@@ -1,4 +1,4 @@
-//! The products in 256-bit registers: a few rows by the whole panel at once, more by one half after the other.
+//! The products in 256-bit registers: a few rows by the whole panel at once, more in parts by one half after the other.
 
 use std::arch::x86_64::*;
 
@@ -7,7 +7,7 @@ use super::{AHEAD, fetch_ahead};
 use crate::packed_matrix::{PANEL, STEP_BYTES};
 
 /// Most rows that the registers have by the whole panel at once.
-const WHOLE_ROWS: usize = 3;
+const WHOLE_ROWS: usize = 2;
 /// Steps of one half before the other half's turn: as many as are fetched ahead, so that both halves of the next steps are in
 /// the first-level cache when the first of them is read.
 const TURN: usize = AHEAD / STEP_BYTES;
@@ -15,16 +15,22 @@ const TURN: usize = AHEAD / STEP_BYTES;
 // SAFETY of the functions below: the caller of a `TileFn` promises the instructions, that rows and panel lie where the call
 // says and that there is room for the sums; all reads are within `steps` steps of each.
 
-/// A form with 256-bit registers: the whole panel's width for a few rows, else one half after the other.
+/// A form with 256-bit registers: the whole panel's width for a few rows. More rows go in parts of at most `$most`, as many as the
+/// registers have by half a panel, by turns: all parts take some steps before the next ones come, so that a panel comes from
+/// memory once and while all of them compute.
 macro_rules! narrow {
-    ($name:ident, $features:literal, $step:literal, $zero:expr,
+    ($name:ident, $features:literal, $step:literal, $most:literal: $($part:literal)*, $zero:expr,
         |$x:ident, $b:ident, $acc:ident| $dot:block, $load:ident, $store:ident) => {
         #[target_feature(enable = $features)]
         pub(super) unsafe fn $name<const R: usize>(call: &TileCall<'_>) {
-            /// `C` registers of columns, from column `first` on.
+            /// `C` registers of columns, from column `first` on; panels are fetched from `fetched` bytes after that column on.
             #[inline]
             #[target_feature(enable = $features)]
-            unsafe fn columns<const R: usize, const C: usize>(call: &TileCall<'_>, first: usize) {
+            unsafe fn columns<const R: usize, const C: usize>(
+                call: &TileCall<'_>,
+                first: usize,
+                fetched: Option<usize>,
+            ) {
                 // SAFETY: see above.
                 unsafe {
                     let mut acc = [[$zero; C]; R];
@@ -39,7 +45,9 @@ macro_rules! narrow {
                     while let Some(call) = part {
                         let (mut a, mut panel) = (call.a, call.panel.add(first * 4));
                         for _ in 0..call.steps {
-                            fetch_ahead(panel, C / 2);
+                            if let Some(fetched) = fetched {
+                                fetch_ahead(panel.wrapping_add(fetched), C / 2);
+                            }
                             let mut $b = [_mm256_setzero_si256(); C];
                             for (c, b) in $b.iter_mut().enumerate() {
                                 *b = _mm256_loadu_si256(panel.add(c * 32).cast());
@@ -60,26 +68,63 @@ macro_rules! narrow {
                     }
                 }
             }
+            /// Half a panel by the first `rows` rows.
+            #[target_feature(enable = $features)]
+            unsafe fn half(call: &TileCall<'_>, rows: usize, first: usize, fetched: Option<usize>) {
+                // SAFETY: see above.
+                unsafe {
+                    match (rows, fetched) {
+                        $(($part, None) => columns::<$part, 2>(call, first, None),
+                        ($part, fetched) => columns::<$part, 2>(call, first, fetched),)*
+                        _ => unreachable!("more rows than the registers have"),
+                    }
+                }
+            }
+            /// All rows, `rows` of them, in parts.
+            #[target_feature(enable = $features)]
+            unsafe fn parts(call: &TileCall<'_>, rows: usize) {
+                let parts = rows.div_ceil($most);
+                for from in (0..call.steps).step_by(TURN) {
+                    let steps = TURN.min(call.steps - from);
+                    let mut at = 0;
+                    for number in 0..parts {
+                        let count = (rows - at).div_ceil(parts - number);
+                        // SAFETY: see above; the part's rows are some of the call's.
+                        unsafe {
+                            let next = call.next.map(|next| next.rows_from(at));
+                            let own = call.rows_from(at);
+                            let turn = TileCall {
+                                a: own.a.add(from * $step),
+                                panel: call.panel.wrapping_add(from * call.panel_stride),
+                                steps,
+                                accumulate: call.accumulate || from > 0,
+                                next: next.as_ref().filter(|_| from + steps == call.steps),
+                                ..own
+                            };
+                            // Each line is fetched once, by the first part or by the last.
+                            let (low, high) = match number {
+                                0 if parts == 1 => (Some(0), Some(0)),
+                                0 => (Some(0), None),
+                                _ if number + 1 == parts => (Some(STEP_BYTES / 2), None),
+                                _ => (None, None),
+                            };
+                            half(&turn, count, 0, low);
+                            if !call.half {
+                                half(&turn, count, PANEL / 2, high);
+                            }
+                        }
+                        at += count;
+                    }
+                }
+            }
             // SAFETY: see above.
             unsafe {
-                if call.half {
-                    columns::<R, 2>(call, 0);
+                if R <= WHOLE_ROWS && !call.half {
+                    columns::<R, 4>(call, 0, Some(0));
                 } else if R <= WHOLE_ROWS {
-                    columns::<R, 4>(call, 0);
+                    columns::<R, 2>(call, 0, Some(0));
                 } else {
-                    for from in (0..call.steps).step_by(TURN) {
-                        let steps = TURN.min(call.steps - from);
-                        let turn = TileCall {
-                            a: call.a.add(from * $step),
-                            panel: call.panel.add(from * call.panel_stride),
-                            steps,
-                            accumulate: call.accumulate || from > 0,
-                            next: call.next.filter(|_| from + steps == call.steps),
-                            ..*call
-                        };
-                        columns::<R, 2>(&turn, 0);
-                        columns::<R, 2>(&turn, PANEL / 2);
-                    }
+                    parts(call, R);
                 }
             }
         }
@@ -90,6 +135,7 @@ narrow!(
     f32_avx2,
     "avx2,fma",
     4,
+    6: 1 2 3 4 5 6,
     _mm256_setzero_ps(),
     |x, b, acc| {
         let x = _mm256_set1_ps(x.cast::<f32>().read_unaligned());
@@ -105,6 +151,7 @@ narrow!(
     widened_avx2,
     "avx2,fma",
     8,
+    5: 1 2 3 4 5,
     _mm256_setzero_ps(),
     |x, b, acc| {
         let x = x.cast::<f32>();
@@ -123,6 +170,7 @@ narrow!(
     int8_avxvnni,
     "avx2,avxvnni",
     4,
+    6: 1 2 3 4 5 6,
     _mm256_setzero_si256(),
     |x, b, acc| {
         let x = _mm256_set1_epi32(x.cast::<i32>().read_unaligned());
@@ -139,6 +187,7 @@ narrow!(
     int8_avx2,
     "avx2",
     4,
+    4: 1 2 3 4,
     _mm256_setzero_si256(),
     |x, b, acc| {
         let x = _mm256_set1_epi32(x.cast::<i32>().read_unaligned());

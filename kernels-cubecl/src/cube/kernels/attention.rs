@@ -3,6 +3,7 @@
 
 use cubecl::prelude::*;
 
+use super::attention_tile::{add_values, scores};
 use super::lookup::group_number;
 use crate::query_tiles::{QUERY_FIELDS, QUERY_ROWS};
 
@@ -84,35 +85,7 @@ pub(crate) fn attention<F: Float>(
         let at = from * in_stride + out_stride + head;
         stage_head(qkv, at, in_stride, live, width, 1.0f32, &mut kv, shape);
         sync_cube();
-
-        let mut scores = Array::<f32>::new(comptime!(each * each));
-        #[unroll]
-        for i in 0..comptime!(each * each) {
-            scores[i] = 0.0f32;
-        }
-        for column in 0..room {
-            let mut left = Array::<f32>::new(each);
-            #[unroll]
-            for r in 0..each {
-                left[r] = qs[(unit_row + r * side) * row_stride + column];
-            }
-            #[unroll]
-            for c in 0..each {
-                let right = kv[(unit_column + c * side) * row_stride + column];
-                #[unroll]
-                for r in 0..each {
-                    scores[r * each + c] += left[r] * right;
-                }
-            }
-        }
-        #[unroll]
-        for r in 0..each {
-            #[unroll]
-            for c in 0..each {
-                let column = unit_column + c * side;
-                weights[(unit_row + r * side) * score_stride + column] = scores[r * each + c];
-            }
-        }
+        scores(&qs, &kv, &mut weights, shape);
         sync_cube();
 
         // One unit a query keeps the running maximum and sum.
@@ -141,32 +114,7 @@ pub(crate) fn attention<F: Float>(
         let at = from * in_stride + 2 * out_stride + head;
         stage_head(qkv, at, in_stride, live, width, 1.0f32, &mut kv, shape);
         sync_cube();
-
-        #[unroll]
-        for r in 0..each {
-            let factor = rescale[unit_row + r * side];
-            #[unroll]
-            for c in 0..columns {
-                context[r * columns + c] *= factor;
-            }
-        }
-        for key in 0..block {
-            let mut left = Array::<f32>::new(each);
-            #[unroll]
-            for r in 0..each {
-                left[r] = weights[(unit_row + r * side) * score_stride + key];
-            }
-            #[unroll]
-            for c in 0..columns {
-                // Columns beyond the room are never written: any value does.
-                let column = min(unit_column + c * side, room - 1);
-                let right = kv[key * row_stride + column];
-                #[unroll]
-                for r in 0..each {
-                    context[r * columns + c] += left[r] * right;
-                }
-            }
-        }
+        add_values(&weights, &rescale, &kv, &mut context, shape);
         sync_cube();
     }
 

@@ -5,6 +5,7 @@
 
 mod activation;
 pub(crate) mod attention;
+mod attention_tile;
 pub(crate) mod column;
 pub(crate) mod embed;
 pub(crate) mod gated;

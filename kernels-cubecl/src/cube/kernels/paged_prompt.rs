@@ -4,6 +4,7 @@
 use cubecl::prelude::*;
 
 use super::attention::AttentionShape;
+use super::attention_tile::{add_values, scores};
 use super::lookup::group_number;
 use super::paged_lookup::{PagedShape, first_seen, slot_of};
 use crate::paged_index::PROMPT_FIELDS;
@@ -90,35 +91,7 @@ pub(crate) fn attention_prompt<F: Float>(
         let keys = Keys { table, from, low, end };
         stage_rows(cache, index, heads, keys, head, &mut kv, shape);
         sync_cube();
-
-        let mut scores = Array::<f32>::new(comptime!(each * each));
-        #[unroll]
-        for i in 0..comptime!(each * each) {
-            scores[i] = 0.0f32;
-        }
-        for column in 0..room {
-            let mut left = Array::<f32>::new(each);
-            #[unroll]
-            for r in 0..each {
-                left[r] = qs[(unit_row + r * side) * row_stride + column];
-            }
-            #[unroll]
-            for c in 0..each {
-                let right = kv[(unit_column + c * side) * row_stride + column];
-                #[unroll]
-                for r in 0..each {
-                    scores[r * each + c] += left[r] * right;
-                }
-            }
-        }
-        #[unroll]
-        for r in 0..each {
-            #[unroll]
-            for c in 0..each {
-                let column = unit_column + c * side;
-                weights[(unit_row + r * side) * score_stride + column] = scores[r * each + c];
-            }
-        }
+        scores(&qs, &kv, &mut weights, shape);
         sync_cube();
 
         // One unit a row keeps the running maximum and sum.
@@ -150,32 +123,7 @@ pub(crate) fn attention_prompt<F: Float>(
         // The keys have been read: their room is the values'.
         stage_rows(cache, index, heads, keys, head + heads.kv as usize, &mut kv, shape);
         sync_cube();
-
-        #[unroll]
-        for r in 0..each {
-            let factor = rescale[unit_row + r * side];
-            #[unroll]
-            for c in 0..columns {
-                context[r * columns + c] *= factor;
-            }
-        }
-        for key in 0..block {
-            let mut left = Array::<f32>::new(each);
-            #[unroll]
-            for r in 0..each {
-                left[r] = weights[(unit_row + r * side) * score_stride + key];
-            }
-            #[unroll]
-            for c in 0..columns {
-                // Columns beyond the room are never written: any value does.
-                let column = min(unit_column + c * side, room - 1);
-                let right = kv[key * row_stride + column];
-                #[unroll]
-                for r in 0..each {
-                    context[r * columns + c] += left[r] * right;
-                }
-            }
-        }
+        add_values(&weights, &rescale, &kv, &mut context, shape);
         sync_cube();
     }
 
