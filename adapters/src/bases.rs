@@ -64,10 +64,10 @@ impl Bases {
     pub(crate) fn inspect(&self, source: &AdapterSource) -> Result<(&Base, AdapterManifest), Refusal> {
         let (index, manifest) = source.inspect_for(&self.catalogs())?;
         let first = &self.0[index];
+        // Models of one family and size have the same sites. Those before the first have others.
         let is_named = |base: &&Base| manifest.base_model().is_some_and(|told| base.goes_by(told));
-        match self.0.iter().find(is_named) {
-            // Models of one family and size have the same sites.
-            Some(named) if !first.goes_by(manifest.base_model().unwrap_or_default()) => {
+        match self.0[index..].iter().find(is_named) {
+            Some(named) if !std::ptr::eq(named, first) => {
                 Ok(source.inspect(named.model.catalog()).map_or((first, manifest), |own| (named, own)))
             }
             _ => Ok((first, manifest)),

@@ -11,6 +11,9 @@ use crate::{BenchError, EncoderSize, HttpServer, RunOptions, Targets, write_rand
 /// Rank of every adapter, on all linear layers.
 pub const FLEET_RANK: usize = 8;
 
+/// Seconds for which a connection of the bench may lie idle.
+const LONGEST_PAUSE_S: usize = 24 * 3600;
+
 /// How servers are started, and where their folders lie.
 #[derive(Clone, Debug)]
 pub struct FleetSetup {
@@ -54,6 +57,9 @@ impl FleetSetup {
             format!("--admin-api-key={ADMIN_KEY}"),
             format!("--state-dir={state}"),
             "--adapter-check-interval=0".to_owned(),
+            // A client says nothing while the other parts take their turns, also before its first request.
+            format!("--header-read-timeout={LONGEST_PAUSE_S}"),
+            format!("--idle-timeout={LONGEST_PAUSE_S}"),
         ];
         arguments.extend(self.run.threads.map(|threads| format!("--threads={threads}")));
         arguments.extend(own.iter().cloned());

@@ -8,21 +8,15 @@ use prometheus::IntCounter;
 pub struct AdapterFallbacks(pub(crate) IntCounter);
 
 impl AdapterFallbacks {
-    /// The counter's name.
-    pub(crate) const NAME: &str = "polylora_adapter_fallbacks_total";
-    /// What it counts.
-    pub(crate) const HELP: &str =
-        "Requests that the base model answered because their adapter could not be loaded";
-
-    /// None yet.
-    pub(crate) fn new() -> Self {
-        // A name that Prometheus takes.
-        Self(IntCounter::new(Self::NAME, Self::HELP).expect("a valid name"))
+    /// One more.
+    pub(crate) fn count(&self) {
+        self.0.inc();
     }
 }
 
 impl Default for AdapterFallbacks {
     fn default() -> Self {
-        Self::new()
+        let help = "Requests that the base model answered because their adapter could not be loaded";
+        Self(IntCounter::new("polylora_adapter_fallbacks_total", help).expect("a valid name"))
     }
 }

@@ -153,7 +153,7 @@ impl EmbeddingPath {
     fn instead(&self, error: EmbedError) -> Result<String, EmbedError> {
         let is_the_adapters = matches!(error, EmbedError::AdapterInvalid { .. });
         if is_the_adapters && self.on_adapter_error == OnAdapterError::Base {
-            self.metrics.adapter_fallbacks.0.inc();
+            self.metrics.adapter_fallbacks.count();
             return Ok(error.to_string());
         }
         Err(error)

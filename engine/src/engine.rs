@@ -282,17 +282,11 @@ impl EmbeddingService for Engine {
 
     fn snapshot(&self) -> Snapshot {
         let metrics = &self.path.metrics;
-        let rates = metrics.rates();
         Snapshot {
             device: self.model.device.clone(),
             mode: self.mode.to_string(),
             instances: self.instances,
-            domains: metrics.traffic.figures(),
-            running_requests: metrics.traffic.running(),
-            waiting_requests: metrics.traffic.waiting(),
-            rows_per_second: rates.rows,
-            tokens_per_second: rates.tokens,
-            latency: metrics.latency(),
+            ..metrics.lately.snapshot(&metrics.traffic)
         }
     }
 

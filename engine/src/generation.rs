@@ -24,6 +24,8 @@ mod step_warm_up;
 mod told_token;
 
 pub use decoding::{Decoding, Streams};
-pub use generation_engine::{GenerationConfigs, GenerationEngine, GenerationParts};
+pub use generation_engine::{
+    CPU_STEP_TOKENS, GenerationConfigs, GenerationEngine, GenerationParts, MAX_PROMPTS,
+};
 pub use generation_worker::StepRunnerFactory;
 pub use step_runner::{CausalRunner, StepAdapters, StepOutput, StepRowOutcome, StepRunner};

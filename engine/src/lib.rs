@@ -33,6 +33,7 @@ mod generation;
 mod generation_service;
 mod generation_stream;
 mod instances;
+mod lately;
 mod memo;
 mod memo_path;
 pub mod metrics;
@@ -71,8 +72,8 @@ pub use generate_request::{
     ChatPrompt, GenerateRequest, Prompt, SamplingRequest, TemplateKind, TemplateValue,
 };
 pub use generation::{
-    CausalRunner, Decoding, GenerationConfigs, GenerationEngine, GenerationParts, StepAdapters, StepOutput,
-    StepRowOutcome, StepRunner, StepRunnerFactory, Streams,
+    CPU_STEP_TOKENS, CausalRunner, Decoding, GenerationConfigs, GenerationEngine, GenerationParts,
+    MAX_PROMPTS, StepAdapters, StepOutput, StepRowOutcome, StepRunner, StepRunnerFactory, Streams,
 };
 pub use generation_service::{GenerationService, LlmInfo, StartingGeneration};
 pub use generation_stream::{Finish, GeneratedToken, GenerationEvent, GenerationStream, StopMatch, TopToken};

@@ -42,7 +42,7 @@ mod maker;
 mod request_count;
 
 use std::borrow::Cow;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use polylora_kernels::device_memory::DeviceMemory;
@@ -51,9 +51,9 @@ use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGauge
 
 use crate::adapter_fallbacks::AdapterFallbacks;
 use crate::adapter_source::AdapterMemory;
-use crate::recent::{LatencyWindow, WorkRates, WorkWindow};
+use crate::lately::Lately;
 use crate::runner::PoolUsage;
-use crate::snapshot::{DomainLabel, LatencySnapshot};
+use crate::snapshot::DomainLabel;
 use crate::traffic::Traffic;
 
 pub(crate) use maker::Maker;
@@ -103,9 +103,7 @@ pub(crate) struct Metrics {
     pub(crate) traffic: Traffic,
     /// Held while requests are carried over from `traffic`, so that two readers do not both add the same ones.
     traffic_carried: Mutex<()>,
-    began: Instant,
-    work: Mutex<WorkWindow>,
-    latencies: Mutex<LatencyWindow>,
+    pub(crate) lately: Lately,
 }
 
 /// How much one batch held.
@@ -167,7 +165,7 @@ impl Metrics {
             worker_restarts: make.counter("polylora_worker_restarts_total", "Runners built anew"),
             batch_retries: make
                 .counter("polylora_batch_retries_total", "Halves of a failed batch that were run again"),
-            adapter_fallbacks: make.fallbacks(&AdapterFallbacks::new()),
+            adapter_fallbacks: make.fallbacks(&AdapterFallbacks::default()),
             memo_hits: make.counter("polylora_memo_hits_total", "Inputs that were not computed again"),
             memo_misses: make.counter("polylora_memo_misses_total", "Inputs that the memo did not have"),
             memo_bytes: make.gauge("polylora_memo_bytes", "Bytes of the memo"),
@@ -191,9 +189,7 @@ impl Metrics {
             requests_waiting: make.gauge("vllm:num_requests_waiting", "Requests that wait for the device"),
             traffic: Traffic::new(),
             traffic_carried: Mutex::default(),
-            began: Instant::now(),
-            work: Mutex::default(),
-            latencies: Mutex::default(),
+            lately: Lately::new(),
             registry: make.registry,
         }
     }
@@ -216,18 +212,7 @@ impl Metrics {
         self.batch_rows.observe(rows as f64);
         self.batch_tokens.observe(tokens as f64);
         self.batch_domains.observe(domains as f64);
-        self.work.lock().add(self.began.elapsed(), rows, tokens);
-    }
-
-    /// Work a second of late.
-    pub(crate) fn rates(&self) -> WorkRates {
-        self.work.lock().rates(self.began.elapsed())
-    }
-
-    /// How long requests took of late.
-    pub(crate) fn latency(&self) -> Option<LatencySnapshot> {
-        let [p50, p99] = self.latencies.lock().percentiles([50, 99])?;
-        Some(LatencySnapshot { p50, p99 })
+        self.lately.worked(rows, tokens);
     }
 
     /// Notes what lies in a device's pool where `before` lay; devices add up.

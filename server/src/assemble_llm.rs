@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use polylora_adapters::{Base, BaseModel, Fleet};
 use polylora_engine::{
-    AdapterFallbacks, AdaptersOf, CausalRunner, DeviceTurns, GenerationConfigs, GenerationEngine,
-    GenerationParts, LlmInfo, LoraRoom, StepRunner,
+    AdapterFallbacks, AdaptersOf, CPU_STEP_TOKENS, CausalRunner, DeviceTurns, GenerationConfigs,
+    GenerationEngine, GenerationParts, LlmInfo, LoraRoom, StepRunner,
 };
 use polylora_hub::{ModelDir, ModelUse};
 use polylora_kernels::device::{OpenDevice, is_cpu};
@@ -17,10 +17,7 @@ use crate::assemble::{AssembleError, find_model};
 use crate::kv_budget::KvBudget;
 use crate::settings::{ModeChoice, Settings};
 
-/// Tokens in one step on the CPU: a prompt's part, beside the texts that go on. More would not make it faster, but have
-/// everybody wait longer for his next token.
-const CPU_STEP_TOKENS: usize = 128;
-/// The same elsewhere.
+/// Tokens in one step where the device is not the CPU.
 const STEP_TOKENS: usize = 2048;
 
 /// A language model that has been loaded, before its engine runs.

@@ -127,9 +127,7 @@ pub(crate) async fn embeddings(
     let embedder = state.embedding()?;
     let ReadRequest { mut engine, encoding, model, named_by, user, lora_request } =
         body.read(embedder.rules())?;
-    if let Some(request) = &lora_request {
-        lora::bring_along(&state, updater, request).await?;
-    }
+    lora::bring_along(&state, updater, lora_request.as_ref()).await?;
     if engine.adapter.is_some() {
         engine.split_key = state.split_key(user.as_deref(), &headers, id.as_deref());
     }

@@ -8,14 +8,13 @@ use polylora_adapters::LoadedAdapter;
 use polylora_generation::{AdapterKey, BlockId, Domain, SequenceId, StepBatch, StepRow};
 use polylora_models::LanguageModel;
 
+use super::generation_engine::CPU_STEP_TOKENS;
 use super::step_runner::{CausalRunner, StepAdapters, StepOutput, StepRowOutcome, StepRunner};
 use crate::adapter_places::LoraRoom;
 use crate::runner::RunError;
 
 /// Tokens in a block of keys and values, as `serve` has it.
 const BLOCK_SIZE: usize = 16;
-/// Tokens of a step at most, as `serve` has it on the CPU.
-const STEP_TOKENS: usize = 128;
 /// Bytes of the room for adapters beyond what they take.
 const SPARE_BYTES: usize = 1 << 20;
 
@@ -116,7 +115,7 @@ impl Decoding {
     }
 
     fn pass(&mut self, streams: &mut Streams, takes_part: impl Fn(&Stream) -> bool) -> Result<(), RunError> {
-        let (mut left, mut rows, mut numbers) = (STEP_TOKENS, vec![], vec![]);
+        let (mut left, mut rows, mut numbers) = (CPU_STEP_TOKENS, vec![], vec![]);
         for (index, stream) in streams.0.iter().enumerate().filter(|(_, stream)| takes_part(stream)) {
             let count = stream.pending.len().min(left);
             if count == 0 {

@@ -76,8 +76,11 @@ pub struct GenerationEngine {
     worker: Mutex<Option<oneshot::Receiver<()>>>,
 }
 
-/// Prompts that may wait for their first step, for each request that may be in flight: as many as one request brings.
-const PROMPTS_OF_A_REQUEST: u32 = 256;
+/// Prompts of one client's request: so many may wait for their first step, for each request that may be in flight.
+pub const MAX_PROMPTS: usize = 256;
+/// Tokens in one step on the CPU: a prompt's part, beside the texts that go on. More would not make it faster, but have
+/// everybody wait longer for his next token.
+pub const CPU_STEP_TOKENS: usize = 128;
 
 impl GenerationEngine {
     /// Starts the engine's thread; must be called inside a tokio runtime.
@@ -95,7 +98,7 @@ impl GenerationEngine {
             }
         };
         // A request is let in as a whole, so the scheduler has room for all of it.
-        let prompts = requests.saturating_mul(PROMPTS_OF_A_REQUEST);
+        let prompts = requests.saturating_mul(MAX_PROMPTS as u32);
         let context = info.max_model_len.min(model.context());
         let limits = SchedulerLimits {
             block_size: configs.block_size,
@@ -208,17 +211,11 @@ impl GenerationService for GenerationEngine {
 
     fn snapshot(&self) -> Snapshot {
         let metrics = &self.way.metrics;
-        let (rates, latency) = metrics.lately();
         Snapshot {
             device: self.info.device.clone(),
             mode: "continuous batching".to_owned(),
             instances: 1,
-            domains: metrics.traffic.figures(),
-            running_requests: metrics.traffic.running(),
-            waiting_requests: metrics.traffic.waiting(),
-            rows_per_second: rates.rows,
-            tokens_per_second: rates.tokens,
-            latency,
+            ..metrics.lately.snapshot(&metrics.traffic)
         }
     }
 

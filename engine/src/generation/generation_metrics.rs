@@ -20,16 +20,15 @@
 //! | `polylora_generation_lora_launches_total` | counter | linear layers that ran with an adapter's part |
 //! | `polylora_adapter_fallbacks_total` | counter | requests that the base model answered because their adapter could not be loaded; together with the embedding engine's, where there is one |
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use parking_lot::Mutex;
 use polylora_generation::SchedulerStats;
 use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, Registry, TextEncoder};
 
+use crate::AdapterFallbacks;
+use crate::lately::Lately;
 use crate::metrics::{Maker, seconds};
-use crate::recent::{LatencyWindow, WorkRates, WorkWindow};
 use crate::traffic::Traffic;
-use crate::{AdapterFallbacks, LatencySnapshot};
 
 /// The metrics; the module's table says what each is.
 pub(crate) struct GenerationMetrics {
@@ -59,8 +58,7 @@ pub(crate) struct GenerationMetrics {
     /// Who asks for what now.
     pub(crate) traffic: Traffic,
     /// Requests that ended and tokens that were computed, and how long requests took.
-    recent: Mutex<(WorkWindow, LatencyWindow)>,
-    began: Instant,
+    pub(crate) lately: Lately,
 }
 
 impl GenerationMetrics {
@@ -104,8 +102,7 @@ impl GenerationMetrics {
                 "Runners that were lost and built again",
             ),
             traffic: Traffic::new(),
-            recent: Mutex::default(),
-            began: Instant::now(),
+            lately: Lately::new(),
             adapter_fallbacks: make.fallbacks(fallbacks),
             registry: make.registry,
         }
@@ -117,7 +114,7 @@ impl GenerationMetrics {
         self.step_seconds.observe(seconds(took));
         self.step_tokens.observe(tokens as f64);
         self.lora_launches.inc_by(lora_launches);
-        self.recent.lock().0.add(self.began.elapsed(), 0, tokens);
+        self.lately.worked(0, tokens);
     }
 
     /// What the scheduler has now.
@@ -159,16 +156,8 @@ impl GenerationMetrics {
     /// A request is over.
     pub(crate) fn over(&self, after: Duration) {
         self.end_to_end.observe(seconds(after));
-        let mut recent = self.recent.lock();
-        recent.0.add(self.began.elapsed(), 1, 0);
-        recent.1.add(after);
-    }
-
-    /// Work a second, and how long requests took; `None` before the first.
-    pub(crate) fn lately(&self) -> (WorkRates, Option<LatencySnapshot>) {
-        let recent = self.recent.lock();
-        let latency = recent.1.percentiles([50, 99]).map(|[p50, p99]| LatencySnapshot { p50, p99 });
-        (recent.0.rates(self.began.elapsed()), latency)
+        self.lately.worked(1, 0);
+        self.lately.answered(after);
     }
 
     /// A request failed.

@@ -232,7 +232,7 @@ impl GenerationPath {
             Err(error @ EmbedError::AdapterInvalid { .. })
                 if self.configs.on_adapter_error == OnAdapterError::Base =>
             {
-                self.metrics.adapter_fallbacks.0.inc();
+                self.metrics.adapter_fallbacks.count();
                 Ok(Chosen { adapter: None, fallback_reason: Some(error.to_string()) })
             }
             Err(error) => Err(error.into()),

@@ -1,10 +1,9 @@
 //! The steps that a device computes before clients come: what it compiles for them, no client waits for.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use polylora_generation::SchedulerLimits;
 
-use polylora_generation::{BlockId, Domain, SchedulerLimits, SequenceId, StepBatch, StepRow};
-
-use super::step_runner::{StepAdapters, StepRunner};
+use super::step_runner::StepRunner;
+use super::step_trial::step_of_nobody;
 use crate::runner::RunError;
 use crate::runner_builder::panic_message;
 
@@ -22,29 +21,14 @@ pub(super) fn warm_up(runner: &mut dyn StepRunner, limits: &SchedulerLimits) -> 
     for (context, tokens) in
         steps.into_iter().filter(|(context, tokens)| context + tokens <= limits.capacity())
     {
-        let step = StepBatch { rows: vec![row(limits, context, tokens)], copies: vec![] };
         let failed = |reason: &str| RunError::Start {
             reason: format!("warming up with a step of {tokens} tokens failed: {reason}"),
         };
-        match catch_unwind(AssertUnwindSafe(|| runner.run(&step, &StepAdapters::new()))) {
+        match step_of_nobody(runner, (context, tokens), limits.blocks_for(context + tokens)) {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => return Err(failed(&error.to_string())),
             Err(panic) => return Err(failed(&format!("it panicked: {}", panic_message(panic.as_ref())))),
         }
     }
     Ok(())
-}
-
-fn row(limits: &SchedulerLimits, context: usize, tokens: usize) -> StepRow {
-    let nobody = SequenceId(u64::MAX);
-    StepRow {
-        sequence: nobody,
-        domain: Domain::Base,
-        tokens: vec![0; tokens],
-        context,
-        cached: 0,
-        blocks: (0..limits.blocks_for(context + tokens) as u32).map(BlockId).collect(),
-        draws: vec![nobody],
-        targets: vec![],
-    }
 }

@@ -42,7 +42,7 @@ impl Drop for RequestCount<'_> {
         let took = self.began.elapsed();
         self.metrics.request_seconds.observe(seconds(took));
         if self.outcome == "ok" {
-            self.metrics.latencies.lock().add(took);
+            self.metrics.lately.answered(took);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use polylora_engine::MAX_PROMPTS;
 use serde_json::{Value, json};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
@@ -10,7 +11,7 @@ use super::bounded::referred_to;
 use crate::llm::Llm;
 use crate::routes::GENERATING;
 use crate::wire::chat::{Messages, ToolChoice};
-use crate::wire::completions::{MOST_PROMPTS, Prompts};
+use crate::wire::completions::Prompts;
 use crate::wire::generation_values::{LogitBias, StopTexts};
 use crate::wire::input::TokenIds;
 use crate::wire::tgi::PromptText;
@@ -75,7 +76,7 @@ fn schemas_of(llm: &Llm) -> Vec<(&'static str, Value)> {
     let id = json!({"type": "integer", "minimum": 0, "maximum": vocabulary.saturating_sub(1)});
     let ids = json!({"type": "array", "items": id, "minItems": 1});
     let several =
-        |items: &Value| json!({"type": "array", "items": items, "minItems": 1, "maxItems": MOST_PROMPTS});
+        |items: &Value| json!({"type": "array", "items": items, "minItems": 1, "maxItems": MAX_PROMPTS});
     let part = json!({
         "type": "object",
         "properties": {"type": {"const": "text"}, "text": {"type": "string"}},

@@ -33,9 +33,7 @@ pub(crate) async fn chat(
     let llm = state.generating()?;
     let ReadChat { request, chosen, names, streamed, form, user, lora_request } =
         own.read(conversation, common.read(state.llm_rules(llm))?)?;
-    if let Some(request) = &lora_request {
-        lora::bring_along(&state, updater, request).await?;
-    }
+    lora::bring_along(&state, updater, lora_request.as_ref()).await?;
     let job = Job { requests: vec![request], model: chosen.name, names, user };
     let running = job.start(&state, llm, caller);
     let head = running.head("chatcmpl");

@@ -33,9 +33,7 @@ pub(crate) async fn completions(
     let llm = state.generating()?;
     let ReadCompletion { requests, chosen, names, streamed, form, user, lora_request } =
         own.read(common.read(state.llm_rules(llm))?)?;
-    if let Some(request) = &lora_request {
-        lora::bring_along(&state, updater, request).await?;
-    }
+    lora::bring_along(&state, updater, lora_request.as_ref()).await?;
     let running = Job { requests, model: chosen.name, names, user }.start(&state, llm, caller);
     let head = running.head("cmpl");
     match streamed {

@@ -139,8 +139,9 @@ pub(crate) async fn list(State(state): State<Arc<AppState>>) -> Result<Response,
 pub(super) async fn bring_along(
     state: &Arc<AppState>,
     updater: Result<Updater, ApiError>,
-    request: &LoraRequest,
+    request: Option<&LoraRequest>,
 ) -> Result<(), ApiError> {
+    let Some(request) = request else { return Ok(()) };
     let Some(path) = request.lora_path.as_deref().filter(|path| !path.is_empty()) else { return Ok(()) };
     let fleet = fleet(state)?;
     if fleet.version(&request.lora_name, None).is_some() {

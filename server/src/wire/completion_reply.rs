@@ -120,14 +120,17 @@ impl CompletionForm {
 
     /// Refuses a reply that would repeat more log-probabilities of prompts than [`MOST_PROMPT_SCORES`].
     fn check_scores(&self, replies: &[WholeReply]) -> Result<(), ApiError> {
+        // One copy of what was computed is always told.
+        if self.copies == 1 {
+            return Ok(());
+        }
         let each = usize::from(self.prompt_logprobs) + usize::from(self.echo && self.logprobs.is_some());
         let of = |reply: &WholeReply| -> usize {
             reply.facts.logprobs.iter().flatten().map(|token| token.top.len() + 1).sum()
         };
         let scores: usize = replies.iter().map(of).sum();
         let found = scores.saturating_mul(each).saturating_mul(self.copies);
-        // One copy of what was computed is always told.
-        if self.copies == 1 || found <= MOST_PROMPT_SCORES {
+        if found <= MOST_PROMPT_SCORES {
             return Ok(());
         }
         let message = format!(

@@ -1,6 +1,6 @@
 //! The request of `POST /v1/completions`: prompts as texts or token ids, and what is told of them.
 
-use polylora_engine::{EmbedInput, GenerateRequest, Prompt, SplitKey};
+use polylora_engine::{EmbedInput, GenerateRequest, MAX_PROMPTS, Prompt, SplitKey};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
@@ -16,8 +16,6 @@ use super::numbers::Count;
 
 /// Tokens that are generated where the request does not say.
 const DEFAULT_MAX_TOKENS: usize = 16;
-/// Prompts in one request.
-pub const MOST_PROMPTS: usize = 256;
 
 /// The fields that only completions have.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -94,9 +92,9 @@ impl CompletionFields {
         if prompts.is_empty() {
             return Err(invalid("prompt", "`prompt` is an empty list: send at least one prompt".to_owned()));
         }
-        if prompts.len() > MOST_PROMPTS {
+        if prompts.len() > MAX_PROMPTS {
             let found = prompts.len();
-            let message = format!("`prompt` has {found} prompts, at most {MOST_PROMPTS} are taken: split it");
+            let message = format!("`prompt` has {found} prompts, at most {MAX_PROMPTS} are taken: split it");
             return Err(invalid("prompt", message));
         }
         if let Some(Count(best_of)) = self.best_of.filter(|&Count(best_of)| best_of != common.copies) {

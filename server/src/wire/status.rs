@@ -57,7 +57,7 @@ pub enum ServerState {
 }
 
 /// What computes.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct DeviceStatus {
     /// Its name.
     pub name: String,
@@ -115,7 +115,7 @@ pub struct LlmStatus {
 }
 
 /// Adapters by name.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct AdapterList {
     /// How many are served.
     pub total: usize,
@@ -124,7 +124,7 @@ pub struct AdapterList {
 }
 
 /// An adapter.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct AdapterStatus {
     /// Its name.
     pub name: String,
@@ -135,7 +135,7 @@ pub struct AdapterStatus {
 }
 
 /// Requests at the device.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct RequestCounts {
     /// Requests of which an input is being computed or was.
     pub running: usize,
@@ -146,7 +146,7 @@ pub struct RequestCounts {
 }
 
 /// Work a second.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Throughput {
     /// Inputs computed a second.
     pub inputs_per_second: f64,
@@ -155,7 +155,7 @@ pub struct Throughput {
 }
 
 /// How long requests took.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Latency {
     /// Milliseconds that half of them did not exceed.
     pub p50_ms: f64,
@@ -164,7 +164,7 @@ pub struct Latency {
 }
 
 /// The traffic of a domain.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct DomainTraffic {
     /// Whose it is.
     pub kind: DomainKind,
@@ -192,18 +192,51 @@ pub enum DomainKind {
 impl ServerStatus {
     /// What both engines tell of themselves, where so many requests may be in flight.
     pub fn of(embedder: Option<&Embedder>, llm: Option<&Llm>, max_requests: usize, uptime: Duration) -> Self {
-        let snapshot = match embedder {
-            Some(embedder) => embedder.service().snapshot(),
-            None => llm.map(|llm| llm.service().snapshot()).unwrap_or_default(),
+        let of_embeddings = |embedder: &Embedder| {
+            let service = embedder.service();
+            let limit = service.limits().concurrent_requests;
+            EngineStatus::of(service.health(), service.snapshot(), service.adapters(), limit)
         };
-        let health = match embedder {
-            Some(embedder) => embedder.service().health(),
-            None => llm.map_or(Health::Unavailable, |llm| llm.service().health()),
+        let of_texts = |llm: &Llm| {
+            let service = llm.service();
+            EngineStatus::of(service.health(), service.snapshot(), service.adapters(), max_requests)
         };
-        let adapters = match embedder {
-            Some(embedder) => embedder.service().adapters(),
-            None => llm.map(|llm| llm.service().adapters()).unwrap_or_default(),
-        };
+        let (embedding, generating) = (embedder.map(of_embeddings), llm.map(of_texts));
+        let lead = embedding.or_else(|| generating.clone());
+        let EngineStatus { state, device, adapters, requests, throughput, latency, domains } = lead
+            .unwrap_or_else(|| {
+                EngineStatus::of(Health::Unavailable, Snapshot::default(), vec![], max_requests)
+            });
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            state,
+            uptime_seconds: uptime.as_secs(),
+            device,
+            model: embedder.map(|e| ModelStatus::of(e.service().model(), e.names().primary())),
+            adapters,
+            requests,
+            throughput,
+            latency,
+            domains,
+            generation: llm.zip(generating).map(|(llm, status)| LlmStatus::of(llm, status)),
+        }
+    }
+}
+
+/// What every engine tells of itself.
+#[derive(Clone)]
+struct EngineStatus {
+    state: ServerState,
+    device: DeviceStatus,
+    adapters: AdapterList,
+    requests: RequestCounts,
+    throughput: Throughput,
+    latency: Option<Latency>,
+    domains: Vec<DomainTraffic>,
+}
+
+impl EngineStatus {
+    fn of(health: Health, snapshot: Snapshot, adapters: Vec<AdapterInfo>, limit: usize) -> Self {
         let Snapshot {
             device,
             mode,
@@ -216,21 +249,13 @@ impl ServerStatus {
             latency,
         } = snapshot;
         Self {
-            version: env!("CARGO_PKG_VERSION"),
             state: health.into(),
-            uptime_seconds: uptime.as_secs(),
             device: DeviceStatus { name: device, mode, instances },
-            model: embedder.map(|e| ModelStatus::of(e.service().model(), e.names().primary())),
             adapters: adapters.into(),
-            requests: RequestCounts {
-                running: running_requests,
-                waiting: waiting_requests,
-                limit: embedder.map_or(max_requests, |e| e.service().limits().concurrent_requests),
-            },
+            requests: RequestCounts { running: running_requests, waiting: waiting_requests, limit },
             throughput: Throughput { inputs_per_second: rows_per_second, tokens_per_second },
             latency: latency.map(Latency::from),
             domains: domains.into_iter().map(DomainTraffic::from).collect(),
-            generation: llm.map(|llm| LlmStatus::of(llm, max_requests)),
         }
     }
 }
@@ -249,30 +274,22 @@ impl ModelStatus {
 }
 
 impl LlmStatus {
-    /// What there is to say of it, where so many requests may be in flight.
-    pub fn of(llm: &Llm, max_requests: usize) -> Self {
-        let (service, info) = (llm.service(), llm.service().model());
-        let snapshot = service.snapshot();
+    fn of(llm: &Llm, status: EngineStatus) -> Self {
+        let info = llm.service().model();
+        let EngineStatus { state, adapters, requests, throughput, latency, domains, .. } = status;
         Self {
             name: llm.names().primary().to_owned(),
-            state: service.health().into(),
+            state,
             digest: info.digest.clone(),
             max_model_len: info.max_model_len,
             dtype: info.dtype.clone(),
             device: info.device.clone(),
             has_chat_template: info.has_chat_template,
-            adapters: service.adapters().into(),
-            requests: RequestCounts {
-                running: snapshot.running_requests,
-                waiting: snapshot.waiting_requests,
-                limit: max_requests,
-            },
-            throughput: Throughput {
-                inputs_per_second: snapshot.rows_per_second,
-                tokens_per_second: snapshot.tokens_per_second,
-            },
-            latency: snapshot.latency.map(Latency::from),
-            domains: snapshot.domains.into_iter().map(DomainTraffic::from).collect(),
+            adapters,
+            requests,
+            throughput,
+            latency,
+            domains,
         }
     }
 }

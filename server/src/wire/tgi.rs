@@ -60,7 +60,7 @@ pub struct GenerateParameters {
     #[schema(value_type = Option<f32>, minimum = -2, maximum = 2)]
     frequency_penalty: Option<Number>,
     /// The same seed gives the same tokens.
-    #[schema(value_type = Option<i64>)]
+    #[schema(value_type = Option<u64>)]
     seed: Option<Count>,
     /// Texts that end it; they are part of the text.
     #[schema(value_type = Option<Vec<String>>)]
