@@ -36,9 +36,9 @@ struct Options {
     /// Python with vLLM's build for CPUs.
     #[arg(long, value_name = "PATH")]
     vllm_python: Option<PathBuf>,
-    /// What peers compute in, bf16 or f32: whichever is the faster for them on this machine.
-    #[arg(long, default_value_t = DTypeSpec::Bf16)]
-    peer_dtype: DTypeSpec,
+    /// What peers compute in, bf16 or f32: the faster one on this machine. vLLM runs in all of them, transformers in the first.
+    #[arg(long, value_delimiter = ',', default_values_t = [DTypeSpec::Bf16])]
+    peer_dtypes: Vec<DTypeSpec>,
     /// The program [default: that of this build].
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
@@ -88,7 +88,8 @@ struct Turns {
     figures: GenerateFigures,
     bandwidths: Vec<f64>,
     lengths: Vec<Vec<f64>>,
-    /// The first tokens of eight texts that our f32, or else the first format, and a peer drew alike, of how many.
+    /// The first tokens of eight texts that our f32, or else the first format, and peers in their first format drew alike, of
+    /// how many.
     alike: Option<[usize; 2]>,
 }
 
@@ -113,7 +114,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         subjects.iter().map(|(dtype, subject)| (*dtype, floor(subject, options.prompt))).collect();
     let medians = lengths.into_iter().map(|times| Passes::of(times).median());
     figures.lengths = kept_lengths(&options, &folder).into_iter().zip(medians).collect();
-    let versions: Vec<String> = peers.iter().map(|peer| peer.versions.clone()).collect();
+    let mut versions: Vec<String> = peers.iter().map(|peer| peer.versions.clone()).collect();
+    versions.dedup();
     // Their memory and their threads are for the server now.
     drop((subjects, peers));
     figures.streams = streams(&options, &encoder, &folder, place.path())?;
@@ -168,14 +170,19 @@ impl Turns {
             subjects.push((kind, GenerateSubject::load(&setup, *dtype)?));
         }
         let mut peers = vec![];
-        let peer_dtype = compared("--peer-dtype", options.peer_dtype)?;
-        let pythons =
-            [(PeerEngine::Transformers, &options.peer_python), (PeerEngine::Vllm, &options.vllm_python)];
-        for (engine, python) in pythons {
+        let formats = options.peer_dtypes.iter().map(|dtype| compared("--peer-dtypes", *dtype));
+        let formats = formats.collect::<Result<Vec<DTypeKind>, BenchError>>()?;
+        let transformers = formats.iter().take(1).map(|dtype| (PeerEngine::Transformers, *dtype));
+        let vllm = formats.iter().map(|dtype| (PeerEngine::Vllm, *dtype));
+        for (engine, dtype) in transformers.chain(vllm) {
+            let python = match engine {
+                PeerEngine::Transformers => &options.peer_python,
+                PeerEngine::Vllm => &options.vllm_python,
+            };
             let Some(python) = python else { continue };
             let (_, own, names) = sets[0];
             for adapted in [None, Some((own, names))] {
-                let form = (peer_dtype, options.run.threads());
+                let form = (dtype, options.run.threads());
                 match GeneratePeer::start(python, engine, &folder.dir, adapted, form) {
                     Ok(mut peer) => {
                         // What compiles for a shape when it comes first has done so then.
@@ -192,7 +199,7 @@ impl Turns {
             }
         }
         let (prompt, batch) = (options.prompt, BATCH);
-        let figures = GenerateFigures { prompt, batch, peers: peer_dtype, ..GenerateFigures::default() };
+        let figures = GenerateFigures { prompt, batch, ..GenerateFigures::default() };
         let lengths = vec![vec![]; lengths.len()];
         Ok(Self { subjects, peers, figures, bandwidths: vec![], lengths, alike: None })
     }
@@ -221,10 +228,11 @@ impl Turns {
                 }
             }
         }
+        let first = self.peers.first().map(|peer| peer.dtype);
         for peer in &mut self.peers {
             let generator = match peer.engine {
-                PeerEngine::Transformers => Generator::Transformers,
-                PeerEngine::Vllm => Generator::Vllm,
+                PeerEngine::Transformers => Generator::Transformers(peer.dtype),
+                PeerEngine::Vllm => Generator::Vllm(peer.dtype),
             };
             let through = if peer.is_adapted { Through::Rank(RANKS[0]) } else { Through::Base };
             for case in [&one, &many] {
@@ -233,7 +241,8 @@ impl Turns {
                 }
                 let times = peer.generate(case)?;
                 line(&mut self.figures, generator, case, through).note(&times);
-                if let (Some(ours), false, BATCH) = (&ours, peer.is_adapted, case.prompts.len()) {
+                let is_wanted = !peer.is_adapted && Some(peer.dtype) == first && case.prompts.len() == BATCH;
+                if let Some(ours) = ours.as_ref().filter(|_| is_wanted) {
                     let alike = ours.iter().zip(&times.tokens).filter(|(own, theirs)| **own == theirs[0]);
                     let [so_far, of] = self.alike.unwrap_or_default();
                     self.alike = Some([so_far + alike.count(), of + BATCH]);

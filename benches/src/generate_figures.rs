@@ -9,10 +9,10 @@ use crate::{Aim, GenerateTimes, Passes, Row, StreamFigures, Through};
 pub enum Generator {
     /// The library, in this number format.
     Ours(DTypeKind),
-    /// transformers or PEFT.
-    Transformers,
-    /// vLLM.
-    Vllm,
+    /// transformers or PEFT, in this one.
+    Transformers(DTypeKind),
+    /// vLLM, in this one.
+    Vllm(DTypeKind),
 }
 
 /// A number format that is compared.
@@ -58,8 +58,6 @@ pub struct GenerateFigures {
     pub prompt: usize,
     /// The larger batch.
     pub batch: usize,
-    /// What peers compute in.
-    pub peers: DTypeKind,
     /// The lines.
     pub lines: Vec<GenerateLine>,
     /// Bytes of memory that are read a second.
@@ -113,18 +111,14 @@ impl GenerateFigures {
     }
 
     fn row(&self, line: &GenerateLine) -> Row {
-        let peers = self.peers.name();
-        let (name, floor) = match line.generator {
-            Generator::Ours(dtype) => {
-                let floor = self.floors.iter().find(|(d, _)| *d == dtype).map(|(_, floor)| *floor);
-                (format!("polylora {}", dtype.name()), floor)
-            }
-            Generator::Transformers if line.through == Through::Base => {
-                (format!("transformers {peers}"), None)
-            }
-            Generator::Transformers => (format!("PEFT {peers}"), None),
-            Generator::Vllm => (format!("vLLM {peers}"), None),
+        let (name, dtype) = match line.generator {
+            Generator::Ours(dtype) => ("polylora", dtype),
+            Generator::Transformers(dtype) if line.through == Through::Base => ("transformers", dtype),
+            Generator::Transformers(dtype) => ("PEFT", dtype),
+            Generator::Vllm(dtype) => ("vLLM", dtype),
         };
+        let is_ours = line.generator == Generator::Ours(dtype);
+        let floor = self.floors.iter().find(|(d, _)| is_ours && *d == dtype).map(|(_, floor)| *floor);
         let through = match line.through {
             Through::Base => "none".to_owned(),
             Through::Rank(rank) => format!("8 of rank {rank}"),
@@ -133,7 +127,7 @@ impl GenerateFigures {
         let prompts = floor.map(|f| line.batch as f64 * f.prompt_flops / f.peak / (line.ms(0) / 1e3));
         let steps = floor.map(|f| f.step_bytes / self.bandwidth / (line.ms(1) / 1e3));
         Row::default()
-            .text("generator", name)
+            .text("generator", format!("{name} {}", dtype.name()))
             .number("texts", line.batch as f64, 0)
             .text("adapters", through)
             .number("prompts ms", line.ms(0), 1)
@@ -167,21 +161,25 @@ impl GenerateFigures {
             floor / step(bf16, one, base),
             0.85,
         )];
-        if self.has(Generator::Vllm) {
+        for dtype in [DTypeKind::Bf16, DTypeKind::F32] {
+            let (vllm, name) = (Generator::Vllm(dtype), dtype.name());
+            if !self.has(vllm) {
+                continue;
+            }
             aims.extend([
                 Aim::at_least(
-                    format!("bf16, {many} texts: new tokens/s / vLLM's"),
-                    step(Generator::Vllm, many, base) / step(bf16, many, base),
+                    format!("bf16, {many} texts: new tokens/s / vLLM's in {name}"),
+                    step(vllm, many, base) / step(bf16, many, base),
                     1.2,
                 ),
                 Aim::at_least(
-                    format!("bf16, {many} texts: prompts, tokens/s / vLLM's"),
-                    first(Generator::Vllm, many, base) / first(bf16, many, base),
+                    format!("bf16, {many} texts: prompts, tokens/s / vLLM's in {name}"),
+                    first(vllm, many, base) / first(bf16, many, base),
                     1.2,
                 ),
                 Aim::at_least(
-                    "bf16, 1 text: prompt, tokens/s / vLLM's",
-                    first(Generator::Vllm, one, base) / first(bf16, one, base),
+                    format!("bf16, 1 text: prompt, tokens/s / vLLM's in {name}"),
+                    first(vllm, one, base) / first(bf16, one, base),
                     1.2,
                 ),
             ]);
@@ -241,13 +239,12 @@ mod tests {
 
     fn measured() -> GenerateFigures {
         let (bf16, int8) = (Generator::Ours(DTypeKind::Bf16), Generator::Ours(DTypeKind::Int8));
-        let (base, vllm) = (Through::Base, Generator::Vllm);
+        let (base, vllm) = (Through::Base, Generator::Vllm(DTypeKind::Bf16));
         let stream =
             |tokens_per_s| StreamFigures { tokens_per_s, interleaved: 0.8, ..StreamFigures::default() };
         GenerateFigures {
             prompt: 128,
             batch: 8,
-            peers: DTypeKind::Bf16,
             lines: vec![
                 line(bf16, 1, base, [60.0, 17.5]),
                 line(bf16, 8, base, [480.0, 20.0]),

@@ -26,6 +26,8 @@ pub struct GeneratePeer {
     pub is_adapted: bool,
     /// Which library.
     pub engine: PeerEngine,
+    /// What it computes in.
+    pub dtype: DTypeKind,
     /// Its version and those of what it stands on.
     pub versions: String,
 }
@@ -68,7 +70,7 @@ impl GeneratePeer {
             }
         })?;
         let versions = hello["versions"].as_str().unwrap_or("?").to_owned();
-        Ok(Self { process, is_adapted: adapters.is_some(), engine, versions })
+        Ok(Self { process, is_adapted: adapters.is_some(), engine, dtype, versions })
     }
 
     /// Its name in tables.

@@ -12,6 +12,7 @@ mod generation_path;
 mod generation_worker;
 mod live_request;
 mod outcome_report;
+mod phases;
 mod presence;
 mod prompt_reader;
 mod prompt_scores;

@@ -1,6 +1,7 @@
 //! What a generation engine gives back, piece by piece.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
@@ -18,6 +19,8 @@ pub struct GenerationStream {
     /// The tokens of the prompt with their log-probabilities, where they were asked for; the first token has none, and
     /// `text_offset` counts from the prompt's beginning.
     pub prompt_logprobs: Option<Vec<GeneratedToken>>,
+    /// Where the time until its first token went.
+    pub timings: StartTimings,
     /// The adapter's version that answers; `None` for the base model.
     pub served_by: Option<ServedBy>,
     /// Why the base model answers in place of the adapter.
@@ -25,6 +28,17 @@ pub struct GenerationStream {
     /// What is generated. An error is the last item and ends all copies; without one, each copy has one event with
     /// `finish`, its last.
     pub events: mpsc::Receiver<Result<GenerationEvent, GenerateError>>,
+}
+
+/// Where the time until a request's first token went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StartTimings {
+    /// Reading the prompt and finding its adapter, with what that waited for.
+    pub tokenize: Duration,
+    /// From there to its first step.
+    pub queue: Duration,
+    /// Computing the prompt, step mates and preemptions included.
+    pub prefill: Duration,
 }
 
 /// A piece of a copy.

@@ -76,7 +76,9 @@ pub use generation::{
     MAX_PROMPTS, StepAdapters, StepOutput, StepRowOutcome, StepRunner, StepRunnerFactory, Streams,
 };
 pub use generation_service::{GenerationService, LlmInfo, StartingGeneration};
-pub use generation_stream::{Finish, GeneratedToken, GenerationEvent, GenerationStream, StopMatch, TopToken};
+pub use generation_stream::{
+    Finish, GeneratedToken, GenerationEvent, GenerationStream, StartTimings, StopMatch, TopToken,
+};
 pub use mode::{Batching, Mode};
 pub use polylora_adapters::{SplitKey, Ticket, VersionId};
 pub use polylora_generation::{MAX_LOGIT_BIASES, MAX_STOP_BYTES, MAX_STOP_STRINGS, MAX_STOP_TOKEN_IDS};

@@ -9,9 +9,10 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream::unfold;
 use polylora_engine::GenerateError;
 use serde::Serialize;
+use tracing::Span;
 
 use crate::generation_replies::{Arrival, PromptError, Replies};
-use crate::request_trace::milliseconds;
+use crate::request_trace::{Stages, milliseconds, record_stages};
 use crate::shutdown::{CutOff, CutOffWatch};
 use crate::wire::generation_usage::GenerationUsage;
 
@@ -54,6 +55,8 @@ pub(crate) struct StreamParts {
     pub(crate) request: String,
     /// The model's name, for the log.
     pub(crate) model: String,
+    /// When the first token came, for the trace.
+    pub(crate) started: Option<Instant>,
 }
 
 /// A reply that is streamed. Dropping it aborts what is not done.
@@ -68,8 +71,15 @@ struct EventStream {
 
 /// The response whose body is the stream.
 pub(crate) fn streamed(parts: StreamParts) -> Response {
-    let StreamParts { replies, first, writer, cut_off, request, model } = parts;
-    let line = StreamLine { request, model, started: Instant::now(), usage: None, outcome: "client_closed" };
+    let StreamParts { replies, first, writer, cut_off, request, model, started } = parts;
+    let line = StreamLine {
+        request,
+        model,
+        span: Span::current(),
+        started: started.unwrap_or_else(Instant::now),
+        usage: None,
+        outcome: "client_closed",
+    };
     let stream = EventStream { replies: Some(replies), first, writer, over: cut_off.watch(), line };
     let events = unfold(stream, |mut stream| async move {
         let text = stream.next().await?;
@@ -125,10 +135,12 @@ impl EventStream {
     }
 }
 
-/// The log line of a stream's end; the request's own line was written when the stream began. Never a text.
+/// The log line of a stream's end; the request's own line was written when the stream began, and its span ends with it. Never
+/// a text.
 struct StreamLine {
     request: String,
     model: String,
+    span: Span,
     started: Instant,
     usage: Option<GenerationUsage>,
     outcome: &'static str,
@@ -137,6 +149,9 @@ struct StreamLine {
 impl Drop for StreamLine {
     fn drop(&mut self) {
         let usage = self.usage.unwrap_or_default();
+        // What is exported ends where the span is left for the last time.
+        let _within = self.span.enter();
+        record_stages(&self.span, &Stages::decoded(self.started), Instant::now());
         tracing::info!(
             request_id = %self.request,
             model = %self.model,

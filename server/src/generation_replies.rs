@@ -4,10 +4,11 @@ use std::collections::VecDeque;
 use std::future::{poll_fn, ready};
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use polylora_engine::{
     GenerateError, GenerateRequest, GeneratedToken, GenerationEvent, GenerationService, ServedBy,
-    StartingGeneration,
+    StartTimings, StartingGeneration,
 };
 use tokio::sync::mpsc;
 
@@ -22,6 +23,10 @@ pub struct PromptFacts {
     pub cached_tokens: usize,
     /// Its tokens' log-probabilities, where they were asked for.
     pub logprobs: Option<Vec<GeneratedToken>>,
+    /// Where the time until its first token went.
+    pub timings: StartTimings,
+    /// When that came.
+    pub started: Option<Instant>,
     /// The adapter's version that answers.
     pub served_by: Option<ServedBy>,
     /// Why the base model answers in place of the adapter.
@@ -178,6 +183,8 @@ impl Source {
                         text: stream.prompt_text,
                         cached_tokens: stream.cached_tokens,
                         logprobs: stream.prompt_logprobs,
+                        timings: stream.timings,
+                        started: Some(Instant::now()),
                         served_by: stream.served_by,
                         fallback_reason: stream.fallback_reason,
                     };

@@ -9,10 +9,10 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
-use polylora_engine::{EmbedReply, Timings};
+use polylora_engine::EmbedReply;
 use tracing::{Instrument, Span};
 
-use crate::request_trace::{milliseconds, record_stages, record_status, request_span};
+use crate::request_trace::{Stages, milliseconds, record_stages, record_status, request_span};
 use crate::routes::{METRICS, PROBES, STATUS};
 use crate::state::AppState;
 use crate::wire::error::ErrorCode;
@@ -36,17 +36,17 @@ pub struct Served {
     pub inputs: usize,
     /// Tokens computed.
     pub tokens: usize,
-    /// Where the time went, and when the engine had replied, where it was measured.
-    pub stages: Option<(Timings, Instant)>,
+    /// Where the time went, and when the engine had replied, where that is known.
+    pub stages: Option<(Stages, Instant)>,
 }
 
 impl Served {
     /// What a reply of the engine's served; to be called when it has come.
     pub fn reply(model: String, inputs: usize, reply: &EmbedReply) -> Self {
-        Self { model, inputs, tokens: reply.tokens, stages: Some((reply.timings, Instant::now())) }
+        Self { model, inputs, tokens: reply.tokens, stages: Some((reply.timings.into(), Instant::now())) }
     }
 
-    /// What was served without the device.
+    /// What was served without the device, or by a stream that goes on.
     pub fn unmeasured(model: String, inputs: usize, tokens: usize) -> Self {
         Self { model, inputs, tokens, stages: None }
     }
@@ -105,12 +105,12 @@ impl Line {
             self.span.record("model", served.model.as_str());
             self.span.record("inputs", served.inputs);
             self.span.record("tokens", served.tokens);
-            if let Some((timings, replied)) = &served.stages {
-                record_stages(&self.span, timings, *replied);
+            if let Some((stages, replied)) = &served.stages {
+                record_stages(&self.span, stages, *replied);
             }
         }
         let latency_ms = milliseconds(latency);
-        let timings = served.and_then(|served| served.stages.as_ref()).map(|(timings, _)| timings);
+        let stages = served.and_then(|served| served.stages).map(|(stages, _)| stages).unwrap_or_default();
         macro_rules! line {
             ($level:ident) => {
                 tracing::$level!(
@@ -122,9 +122,11 @@ impl Line {
                     model = served.map(|served| served.model.as_str()),
                     inputs = served.map(|served| served.inputs),
                     tokens = served.map(|served| served.tokens),
-                    tokenize_ms = timings.map(|timings| milliseconds(timings.tokenize)),
-                    queue_ms = timings.map(|timings| milliseconds(timings.queue)),
-                    compute_ms = timings.map(|timings| milliseconds(timings.compute)),
+                    tokenize_ms = stages.tokenize.map(milliseconds),
+                    queue_ms = stages.queue.map(milliseconds),
+                    compute_ms = stages.compute.map(milliseconds),
+                    prefill_ms = stages.prefill.map(milliseconds),
+                    decode_ms = stages.decode.map(milliseconds),
                     code = code.map(|code| code.0),
                     "request"
                 )

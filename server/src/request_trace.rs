@@ -8,7 +8,7 @@ use opentelemetry::propagation::TextMapPropagator;
 use opentelemetry::trace::{Span as _, SpanBuilder, TraceContextExt, Tracer};
 use opentelemetry_http::HeaderExtractor;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
-use polylora_engine::Timings;
+use polylora_engine::{StartTimings, Timings};
 use tracing::Span;
 use tracing::field::Empty;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
@@ -47,18 +47,56 @@ pub fn record_status(span: &Span, status: StatusCode) {
     }
 }
 
-/// Puts the stages that the engine has measured under the request's span: they ended when its reply came, one after the
-/// other.
-pub fn record_stages(span: &Span, timings: &Timings, replied: Instant) {
+/// The stages that the engine has measured of a request, one after the other; those that it did not go through are `None`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stages {
+    /// Reading the texts.
+    pub tokenize: Option<Duration>,
+    /// Waiting for the device.
+    pub queue: Option<Duration>,
+    /// An embedding's time on it.
+    pub compute: Option<Duration>,
+    /// A text's time until its first token.
+    pub prefill: Option<Duration>,
+    /// A text's further tokens.
+    pub decode: Option<Duration>,
+}
+
+impl From<Timings> for Stages {
+    fn from(Timings { tokenize, queue, compute }: Timings) -> Self {
+        Self { tokenize: Some(tokenize), queue: Some(queue), compute: Some(compute), ..Self::default() }
+    }
+}
+
+impl From<StartTimings> for Stages {
+    fn from(StartTimings { tokenize, queue, prefill }: StartTimings) -> Self {
+        Self { tokenize: Some(tokenize), queue: Some(queue), prefill: Some(prefill), ..Self::default() }
+    }
+}
+
+impl Stages {
+    /// The further tokens of a text whose first one came at `started`, and whose last one comes now.
+    pub fn decoded(started: Instant) -> Self {
+        Self { decode: Some(started.elapsed()), ..Self::default() }
+    }
+}
+
+/// Puts the stages under the request's span: the last ended at `ended`.
+pub fn record_stages(span: &Span, stages: &Stages, ended: Instant) {
     let context = span.context();
     if !context.span().span_context().is_sampled() {
         return;
     }
     let tracer = global::tracer("polylora");
-    let mut end = SystemTime::now().checked_sub(replied.elapsed()).unwrap_or(SystemTime::UNIX_EPOCH);
-    for (stage, took) in
-        [("compute", timings.compute), ("queue", timings.queue), ("tokenize", timings.tokenize)]
-    {
+    let mut end = SystemTime::now().checked_sub(ended.elapsed()).unwrap_or(SystemTime::UNIX_EPOCH);
+    let last_first = [
+        ("decode", stages.decode),
+        ("prefill", stages.prefill),
+        ("compute", stages.compute),
+        ("queue", stages.queue),
+        ("tokenize", stages.tokenize),
+    ];
+    for (stage, took) in last_first.into_iter().filter_map(|(stage, took)| Some((stage, took?))) {
         let start = end.checked_sub(took).unwrap_or(SystemTime::UNIX_EPOCH);
         let span = SpanBuilder::from_name(stage).with_start_time(start);
         tracer.build_with_context(span, &context).end_with_timestamp(end);

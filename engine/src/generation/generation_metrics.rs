@@ -13,6 +13,9 @@
 //! | `vllm:inter_token_latency_seconds` | histogram | between a request's tokens |
 //! | `vllm:e2e_request_latency_seconds` | histogram | from submitted to the end |
 //! | `vllm:request_queue_time_seconds` | histogram | from submitted to the first step |
+//! | `vllm:request_prefill_time_seconds`, `vllm:request_decode_time_seconds` | histogram | from there to the first token, and from that to the last |
+//! | `vllm:request_inference_time_seconds` | histogram | both together |
+//! | `vllm:request_prompt_tokens`, `vllm:request_generation_tokens` | histogram | tokens of a request's prompt, and those of all its copies |
 //! | `polylora_generation_worker_restarts_total` | counter | runners that were lost and built again |
 //! | `polylora_generation_steps_total`, `polylora_generation_step_seconds` | counter, histogram | forward passes |
 //! | `polylora_generation_step_tokens` | histogram | tokens in one |
@@ -25,6 +28,7 @@ use std::time::Duration;
 use polylora_generation::SchedulerStats;
 use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, Registry, TextEncoder};
 
+use super::phases::{PhaseTimes, Phases, TokenWait};
 use crate::AdapterFallbacks;
 use crate::lately::Lately;
 use crate::metrics::{Maker, seconds};
@@ -47,6 +51,11 @@ pub(crate) struct GenerationMetrics {
     inter_token: Histogram,
     end_to_end: Histogram,
     queue: Histogram,
+    prefill: Histogram,
+    decode: Histogram,
+    inference: Histogram,
+    request_prompt_tokens: Histogram,
+    request_generation_tokens: Histogram,
     steps: IntCounter,
     step_seconds: Histogram,
     step_tokens: Histogram,
@@ -90,6 +99,14 @@ impl GenerationMetrics {
             inter_token: make.seconds("vllm:inter_token_latency_seconds", "Between a request's tokens"),
             end_to_end: make.seconds("vllm:e2e_request_latency_seconds", "From submitted to the end"),
             queue: make.seconds("vllm:request_queue_time_seconds", "From submitted to the first step"),
+            prefill: make
+                .seconds("vllm:request_prefill_time_seconds", "From the first step to the first token"),
+            decode: make.seconds("vllm:request_decode_time_seconds", "From the first token to the last"),
+            inference: make
+                .seconds("vllm:request_inference_time_seconds", "From the first step to the last token"),
+            request_prompt_tokens: make.sizes("vllm:request_prompt_tokens", "Tokens of a request's prompt"),
+            request_generation_tokens: make
+                .sizes("vllm:request_generation_tokens", "Tokens drawn for a request"),
             steps: make.counter("polylora_generation_steps_total", "Forward passes"),
             step_seconds: make.seconds("polylora_generation_step_seconds", "One forward pass"),
             step_tokens: make.sizes("polylora_generation_step_tokens", "Tokens in one forward pass"),
@@ -143,7 +160,7 @@ impl GenerationMetrics {
     }
 
     /// A token was drawn.
-    pub(crate) fn drew(&self, is_first: bool, waited: Duration) {
+    pub(crate) fn drew(&self, TokenWait { is_first, waited }: TokenWait) {
         self.generation_tokens.inc();
         if is_first { &self.first_token } else { &self.inter_token }.observe(seconds(waited));
     }
@@ -153,8 +170,15 @@ impl GenerationMetrics {
         self.success.with_label_values(&[reason]).inc();
     }
 
-    /// A request is over.
-    pub(crate) fn over(&self, after: Duration) {
+    /// A request is over, with so many tokens of its prompt and drawn.
+    pub(crate) fn over(&self, phases: &Phases, (prompt, drawn): (usize, usize)) {
+        let PhaseTimes { prefill, decode, .. } = phases.times();
+        self.prefill.observe(seconds(prefill));
+        self.decode.observe(seconds(decode));
+        self.inference.observe(seconds(prefill + decode));
+        self.request_prompt_tokens.observe(prompt as f64);
+        self.request_generation_tokens.observe(drawn as f64);
+        let after = phases.elapsed();
         self.end_to_end.observe(seconds(after));
         self.lately.worked(1, 0);
         self.lately.answered(after);

@@ -92,6 +92,7 @@ impl GenerationPath {
         request: GenerateRequest,
         permits: Arc<Permits>,
     ) -> Result<GenerationStream, GenerateError> {
+        let arrived = Instant::now();
         let copies = NonZeroUsize::new(request.copies)
             .filter(|copies| copies.get() <= polylora_generation::MAX_N)
             .ok_or(GenerateError::TooManyCopies { found: request.copies, max: polylora_generation::MAX_N })?;
@@ -117,6 +118,7 @@ impl GenerationPath {
         // Whoever falls back to the base is its traffic.
         let domain = adapter.filter(|_| served.is_some());
         let (adapter, served_by) = served.map(|served| (served.adapter, served.served_by)).unzip();
+        let submitted = Instant::now();
         let (started, starts) = oneshot::channel();
         let (events, stream) = mpsc::channel(most_events(copies.get(), max_tokens.get()));
         let digest = adapter.as_ref().map(|adapter| adapter.digest);
@@ -132,7 +134,7 @@ impl GenerationPath {
             },
             adapter,
             speech,
-            submitted: Instant::now(),
+            submitted,
             started,
             events,
             permits,
@@ -145,7 +147,7 @@ impl GenerationPath {
         jobs.send(job).await.map_err(|_| self.worker_is_gone())?;
         drop(jobs);
         let outcome = starts.await.unwrap_or_else(|_| Err(self.worker_is_gone()));
-        let Started { cached_tokens, prompt_scores } = outcome?;
+        let Started { cached_tokens, prompt_scores, times } = outcome?;
         let prompt_logprobs = match prompt_scores {
             Some(scores) => Some(self.told(scores, Arc::clone(&tokens), asked_text.is_some()).await?),
             None => None,
@@ -158,6 +160,7 @@ impl GenerationPath {
             prompt_tokens: tokens,
             cached_tokens,
             prompt_logprobs,
+            timings: times.until_start(submitted.saturating_duration_since(arrived)),
             served_by,
             fallback_reason,
             events: stream,

@@ -226,8 +226,7 @@ impl Worker {
             if self.unbegun.remove(first)
                 && let Some(request) = self.requests.get_mut(first)
             {
-                request.begins();
-                self.metrics.left_the_queue(request.submitted().elapsed());
+                self.metrics.left_the_queue(request.begins());
             }
         }
         let turn = self.turns.as_ref().map(DeviceTurns::take);

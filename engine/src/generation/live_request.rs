@@ -11,6 +11,7 @@ use polylora_generation::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::outcome_report::OutcomeReport;
+use super::phases::{PhaseTimes, Phases, TokenWait};
 use super::presence::Presence;
 use super::prompt_scores::PromptScores;
 use super::speech::Speech;
@@ -47,6 +48,8 @@ pub(crate) struct Started {
     pub(crate) cached_tokens: usize,
     /// Its tokens' log-probabilities, where they were asked for.
     pub(crate) prompt_scores: Option<PromptScores>,
+    /// How long it waited and was computed.
+    pub(crate) times: PhaseTimes,
 }
 
 /// A request whose sequences the scheduler has.
@@ -55,8 +58,7 @@ pub(crate) struct LiveRequest {
     /// Copies whose end was not told.
     ends_left: usize,
     adapter: Option<LoadedAdapter>,
-    submitted: Instant,
-    last_token: Option<Instant>,
+    phases: Phases,
     started: Option<oneshot::Sender<Result<Started, GenerateError>>>,
     events: mpsc::Sender<Result<GenerationEvent, GenerateError>>,
     wants_logprobs: bool,
@@ -77,10 +79,8 @@ struct Copy {
 pub(crate) struct TokenOutcome {
     /// What is to be told; with `finish` if the copy ends with it.
     pub(crate) event: GenerationEvent,
-    /// Since the request's token before, or since it was submitted for its first.
-    pub(crate) waited: Duration,
-    /// Whether it is the request's first.
-    pub(crate) is_first: bool,
+    /// How long the request waited for it.
+    pub(crate) wait: TokenWait,
 }
 
 impl GenerationJob {
@@ -120,8 +120,7 @@ impl LiveRequest {
             ends_left: sequence.copies.get(),
             copies,
             adapter,
-            submitted,
-            last_token: None,
+            phases: Phases::new(submitted),
             started: Some(started),
             events,
             wants_logprobs,
@@ -161,14 +160,15 @@ impl LiveRequest {
         self.ends_left == 0
     }
 
-    /// Its first step begins.
-    pub(crate) fn begins(&mut self) {
+    /// Its first step begins; says how long it waited for it.
+    pub(crate) fn begins(&mut self) -> Duration {
         self.presence.begins();
+        self.phases.begin(Instant::now())
     }
 
-    /// When it was submitted.
-    pub(crate) fn submitted(&self) -> Instant {
-        self.submitted
+    /// Its phases so far.
+    pub(crate) fn phases(&self) -> &Phases {
+        &self.phases
     }
 
     /// Tokens of the prompt, and those drawn so far.
@@ -186,7 +186,8 @@ impl LiveRequest {
         if let Some(started) = self.started.take() {
             let prompt_scores = self.prompt_scores.take();
             // Who has left is noticed before the next step, and had no answer.
-            if started.send(Ok(Started { cached_tokens, prompt_scores })).is_ok() {
+            let times = self.phases.times();
+            if started.send(Ok(Started { cached_tokens, prompt_scores, times })).is_ok() {
                 self.report.iter_mut().for_each(OutcomeReport::started);
             }
         }
@@ -236,9 +237,7 @@ impl LiveRequest {
         let logprobs = drawn.logprobs.filter(|_| self.wants_logprobs);
         let tokens = vec![told_token(door, drawn.token, pushed.text_offset, logprobs)];
         let event = GenerationEvent { index, text: pushed.text_delta, tokens, finish };
-        let before = self.last_token.replace(now);
-        let waited = now.saturating_duration_since(before.unwrap_or(self.submitted));
-        TokenOutcome { event, waited, is_first: before.is_none() }
+        TokenOutcome { event, wait: self.phases.draw(now) }
     }
 
     /// Ends a copy that goes no further although its tokens do not say so, and gives the text that was waiting; `None` when

@@ -14,19 +14,62 @@ pub(super) fn told_token(
     text_offset: usize,
     logprobs: Option<TokenLogprobs>,
 ) -> GeneratedToken {
-    let text_of = |id: u32| door.text_of(&[id], WITH_SPECIAL);
-    let mut token = GeneratedToken {
-        id,
-        text: text_of(id),
-        is_special: door.text_of(&[id], SpecialTokens::Skip).is_empty(),
-        text_offset,
-        ..GeneratedToken::default()
-    };
+    let (text, is_special) = text_of(door, id);
+    let mut token = GeneratedToken { id, text, is_special, text_offset, ..GeneratedToken::default() };
     if let Some(TokenLogprobs { logprob, rank, top }) = logprobs {
         token.logprob = Some(logprob);
         token.rank = Some(rank);
-        let top = top.into_iter().map(|(id, logprob)| TopToken { id, text: text_of(id), logprob });
+        let top = top.into_iter().map(|(id, logprob)| TopToken { id, text: text_of(door, id).0, logprob });
         token.top = top.collect();
     }
     token
+}
+
+/// The text that a token adds to others, and whether it is a special one.
+///
+/// Tokenizers of SentencePiece's kind drop the blank that a text begins with, so a token is also read after itself.
+fn text_of(door: &dyn TokenText, id: u32) -> (String, bool) {
+    let alone = door.text_of(&[id], WITH_SPECIAL);
+    if !alone.is_empty() && door.text_of(&[id], SpecialTokens::Skip).is_empty() {
+        return (alone, true);
+    }
+    let twice = door.text_of(&[id, id], WITH_SPECIAL);
+    match twice.strip_prefix(&alone).filter(|second| second.ends_with(&alone)) {
+        Some(second) if second.len() > alone.len() => (second.to_owned(), false),
+        _ => (alone, false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Tokens 0.. are these pieces, where `▁` is a blank and the first of a text is dropped; further ones are special.
+    struct SentencePieces(&'static [&'static str]);
+
+    impl TokenText for SentencePieces {
+        fn text_of(&self, tokens: &[u32], special: SpecialTokens) -> String {
+            let piece = |id: &u32| match self.0.get(*id as usize) {
+                Some(piece) => piece.replace('▁', " "),
+                None if special == SpecialTokens::Skip => String::new(),
+                None => format!("<{id}>"),
+            };
+            let text: String = tokens.iter().map(piece).collect();
+            text.strip_prefix(' ').map(str::to_owned).unwrap_or(text)
+        }
+    }
+
+    #[test]
+    fn a_token_keeps_the_blank_that_it_adds_and_a_blank_is_not_special() {
+        let door = SentencePieces(&["▁world", "s", "▁", "▁▁", "\u{FFFD}", ""]);
+        let told = |id: u32| {
+            let token = told_token(&door, id, 0, None);
+            (token.text, token.is_special)
+        };
+        let texts = [" world", "s", " ", "  ", "\u{FFFD}", ""];
+        for (id, text) in texts.iter().enumerate() {
+            assert_eq!(told(id as u32), ((*text).to_owned(), false));
+        }
+        assert_eq!(told(9), ("<9>".to_owned(), true));
+    }
 }

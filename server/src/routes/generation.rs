@@ -1,5 +1,7 @@
 //! What all routes that generate text do with a request once it has been read.
 
+use std::time::Instant;
+
 use axum::Extension;
 use axum::extract::FromRequestParts;
 use axum::http::HeaderMap;
@@ -13,6 +15,7 @@ use crate::event_stream::{EventWriter, StreamParts, streamed};
 use crate::generation_replies::{Arrival, Progress, PromptError, PromptFacts, Replies, WholeReply};
 use crate::llm::Llm;
 use crate::request_log::{RequestId, Served};
+use crate::request_trace::Stages;
 use crate::shutdown::CutOff;
 use crate::state::AppState;
 use crate::wire::error::ApiError;
@@ -113,8 +116,10 @@ impl Running<'_> {
         let Self { state, llm, replies, prompts, model, names, .. } = self;
         let replies = replies.whole().await.map_err(|error| told(state, llm, &names, &error))?;
         let facts = replies.first().map(|reply| reply.facts.clone()).unwrap_or_default();
+        let decoded = facts.started.map(Stages::decoded).unwrap_or_default();
+        let stages = Some((Stages { decode: decoded.decode, ..facts.timings.into() }, Instant::now()));
         let (mut response, tokens) = write(replies)?;
-        finish(&mut response, &facts, Served::unmeasured(model, prompts, tokens));
+        finish(&mut response, &facts, Served { model, inputs: prompts, tokens, stages });
         Ok(response)
     }
 
@@ -132,7 +137,12 @@ impl Running<'_> {
             Some(Arrival { progress: Progress::Started(facts), .. }) => facts.clone(),
             _ => PromptFacts::default(),
         };
-        let served = Served::unmeasured(self.model.clone(), self.prompts, facts.tokens.len());
+        let served = Served {
+            model: self.model.clone(),
+            inputs: self.prompts,
+            tokens: facts.tokens.len(),
+            stages: facts.started.map(|started| (facts.timings.into(), started)),
+        };
         let Caller { request: RequestId(request), cut_off, .. } = self.caller;
         let mut response = streamed(StreamParts {
             replies: self.replies,
@@ -141,6 +151,7 @@ impl Running<'_> {
             cut_off,
             request,
             model: self.model,
+            started: facts.started,
         });
         finish(&mut response, &facts, served);
         Ok(response)

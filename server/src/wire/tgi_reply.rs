@@ -65,6 +65,7 @@ pub struct PrefillToken {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct OutputToken {
     id: u32,
+    /// What it adds; parts of a character come with the last of them.
     text: String,
     #[schema(required)]
     logprob: Option<f32>,
@@ -80,7 +81,6 @@ pub struct OutputToken {
 pub struct GeneratePiece {
     /// Its number, from 1.
     index: usize,
-    /// Its text is what it adds; parts of a character come with the last of them.
     #[schema(required)]
     token: Option<OutputToken>,
     /// With `top_n_tokens`.
@@ -128,13 +128,14 @@ impl GenerateResponse {
         let WholeReply { facts, copies } = reply;
         let copy = copies.into_iter().next().unwrap_or_default();
         let prefill = facts.logprobs.as_deref().filter(|_| form.prefill).unwrap_or_default();
+        let token = |(token, text)| form.token(token, text);
         let details = form.details.then(|| GenerateDetails {
             finish_reason: copy.finish.as_ref().map(FinishReason::of),
             prompt_tokens: facts.tokens.len(),
             generated_tokens: copy.tokens.len(),
             seed: form.seed,
             prefill: prefill.iter().map(PrefillToken::of).collect(),
-            tokens: copy.tokens.iter().map(|token| form.token(token, token.text.clone())).collect(),
+            tokens: copy.tokens.iter().zip(added_texts(&copy.text, &copy.tokens)).map(token).collect(),
             top_tokens: form.top_tokens.then(|| copy.tokens.iter().map(top_tokens).collect()),
         });
         Self { generated_text: format!("{}{}", form.before(&facts), copy.text), details }
@@ -164,6 +165,18 @@ fn top_tokens(token: &GeneratedToken) -> Vec<PrefillToken> {
         logprob: Some(told(top.logprob)),
     };
     token.top.iter().map(one).collect()
+}
+
+/// What each token adds to the text, as pieces of a streamed reply tell it: parts of a character come with the last of
+/// them, special tokens have their own.
+fn added_texts(text: &str, tokens: &[GeneratedToken]) -> Vec<String> {
+    let mut rest = text.chars();
+    let ends = tokens.iter().skip(1).map(|next| next.text_offset).chain([usize::MAX]);
+    let added = tokens.iter().zip(ends).map(|(token, end)| {
+        let added: String = rest.by_ref().take(end.saturating_sub(token.text_offset)).collect();
+        if token.is_special { token.text.clone() } else { added }
+    });
+    added.collect()
 }
 
 /// Writes a reply token by token.
@@ -260,5 +273,30 @@ impl EventWriter for GenerateWriter {
 
     fn usage(&self) -> GenerationUsage {
         self.usage.total()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_texts_of_tokens_are_the_text_whatever_they_have_of_a_character() {
+        let token = |text_offset, text: &str, is_special| GeneratedToken {
+            text: text.to_owned(),
+            text_offset,
+            is_special,
+            ..GeneratedToken::default()
+        };
+        let tokens = [
+            token(0, "é", false),
+            token(1, "\u{FFFD}", false),
+            token(1, "\u{FFFD}", false),
+            token(2, " x", false),
+            token(4, "</s>", true),
+        ];
+        assert_eq!(added_texts("é✓ x", &tokens), ["é", "", "✓", " x", "</s>"]);
+        assert_eq!(added_texts("é", &tokens[..3]), ["é", "", ""]);
+        assert!(added_texts("", &[]).is_empty());
     }
 }

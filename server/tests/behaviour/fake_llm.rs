@@ -8,7 +8,8 @@ use std::time::Duration;
 use polylora_engine::{
     AdapterInfo, BoxFuture, ChatPrompt, DomainLabel, DomainSnapshot, Finish, GenerateError, GenerateRequest,
     GeneratedToken, GenerationEvent, GenerationService, GenerationStream, Health, LlmInfo, Prompt,
-    SamplingRequest, ServedBy, Snapshot, StartingGeneration, StopMatch, TextToken, TopToken, VersionId,
+    SamplingRequest, ServedBy, Snapshot, StartTimings, StartingGeneration, StopMatch, TextToken, TopToken,
+    VersionId,
 };
 use tokio::sync::mpsc;
 
@@ -20,6 +21,13 @@ pub const VOCABULARY: usize = 1000;
 const WORDS: [&str; 4] = ["red", "green", "blue", "grey"];
 const END: u32 = 2;
 const MOST_COPIES: usize = 8;
+
+/// Where every prompt's time went.
+const TIMINGS: StartTimings = StartTimings {
+    tokenize: Duration::from_millis(2),
+    queue: Duration::from_millis(30),
+    prefill: Duration::from_millis(400),
+};
 
 /// What the fake does with a request that it finds nothing wrong with.
 #[derive(Clone, Debug, Default)]
@@ -144,6 +152,7 @@ impl FakeLlm {
             prompt_tokens: tokens.into(),
             prompt_text: request.echo.then_some(text),
             prompt_logprobs,
+            timings: TIMINGS,
             served_by: self.served_by.clone(),
             fallback_reason: self.fallback_reason.clone(),
             events,

@@ -17,6 +17,8 @@ use prost::Message;
 use tracing_subscriber::layer::SubscriberExt;
 
 use crate::fake_engine::{FakeEngine, Server};
+use crate::fake_llm::LLM;
+use crate::llm_server::LlmServer;
 
 const CANARY: &str = "canary in a coal mine";
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -55,6 +57,38 @@ fn collector() -> (String, Receiver<Vec<u8>>) {
     (format!("http://{address}"), batches)
 }
 
+/// All spans that came, once the export has ended; none of them has the canary.
+async fn spans_of(export: TraceExport, batches: &Receiver<Vec<u8>>) -> Vec<Span> {
+    tokio::task::spawn_blocking(move || drop(export)).await.expect("sent");
+    // A slow machine sends what there is before the last span has ended, and the rest at the end: all has come by now.
+    let first = batches.recv_timeout(Duration::from_secs(20)).expect("a batch");
+    let mut spans = vec![];
+    for batch in std::iter::once(first).chain(batches.try_iter()) {
+        assert!(!batch.windows(CANARY.len()).any(|window| window == CANARY.as_bytes()));
+        let batch = ExportTraceServiceRequest::decode(&batch[..]).expect("protobuf");
+        let resource = batch.resource_spans[0].resource.as_ref().expect("a resource");
+        assert!(resource.attributes.iter().any(|attribute| attribute.key == "service.name"));
+        let scopes = batch.resource_spans.iter().flat_map(|resource| &resource.scope_spans);
+        spans.extend(scopes.flat_map(|scope| scope.spans.clone()));
+    }
+    spans
+}
+
+/// The span of the request with this id.
+fn of_request<'a>(spans: &'a [Span], id: &str) -> &'a Span {
+    let found =
+        spans.iter().find(|span| attribute(span, "request_id").is_some_and(|found| found.contains(id)));
+    found.expect("the request's span")
+}
+
+/// When a stage of a request began and ended, in nanoseconds.
+fn stage(spans: &[Span], request: &Span, name: &str) -> (u64, u64) {
+    let found = spans.iter().find(|span| span.name == name && span.trace_id == request.trace_id);
+    let span = found.unwrap_or_else(|| panic!("no span {name}"));
+    assert_eq!(span.parent_span_id, request.span_id, "{name}");
+    (span.start_time_unix_nano, span.end_time_unix_nano)
+}
+
 fn attribute(span: &Span, key: &str) -> Option<String> {
     let found = span.attributes.iter().find(|attribute| attribute.key == key)?;
     Some(format!("{:?}", found.value.as_ref()?.value.as_ref()?))
@@ -77,33 +111,14 @@ async fn a_trace_has_the_request_under_its_caller_and_its_stages_but_no_text() {
     assert_eq!(server.send(request.body(Body::from(body)).expect("a request")).await.status, 200);
     assert_eq!(server.post(format!("{{\"input\": {{\"{CANARY}\": 1}}}}")).await.status, 400);
     drop(guard);
-    tokio::task::spawn_blocking(move || drop(export)).await.expect("sent");
-    // A slow machine sends what there is before the last span has ended, and the rest at the end: all has come by now.
-    let first = batches.recv_timeout(Duration::from_secs(20)).expect("a batch");
-    let mut spans: Vec<Span> = vec![];
-    for batch in std::iter::once(first).chain(batches.try_iter()) {
-        assert!(!batch.windows(CANARY.len()).any(|window| window == CANARY.as_bytes()));
-        let batch = ExportTraceServiceRequest::decode(&batch[..]).expect("protobuf");
-        let resource = batch.resource_spans[0].resource.as_ref().expect("a resource");
-        assert!(resource.attributes.iter().any(|attribute| attribute.key == "service.name"));
-        let scopes = batch.resource_spans.iter().flat_map(|resource| &resource.scope_spans);
-        spans.extend(scopes.flat_map(|scope| scope.spans.clone()));
-    }
-    let request = spans
-        .iter()
-        .find(|span| attribute(span, "request_id").is_some_and(|id| id.contains("mine-7")))
-        .expect("the request's span");
+    let spans = spans_of(export, &batches).await;
+    let request = of_request(&spans, "mine-7");
     assert_eq!(request.name, "POST /v1/embeddings");
     assert_eq!(hex(&request.trace_id), TRACE);
     assert_eq!(hex(&request.parent_span_id), "00f067aa0ba902b7");
     assert!(attribute(request, "http.response.status_code").is_some_and(|status| status.contains("200")));
     assert!(attribute(request, "model").is_some_and(|model| model.contains("law")));
-    let stage = |name: &str| {
-        let found = spans.iter().find(|span| span.name == name && span.trace_id == request.trace_id);
-        let span = found.unwrap_or_else(|| panic!("no span {name}"));
-        assert_eq!(span.parent_span_id, request.span_id, "{name}");
-        (span.start_time_unix_nano, span.end_time_unix_nano)
-    };
+    let stage = |name: &str| stage(&spans, request, name);
     let (tokenize, queue, compute) = (stage("tokenize"), stage("queue"), stage("compute"));
     assert_eq!((tokenize.1, queue.1), (queue.0, compute.0));
     assert_eq!([tokenize, queue, compute].map(|(start, end)| (end - start) / 1_000_000), [1, 20, 300]);
@@ -112,6 +127,35 @@ async fn a_trace_has_the_request_under_its_caller_and_its_stages_but_no_text() {
         attribute(span, "http.response.status_code").is_some_and(|status| status.contains("400"))
     });
     assert_ne!(failed.expect("the other request's span").trace_id, request.trace_id);
+}
+
+#[tokio::test]
+async fn the_span_of_a_text_lasts_until_its_last_token_whether_it_is_streamed_or_not() {
+    for stream in [false, true] {
+        let (address, batches) = collector();
+        let export = TraceExport::start(&parse_setting(&address).expect("an address")).expect("an exporter");
+        let subscriber = tracing_subscriber::registry().with(exported(&export));
+        let guard = tracing::subscriber::set_default(subscriber);
+        let server = LlmServer::new();
+        let body = serde_json::json!({"model": LLM, "prompt": CANARY, "max_tokens": 4, "stream": stream});
+        let request = Request::post("/v1/completions")
+            .header(header::CONTENT_TYPE, "application/json")
+            .header("x-request-id", "mine-8");
+        let request = request.body(Body::from(body.to_string())).expect("a request");
+        assert_eq!(server.server.send(request).await.status, 200);
+        drop(guard);
+        let spans = spans_of(export, &batches).await;
+        let request = of_request(&spans, "mine-8");
+        assert_eq!(request.name, "POST /v1/completions");
+        let stages = ["tokenize", "queue", "prefill", "decode"].map(|name| stage(&spans, request, name));
+        let took = stages.map(|(start, end)| (end - start) / 1_000_000);
+        assert_eq!(took[..3], [2, 30, 400], "{stream}");
+        assert_eq!((stages[0].1, stages[1].1), (stages[1].0, stages[2].0));
+        // Two clocks are read one after the other.
+        let gap = stages[3].0.abs_diff(stages[2].1);
+        assert!(gap < 50_000_000, "{gap} ns between the first token and the others");
+        assert!(stages[3].1 <= request.end_time_unix_nano, "{stream}");
+    }
 }
 
 fn hex(bytes: &[u8]) -> String {

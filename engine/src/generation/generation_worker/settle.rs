@@ -83,7 +83,7 @@ impl Worker {
             let Some(request) = self.requests.get_mut(&first) else { continue };
             drawn.commit.drawn.push(DrawnToken { sequence: id, token: token.token });
             let outcome = request.push(copy, token, self.door.as_ref(), drawn.now);
-            self.metrics.drew(outcome.is_first, outcome.waited);
+            self.metrics.drew(outcome.wait);
             drawn.outcomes.push((id, outcome));
         }
         let owner = row.draws.first().and_then(|id| self.owners.get(id));
@@ -124,8 +124,8 @@ impl Worker {
             return request.tell(event);
         }
         if let Some(request) = self.requests.remove(&first) {
-            self.metrics.over(request.submitted().elapsed());
             let (prompt, drawn) = request.tokens();
+            self.metrics.over(request.phases(), (prompt, drawn));
             tracing::debug!(prompt, drawn, "a text was generated");
             request.conclude(event);
         }
