@@ -36,7 +36,7 @@ struct Options {
     /// Python with vLLM's build for CPUs.
     #[arg(long, value_name = "PATH")]
     vllm_python: Option<PathBuf>,
-    /// What peers compute in, bf16 or f32: the faster one on this machine. vLLM runs in all of them, transformers in the first.
+    /// What peers compute in, bf16 or f32: first the faster one on this machine. In a further one only vLLM runs, without adapters.
     #[arg(long, value_delimiter = ',', default_values_t = [DTypeSpec::Bf16])]
     peer_dtypes: Vec<DTypeSpec>,
     /// The program [default: that of this build].
@@ -181,7 +181,9 @@ impl Turns {
             };
             let Some(python) = python else { continue };
             let (_, own, names) = sets[0];
-            for adapted in [None, Some((own, names))] {
+            let is_first = formats.first() == Some(&dtype);
+            let sets = [Some(None), is_first.then_some(Some((own, names)))];
+            for adapted in sets.into_iter().flatten() {
                 let form = (dtype, options.run.threads());
                 match GeneratePeer::start(python, engine, &folder.dir, adapted, form) {
                     Ok(mut peer) => {

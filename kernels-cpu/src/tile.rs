@@ -34,6 +34,8 @@ pub(crate) struct TileCall<'n> {
     pub steps: usize,
     /// Whether only the first half of the columns is there; the other half of the sums is left as it is.
     pub half: bool,
+    /// Whether the panel meets more rows than a tile has: then it is in a cache, and computing is what takes time.
+    pub many_rows: bool,
     /// Whether what lies in `out` is added to. Floats only, and not in tiles.
     pub accumulate: bool,
     /// Sums, `[rows, PANEL]`: f32, or i32 for int8.

@@ -72,6 +72,7 @@ impl Factors {
                 panel_stride: columns * size_of::<u32>(),
                 steps: self.steps,
                 half,
+                many_rows: gap > 0,
                 accumulate: false,
                 out: out.values_mut::<u32>().as_mut_ptr(),
                 next: None,

@@ -240,6 +240,7 @@ impl Effect {
             panel_stride,
             steps: expand.steps,
             half: false,
+            many_rows: false,
             accumulate: true,
             out: std::ptr::null_mut(),
             next: None,

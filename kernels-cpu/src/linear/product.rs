@@ -74,6 +74,7 @@ fn product<I: Target, E: Element, O: Element>(
                 panel_stride: STEP_BYTES,
                 steps: operand.steps,
                 half: false,
+                many_rows: count > kernel.max_rows(),
                 accumulate: false,
                 out: sums,
                 next: follow_on.as_ref(),

@@ -111,6 +111,7 @@ pub(super) fn shrink_packed<I: Target>(
                     panel_stride: if panel.half { STEP_BYTES / 2 } else { STEP_BYTES },
                     steps: operand.steps,
                     half: panel.half,
+                    many_rows: part.len() > kernel.max_rows(),
                     accumulate: false,
                     next: None,
                     out: sums.0.as_mut_ptr(),

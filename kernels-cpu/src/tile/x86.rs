@@ -59,11 +59,11 @@ pub(super) fn functions(isa: Isa, format: WeightFormat) -> Option<Form> {
 /// panel lies the next one; beyond the last one nothing happens.
 const AHEAD: usize = 2048;
 
-/// Brings `lines` cache lines ahead of a step into the first-level cache.
+/// Brings `lines` cache lines from an address on, [`AHEAD`] of a step or more, into the first-level cache.
 #[inline(always)]
-fn fetch_ahead(step: *const u8, lines: usize) {
+fn fetch(from: *const u8, lines: usize) {
     for line in 0..lines {
         // SAFETY: fetching is a hint, which any address may be given to.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(step.wrapping_add(AHEAD + line * 64).cast()) };
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(line * 64).cast()) };
     }
 }

@@ -3,14 +3,14 @@
 use std::arch::x86_64::*;
 
 use super::super::TileCall;
-use super::{AHEAD, fetch_ahead};
+use super::{AHEAD, fetch};
 use crate::packed_matrix::{PANEL, STEP_BYTES};
 
 /// Most rows that the registers have by the whole panel at once.
 const WHOLE_ROWS: usize = 2;
-/// Steps of one half before the other half's turn: as many as are fetched ahead, so that both halves of the next steps are in
-/// the first-level cache when the first of them is read.
-const TURN: usize = AHEAD / STEP_BYTES;
+/// [`AHEAD`] where memory is not what takes time: longer turns, so that sums are put down and taken up again less often. The
+/// first-level cache has room for a turn, the next one and the rows.
+const FAR_AHEAD: usize = 8192;
 
 // SAFETY of the functions below: the caller of a `TileFn` promises the instructions, that rows and panel lie where the call
 // says and that there is room for the sums; all reads are within `steps` steps of each.
@@ -46,7 +46,7 @@ macro_rules! narrow {
                         let (mut a, mut panel) = (call.a, call.panel.add(first * 4));
                         for _ in 0..call.steps {
                             if let Some(fetched) = fetched {
-                                fetch_ahead(panel.wrapping_add(fetched), C / 2);
+                                fetch(panel.wrapping_add(fetched), C / 2);
                             }
                             let mut $b = [_mm256_setzero_si256(); C];
                             for (c, b) in $b.iter_mut().enumerate() {
@@ -80,12 +80,15 @@ macro_rules! narrow {
                     }
                 }
             }
-            /// All rows, `rows` of them, in parts.
+            /// All rows, `rows` of them, in parts. A turn has as many steps as are fetched ahead, so that both halves of the
+            /// next one are in the first-level cache when the first of them is read.
             #[target_feature(enable = $features)]
             unsafe fn parts(call: &TileCall<'_>, rows: usize) {
                 let parts = rows.div_ceil($most);
-                for from in (0..call.steps).step_by(TURN) {
-                    let steps = TURN.min(call.steps - from);
+                let ahead = if call.many_rows { FAR_AHEAD } else { AHEAD };
+                let most = ahead / STEP_BYTES;
+                for from in (0..call.steps).step_by(most) {
+                    let steps = most.min(call.steps - from);
                     let mut at = 0;
                     for number in 0..parts {
                         let count = (rows - at).div_ceil(parts - number);
@@ -103,9 +106,9 @@ macro_rules! narrow {
                             };
                             // Each line is fetched once, by the first part or by the last.
                             let (low, high) = match number {
-                                0 if parts == 1 => (Some(0), Some(0)),
-                                0 => (Some(0), None),
-                                _ if number + 1 == parts => (Some(STEP_BYTES / 2), None),
+                                0 if parts == 1 => (Some(ahead), Some(ahead)),
+                                0 => (Some(ahead), None),
+                                _ if number + 1 == parts => (Some(ahead + STEP_BYTES / 2), None),
                                 _ => (None, None),
                             };
                             half(&turn, count, 0, low);
@@ -120,9 +123,9 @@ macro_rules! narrow {
             // SAFETY: see above.
             unsafe {
                 if R <= WHOLE_ROWS && !call.half {
-                    columns::<R, 4>(call, 0, Some(0));
+                    columns::<R, 4>(call, 0, Some(AHEAD));
                 } else if R <= WHOLE_ROWS {
-                    columns::<R, 2>(call, 0, Some(0));
+                    columns::<R, 2>(call, 0, Some(AHEAD));
                 } else {
                     parts(call, R);
                 }
