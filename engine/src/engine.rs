@@ -126,7 +126,7 @@ impl Engine {
         }
         let bounds = TokenBounds { max_tokens: model.max_tokens, vocab_size: model.vocab_size };
         let tokenizer = TokenizePool::start(tokenizer, bounds, config.tokenize_threads)?;
-        let (status, metrics) = (Arc::new(Status::starting()), Arc::new(Metrics::new()));
+        let (status, metrics) = (Arc::new(Status::starting()), Arc::new(Metrics::new(&model.name)));
         let warm_up = config.warm_up.then(|| WarmUpBounds {
             max_batch_tokens: config.max_batch_tokens,
             adapters: !adapters.list().is_empty(),

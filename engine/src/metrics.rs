@@ -127,9 +127,9 @@ pub(crate) struct Holdings {
 }
 
 impl Metrics {
-    /// All at zero.
-    pub(crate) fn new() -> Self {
-        let make = Maker { registry: Registry::new() };
+    /// All at zero, of the model of that name.
+    pub(crate) fn new(model: &str) -> Self {
+        let make = Maker::of_model(model);
         Self {
             requests: make.counters("polylora_requests_total", "Requests that ended, by outcome", "outcome"),
             errors: make.counters("polylora_errors_total", "Requests that failed, by code", "code"),
@@ -147,8 +147,7 @@ impl Metrics {
                 "Bytes of the device's allocator",
                 "kind",
             ),
-            warmup_seconds: make
-                .register(Gauge::new("polylora_warmup_seconds", "Warming up at the start of the engine")),
+            warmup_seconds: make.share("polylora_warmup_seconds", "Warming up at the start of the engine"),
             kernel_launches: make.counters(
                 "polylora_kernel_launches_total",
                 "Launches of our GPU kernels in the process since the engine was warm",

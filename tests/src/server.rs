@@ -190,11 +190,13 @@ impl Server {
         list.iter().map(|model| model["id"].as_str().expect("an id").to_owned()).collect()
     }
 
-    /// The value of a metric; its labels, where it has any, are part of the name.
+    /// The value of a metric; its labels, where it has any but the model's name, are part of the name.
     pub fn metric(&self, name: &str) -> f64 {
         let text = self.get("/metrics").text;
-        let line = text.lines().find(|l| l.split_whitespace().next() == Some(name));
-        let value = line.and_then(|l| l.split_whitespace().nth(1)).and_then(|v| v.parse().ok());
+        let value = text.lines().find_map(|line| {
+            let (found, value) = line.split_once(' ')?;
+            if without_model(found) == name { value.parse().ok() } else { None }
+        });
         value.unwrap_or_else(|| panic!("no metric {name} in:\n{text}"))
     }
 
@@ -272,4 +274,11 @@ fn read(result: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Reply 
     let status = response.status().as_u16();
     let body = response.body_mut().with_config().limit(256 << 20).read_to_string().expect("a body");
     Reply { status, body: serde_json::from_str(&body).unwrap_or(Value::Null), text: body }
+}
+
+/// A metric's name and labels without vLLM's `model_name`.
+fn without_model(metric: &str) -> String {
+    let Some((before, labels)) = metric.split_once("model_name=\"") else { return metric.to_owned() };
+    let after = labels.split_once('"').map_or("", |(_, after)| after);
+    format!("{before}{after}").replace("{}", "").replace(",}", "}").replace("{,", "{")
 }

@@ -112,7 +112,8 @@ impl GenerationEngine {
             prefix_caching: configs.prefix_caching,
         };
         let (jobs, inbox) = mpsc::channel(configs.max_concurrent_requests);
-        let (status, metrics) = (Arc::new(Status::starting()), Arc::new(GenerationMetrics::new(&fallbacks)));
+        let metrics = Arc::new(GenerationMetrics::new(&info.name, &fallbacks));
+        let status = Arc::new(Status::starting());
         let worker = generation_worker::spawn(GenerationWorkerParts {
             inbox,
             limits,

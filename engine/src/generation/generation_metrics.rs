@@ -1,4 +1,5 @@
-//! What the generation engine counts, under vLLM's names where it has one (<https://docs.vllm.ai>, "Production metrics").
+//! What the generation engine counts, under vLLM's names where it has one (<https://docs.vllm.ai>, "Production metrics"); these have
+//! its label `model_name`, too.
 //!
 //! | name | kind | what |
 //! |---|---|---|
@@ -71,14 +72,13 @@ pub(crate) struct GenerationMetrics {
 }
 
 impl GenerationMetrics {
-    /// All at zero, but for `fallbacks`, which others may count, too.
-    pub(crate) fn new(fallbacks: &AdapterFallbacks) -> Self {
-        let make = Maker { registry: Registry::new() };
+    /// All at zero, of the model of that name, but for `fallbacks`, which others may count, too.
+    pub(crate) fn new(model: &str, fallbacks: &AdapterFallbacks) -> Self {
+        let make = Maker::of_model(model);
         Self {
             running: make.gauge("vllm:num_requests_running", "Sequences that hold blocks of the KV cache"),
             waiting: make.gauge("vllm:num_requests_waiting", "Requests that wait for them"),
-            kv_cache_usage: make
-                .register(Gauge::new("vllm:kv_cache_usage_perc", "Share of the blocks that sequences hold")),
+            kv_cache_usage: make.share("vllm:kv_cache_usage_perc", "Share of the blocks that sequences hold"),
             prefix_queries: make
                 .counter("vllm:prefix_cache_queries_total", "Tokens looked up in the prefix cache"),
             prefix_hits: make.counter("vllm:prefix_cache_hits_total", "Those of them that were found"),

@@ -2,7 +2,7 @@
 
 use prometheus::core::Collector;
 use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     exponential_buckets,
 };
 
@@ -12,23 +12,40 @@ use crate::adapter_fallbacks::AdapterFallbacks;
 pub(crate) struct Maker {
     /// Where they are registered.
     pub(crate) registry: Registry,
+    /// The model's name.
+    model: String,
 }
 
+/// What vLLM's names begin with.
+const VLLMS: &str = "vllm:";
+/// The label by which vLLM's dashboards tell models apart.
+const MODEL_NAME: &str = "model_name";
+
 impl Maker {
+    /// Makes metrics of a model; those under vLLM's names have its name for a label.
+    pub(crate) fn of_model(name: &str) -> Self {
+        Self { registry: Registry::new(), model: name.to_owned() }
+    }
+
     pub(crate) fn counter(&self, name: &str, help: &str) -> IntCounter {
-        self.register(IntCounter::new(name, help))
+        self.register(IntCounter::with_opts(self.opts(name, help)))
     }
 
     pub(crate) fn counters(&self, name: &str, help: &str, label: &str) -> IntCounterVec {
-        self.register(IntCounterVec::new(Opts::new(name, help), &[label]))
+        self.register(IntCounterVec::new(self.opts(name, help), &[label]))
     }
 
     pub(crate) fn gauge(&self, name: &str, help: &str) -> IntGauge {
-        self.register(IntGauge::new(name, help))
+        self.register(IntGauge::with_opts(self.opts(name, help)))
+    }
+
+    /// A gauge of what is no whole number.
+    pub(crate) fn share(&self, name: &str, help: &str) -> Gauge {
+        self.register(Gauge::with_opts(self.opts(name, help)))
     }
 
     pub(crate) fn gauges(&self, name: &str, help: &str, label: &str) -> IntGaugeVec {
-        self.register(IntGaugeVec::new(Opts::new(name, help), &[label]))
+        self.register(IntGaugeVec::new(self.opts(name, help), &[label]))
     }
 
     /// 0.1 ms to 26 s, then above.
@@ -43,12 +60,18 @@ impl Maker {
 
     pub(crate) fn histogram(&self, name: &str, help: &str, start: f64, count: usize) -> Histogram {
         let buckets = exponential_buckets(start, 2.0, count);
-        self.register(buckets.and_then(|b| Histogram::with_opts(HistogramOpts::new(name, help).buckets(b))))
+        let opts = HistogramOpts::from(self.opts(name, help));
+        self.register(buckets.and_then(|buckets| Histogram::with_opts(opts.buckets(buckets))))
     }
 
     /// A counter that other registries may have, too.
     pub(crate) fn fallbacks(&self, fallbacks: &AdapterFallbacks) -> AdapterFallbacks {
         AdapterFallbacks(self.register(Ok(fallbacks.0.clone())))
+    }
+
+    fn opts(&self, name: &str, help: &str) -> Opts {
+        let opts = Opts::new(name, help);
+        if name.starts_with(VLLMS) { opts.const_label(MODEL_NAME, &self.model) } else { opts }
     }
 
     /// Names and buckets are written in this file: a bad one is a broken invariant.

@@ -6,7 +6,7 @@ use crate::traffic::MAX_ADAPTERS_TOLD_APART;
 
 #[test]
 fn every_name_of_the_table_is_rendered() {
-    let metrics = Metrics::new();
+    let metrics = Metrics::new("all-MiniLM-L6-v2");
     metrics.request().end::<()>(&Err(EmbedError::NoInputs));
     drop(metrics.request());
     metrics.request().end(&Ok(()));
@@ -31,7 +31,7 @@ fn every_name_of_the_table_is_rendered() {
         "polylora_requests_in_flight 0",
         "polylora_adapter_requests_total{adapter=\"law\"} 2",
         "polylora_adapter_queue_rows{adapter=\"(base)\"} 0",
-        "vllm:num_requests_waiting 0",
+        "vllm:num_requests_waiting{model_name=\"all-MiniLM-L6-v2\"} 0",
         "polylora_memo_bytes 7",
         "polylora_adapters_resident 3",
         "polylora_adapter_bytes 12",
@@ -46,7 +46,7 @@ fn every_name_of_the_table_is_rendered() {
 
 #[test]
 fn readers_that_meet_count_every_request_once() {
-    let metrics = Metrics::new();
+    let metrics = Metrics::new("all-MiniLM-L6-v2");
     let law = metrics.traffic.domain(Some("law"));
     for round in 1..=200 {
         (0..1000).for_each(|_| law.request());
@@ -65,7 +65,7 @@ fn readers_that_meet_count_every_request_once() {
 
 #[test]
 fn adapters_named_like_the_base_or_the_others_are_counted_apart() {
-    let metrics = Metrics::new();
+    let metrics = Metrics::new("all-MiniLM-L6-v2");
     let names = [None, Some("(base)"), Some("other")];
     for (requests, name) in (1..).zip(names) {
         (0..requests).for_each(|_| metrics.traffic.domain(name).request());
@@ -81,7 +81,7 @@ fn adapters_named_like_the_base_or_the_others_are_counted_apart() {
 
 #[test]
 fn evictions_go_on_counting_when_a_runner_is_built_anew() {
-    let metrics = Metrics::new();
+    let metrics = Metrics::new("all-MiniLM-L6-v2");
     let mut before = PoolUsage::default();
     for evictions in [3, 5, 2] {
         let now = PoolUsage { evictions, leases: 1, ..PoolUsage::default() };

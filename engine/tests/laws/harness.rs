@@ -124,9 +124,20 @@ pub async fn until(what: &str, condition: impl Fn() -> bool) {
     panic!("never came true: {what}");
 }
 
-/// Value of a metric without labels, or with its labels in `name`.
+/// Value of a metric without labels, or with its labels in `name`; that of the model is left out.
 pub fn metric(engine: &Engine, name: &str) -> f64 {
     let text = engine.render_metrics();
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.unwrap_or_else(|| panic!("no {name} in\n{text}")).parse().unwrap()
+    value_of(&text, name).unwrap_or_else(|| panic!("no {name} in\n{text}"))
+}
+
+/// The same in Prometheus' text.
+pub fn value_of(text: &str, name: &str) -> Option<f64> {
+    let model = "model_name=\"fake\"";
+    let labelled = match name.strip_suffix('}') {
+        _ if !name.starts_with("vllm:") => name.to_owned(),
+        Some(labels) => format!("{labels},{model}}}"),
+        None => format!("{name}{{{model}}}"),
+    };
+    let value = text.lines().find_map(|line| line.strip_prefix(&labelled)?.strip_prefix(' '));
+    value.map(|value| value.parse().unwrap())
 }

@@ -100,7 +100,7 @@ impl Bench {
             warms_up: false,
             turns,
             status: Arc::clone(&status),
-            metrics: Arc::new(GenerationMetrics::new(&Default::default())),
+            metrics: Arc::new(GenerationMetrics::new("tiny", &Default::default())),
         };
         drop(spawn(parts).unwrap());
         Self { jobs, status, admission: Admission::new(64, 64), gate, steps, builds }

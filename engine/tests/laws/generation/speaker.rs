@@ -158,11 +158,9 @@ pub fn client(
     tokio::spawn(async move { reply(&engine, request).await })
 }
 
-/// Value of a metric without labels, or with its labels in `name`; 0 while it has none.
+/// Value of a metric without labels, or with its labels in `name`, that of the model left out; 0 while it has none.
 pub fn metric(engine: &GenerationEngine, name: &str) -> f64 {
-    let text = engine.render_metrics();
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.map_or(0.0, |value| value.parse().unwrap())
+    crate::harness::value_of(&engine.render_metrics(), name).unwrap_or(0.0)
 }
 
 /// Whether nobody has blocks or waits for some.
