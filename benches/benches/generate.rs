@@ -182,8 +182,8 @@ impl Turns {
             let Some(python) = python else { continue };
             let (_, own, names) = sets[0];
             let is_first = formats.first() == Some(&dtype);
-            let sets = [Some(None), is_first.then_some(Some((own, names)))];
-            for adapted in sets.into_iter().flatten() {
+            let ways = [None, Some((own, names))].into_iter();
+            for adapted in ways.filter(|adapted| is_first || adapted.is_none()) {
                 let form = (dtype, options.run.threads());
                 match GeneratePeer::start(python, engine, &folder.dir, adapted, form) {
                     Ok(mut peer) => {

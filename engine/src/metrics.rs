@@ -147,7 +147,8 @@ impl Metrics {
                 "Bytes of the device's allocator",
                 "kind",
             ),
-            warmup_seconds: make.share("polylora_warmup_seconds", "Warming up at the start of the engine"),
+            warmup_seconds: make
+                .float_gauge("polylora_warmup_seconds", "Warming up at the start of the engine"),
             kernel_launches: make.counters(
                 "polylora_kernel_launches_total",
                 "Launches of our GPU kernels in the process since the engine was warm",

@@ -151,7 +151,8 @@ impl Drop for StreamLine {
         let usage = self.usage.unwrap_or_default();
         // What is exported ends where the span is left for the last time.
         let _within = self.span.enter();
-        record_stages(&self.span, &Stages::decoded(self.started), Instant::now());
+        let decode = Stages { decode: Some(self.started.elapsed()), ..Stages::default() };
+        record_stages(&self.span, &decode, Instant::now());
         tracing::info!(
             request_id = %self.request,
             model = %self.model,

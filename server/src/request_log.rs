@@ -46,7 +46,7 @@ impl Served {
         Self { model, inputs, tokens: reply.tokens, stages: Some((reply.timings.into(), Instant::now())) }
     }
 
-    /// What was served without the device, or by a stream that goes on.
+    /// What was served without the device.
     pub fn unmeasured(model: String, inputs: usize, tokens: usize) -> Self {
         Self { model, inputs, tokens, stages: None }
     }

@@ -74,13 +74,6 @@ impl From<StartTimings> for Stages {
     }
 }
 
-impl Stages {
-    /// The further tokens of a text whose first one came at `started`, and whose last one comes now.
-    pub fn decoded(started: Instant) -> Self {
-        Self { decode: Some(started.elapsed()), ..Self::default() }
-    }
-}
-
 /// Puts the stages under the request's span: the last ended at `ended`.
 pub fn record_stages(span: &Span, stages: &Stages, ended: Instant) {
     let context = span.context();

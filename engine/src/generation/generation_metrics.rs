@@ -78,7 +78,8 @@ impl GenerationMetrics {
         Self {
             running: make.gauge("vllm:num_requests_running", "Sequences that hold blocks of the KV cache"),
             waiting: make.gauge("vllm:num_requests_waiting", "Requests that wait for them"),
-            kv_cache_usage: make.share("vllm:kv_cache_usage_perc", "Share of the blocks that sequences hold"),
+            kv_cache_usage: make
+                .float_gauge("vllm:kv_cache_usage_perc", "Share of the blocks that sequences hold"),
             prefix_queries: make
                 .counter("vllm:prefix_cache_queries_total", "Tokens looked up in the prefix cache"),
             prefix_hits: make.counter("vllm:prefix_cache_hits_total", "Those of them that were found"),

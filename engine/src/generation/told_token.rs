@@ -14,30 +14,31 @@ pub(super) fn told_token(
     text_offset: usize,
     logprobs: Option<TokenLogprobs>,
 ) -> GeneratedToken {
-    let (text, is_special) = text_of(door, id);
+    let (text, is_special) = (text_of(door, id), is_special(door, id));
     let mut token = GeneratedToken { id, text, is_special, text_offset, ..GeneratedToken::default() };
     if let Some(TokenLogprobs { logprob, rank, top }) = logprobs {
         token.logprob = Some(logprob);
         token.rank = Some(rank);
-        let top = top.into_iter().map(|(id, logprob)| TopToken { id, text: text_of(door, id).0, logprob });
+        let top = top.into_iter().map(|(id, logprob)| TopToken { id, text: text_of(door, id), logprob });
         token.top = top.collect();
     }
     token
 }
 
-/// The text that a token adds to others, and whether it is a special one.
-///
-/// Tokenizers of SentencePiece's kind drop the blank that a text begins with, so a token is also read after itself.
-fn text_of(door: &dyn TokenText, id: u32) -> (String, bool) {
+/// The text that a token adds to others. Tokenizers of SentencePiece's kind drop the blank that a text begins with, so it is
+/// also read after itself.
+fn text_of(door: &dyn TokenText, id: u32) -> String {
     let alone = door.text_of(&[id], WITH_SPECIAL);
-    if !alone.is_empty() && door.text_of(&[id], SpecialTokens::Skip).is_empty() {
-        return (alone, true);
-    }
     let twice = door.text_of(&[id, id], WITH_SPECIAL);
     match twice.strip_prefix(&alone).filter(|second| second.ends_with(&alone)) {
-        Some(second) if second.len() > alone.len() => (second.to_owned(), false),
-        _ => (alone, false),
+        Some(second) if second.len() > alone.len() && !is_special(door, id) => second.to_owned(),
+        _ => alone,
     }
+}
+
+/// Whether a token has a text only where special ones are written out.
+fn is_special(door: &dyn TokenText, id: u32) -> bool {
+    door.text_of(&[id], SpecialTokens::Skip).is_empty() && !door.text_of(&[id], WITH_SPECIAL).is_empty()
 }
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ impl Maker {
     }
 
     /// A gauge of what is no whole number.
-    pub(crate) fn share(&self, name: &str, help: &str) -> Gauge {
+    pub(crate) fn float_gauge(&self, name: &str, help: &str) -> Gauge {
         self.register(Gauge::with_opts(self.opts(name, help)))
     }
 

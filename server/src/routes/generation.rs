@@ -116,8 +116,8 @@ impl Running<'_> {
         let Self { state, llm, replies, prompts, model, names, .. } = self;
         let replies = replies.whole().await.map_err(|error| told(state, llm, &names, &error))?;
         let facts = replies.first().map(|reply| reply.facts.clone()).unwrap_or_default();
-        let decoded = facts.started.map(Stages::decoded).unwrap_or_default();
-        let stages = Some((Stages { decode: decoded.decode, ..facts.timings.into() }, Instant::now()));
+        let decode = facts.started.map(|started| started.elapsed());
+        let stages = Some((Stages { decode, ..facts.timings.into() }, Instant::now()));
         let (mut response, tokens) = write(replies)?;
         finish(&mut response, &facts, Served { model, inputs: prompts, tokens, stages });
         Ok(response)

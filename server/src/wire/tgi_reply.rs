@@ -106,10 +106,21 @@ pub struct PieceDetails {
 }
 
 impl GenerateForm {
+    /// The tokens of `text`, each with what it adds: parts of a character come with the last of them.
+    fn tokens(&self, text: &str, tokens: &[GeneratedToken]) -> Vec<OutputToken> {
+        let mut rest = text.chars();
+        let ends = tokens.iter().skip(1).map(|next| next.text_offset).chain([usize::MAX]);
+        let one = |(token, end): (&GeneratedToken, usize)| {
+            self.token(token, rest.by_ref().take(end.saturating_sub(token.text_offset)).collect())
+        };
+        tokens.iter().zip(ends).map(one).collect()
+    }
+
+    /// A token that adds `text`; special ones have their own.
     fn token(&self, token: &GeneratedToken, text: String) -> OutputToken {
         OutputToken {
             id: token.id,
-            text,
+            text: if token.is_special { token.text.clone() } else { text },
             logprob: token.logprob.map(told),
             special: token.is_special,
             alternative_tokens: self.alternatives.then(|| top_tokens(token)),
@@ -128,14 +139,13 @@ impl GenerateResponse {
         let WholeReply { facts, copies } = reply;
         let copy = copies.into_iter().next().unwrap_or_default();
         let prefill = facts.logprobs.as_deref().filter(|_| form.prefill).unwrap_or_default();
-        let token = |(token, text)| form.token(token, text);
         let details = form.details.then(|| GenerateDetails {
             finish_reason: copy.finish.as_ref().map(FinishReason::of),
             prompt_tokens: facts.tokens.len(),
             generated_tokens: copy.tokens.len(),
             seed: form.seed,
             prefill: prefill.iter().map(PrefillToken::of).collect(),
-            tokens: copy.tokens.iter().zip(added_texts(&copy.text, &copy.tokens)).map(token).collect(),
+            tokens: form.tokens(&copy.text, &copy.tokens),
             top_tokens: form.top_tokens.then(|| copy.tokens.iter().map(top_tokens).collect()),
         });
         Self { generated_text: format!("{}{}", form.before(&facts), copy.text), details }
@@ -165,18 +175,6 @@ fn top_tokens(token: &GeneratedToken) -> Vec<PrefillToken> {
         logprob: Some(told(top.logprob)),
     };
     token.top.iter().map(one).collect()
-}
-
-/// What each token adds to the text, as pieces of a streamed reply tell it: parts of a character come with the last of
-/// them, special tokens have their own.
-fn added_texts(text: &str, tokens: &[GeneratedToken]) -> Vec<String> {
-    let mut rest = text.chars();
-    let ends = tokens.iter().skip(1).map(|next| next.text_offset).chain([usize::MAX]);
-    let added = tokens.iter().zip(ends).map(|(token, end)| {
-        let added: String = rest.by_ref().take(end.saturating_sub(token.text_offset)).collect();
-        if token.is_special { token.text.clone() } else { added }
-    });
-    added.collect()
 }
 
 /// Writes a reply token by token.
@@ -209,11 +207,7 @@ impl GenerateWriter {
         let bearer = tokens.iter().rposition(|token| !token.is_special);
         let mut pieces = Vec::with_capacity(tokens.len());
         for (place, token) in tokens.iter().enumerate() {
-            let text = match token.is_special {
-                true => token.text.clone(),
-                false if Some(place) == bearer => text.clone(),
-                false => String::new(),
-            };
+            let text = if Some(place) == bearer { text.clone() } else { String::new() };
             self.index += 1;
             let top_tokens = self.form.top_tokens.then(|| top_tokens(token));
             let token = Some(self.form.token(token, text));
@@ -295,6 +289,9 @@ mod tests {
             token(2, " x", false),
             token(4, "</s>", true),
         ];
+        let added_texts = |text: &str, tokens: &[GeneratedToken]| -> Vec<String> {
+            GenerateForm::default().tokens(text, tokens).into_iter().map(|token| token.text).collect()
+        };
         assert_eq!(added_texts("é✓ x", &tokens), ["é", "", "✓", " x", "</s>"]);
         assert_eq!(added_texts("é", &tokens[..3]), ["é", "", ""]);
         assert!(added_texts("", &[]).is_empty());

@@ -14,6 +14,7 @@ use polylora_server::otlp::TraceExport;
 use polylora_server::settings::{Settings, parse_setting};
 use polylora_server::telemetry::exported;
 use prost::Message;
+use tracing::subscriber::DefaultGuard;
 use tracing_subscriber::layer::SubscriberExt;
 
 use crate::fake_engine::{FakeEngine, Server};
@@ -57,6 +58,15 @@ fn collector() -> (String, Receiver<Vec<u8>>) {
     (format!("http://{address}"), batches)
 }
 
+/// Has this thread's spans sent to a collector until the guard falls.
+fn exporting() -> (TraceExport, Receiver<Vec<u8>>, DefaultGuard) {
+    let (address, batches) = collector();
+    let export = TraceExport::start(&parse_setting(&address).expect("an address")).expect("an exporter");
+    let subscriber = tracing_subscriber::registry().with(exported(&export));
+    let guard = tracing::subscriber::set_default(subscriber);
+    (export, batches, guard)
+}
+
 /// All spans that came, once the export has ended; none of them has the canary.
 async fn spans_of(export: TraceExport, batches: &Receiver<Vec<u8>>) -> Vec<Span> {
     tokio::task::spawn_blocking(move || drop(export)).await.expect("sent");
@@ -96,10 +106,7 @@ fn attribute(span: &Span, key: &str) -> Option<String> {
 
 #[tokio::test]
 async fn a_trace_has_the_request_under_its_caller_and_its_stages_but_no_text() {
-    let (address, batches) = collector();
-    let export = TraceExport::start(&parse_setting(&address).expect("an address")).expect("an exporter");
-    let subscriber = tracing_subscriber::registry().with(exported(&export));
-    let guard = tracing::subscriber::set_default(subscriber);
+    let (export, batches, guard) = exporting();
     let ms = Duration::from_millis;
     let timings = Timings { tokenize: ms(1), queue: ms(20), compute: ms(300) };
     let server = Server::with(FakeEngine { timings, ..FakeEngine::default() }, Settings::default());
@@ -132,10 +139,7 @@ async fn a_trace_has_the_request_under_its_caller_and_its_stages_but_no_text() {
 #[tokio::test]
 async fn the_span_of_a_text_lasts_until_its_last_token_whether_it_is_streamed_or_not() {
     for stream in [false, true] {
-        let (address, batches) = collector();
-        let export = TraceExport::start(&parse_setting(&address).expect("an address")).expect("an exporter");
-        let subscriber = tracing_subscriber::registry().with(exported(&export));
-        let guard = tracing::subscriber::set_default(subscriber);
+        let (export, batches, guard) = exporting();
         let server = LlmServer::new();
         let body = serde_json::json!({"model": LLM, "prompt": CANARY, "max_tokens": 4, "stream": stream});
         let request = Request::post("/v1/completions")
