@@ -2,7 +2,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
-const LINE: usize = 64;
+/// Bytes of a cache line.
+pub(crate) const LINE: usize = 64;
 
 /// One cache line.
 #[derive(Clone, Copy, Debug, Zeroable, Pod)]

@@ -14,12 +14,18 @@ use crate::{Element, team};
 
 /// Runs a law where [`Isa::Amx`] is available on this thread; says that it did not run where that cannot be.
 fn on_tiles(law: impl FnOnce()) {
-    let available = Isa::available();
-    if !available.contains(&Isa::Avx512) {
+    if Isa::available().contains(&Isa::Avx512) {
+        on_tiles_alone(law);
+    } else {
         not_run("this processor has no AVX-512, which the kernels around the tiles are compiled for");
-    } else if !processor_has_tiles() {
+    }
+}
+
+/// The same for a law of the tiles' own functions, which need nothing else.
+fn on_tiles_alone(law: impl FnOnce()) {
+    if !processor_has_tiles() {
         standing_in(law);
-    } else if available.contains(&Isa::Amx) {
+    } else if Isa::available().contains(&Isa::Amx) {
         law();
     } else {
         not_run("the system does not permit the processor's tiles, or they lack bf16 or int8");

@@ -17,7 +17,7 @@ use crate::packed_matrix::{PANEL, STEP_BYTES, WeightFormat};
 use crate::shared_out::SharedOut;
 use crate::target::{LANES, Target, dispatch};
 use crate::team::{self, PARTS};
-use crate::tile::{MAX_ROWS, SumsTile, TileCall, TileKernel};
+use crate::tile::{AHEAD, MAX_ROWS, SumsTile, TileCall, TileKernel};
 use panels::{HeadPanels, QueryRows};
 
 /// Keys of one block: with their values they stay in the first two levels of the cache. A multiple of [`PANEL`].
@@ -159,6 +159,7 @@ fn one_head_body<I: Target, E: Element>(job: &Job<'_, E>, head: Head, scratch: &
                     panel_stride: STEP_BYTES,
                     steps: queries.steps,
                     half: false,
+                    ahead: AHEAD,
                     many_rows: true,
                     accumulate: false,
                     next: None,
@@ -181,6 +182,7 @@ fn one_head_body<I: Target, E: Element>(job: &Job<'_, E>, head: Head, scratch: &
                     panel_stride: STEP_BYTES,
                     steps: weights.steps,
                     half: false,
+                    ahead: AHEAD,
                     many_rows: true,
                     accumulate: false,
                     next: None,

@@ -12,7 +12,7 @@ use std::ops::Range;
 use crate::element::Element;
 use crate::epilogue::Activation;
 use crate::isa::Isa;
-use crate::lora::LoraSegment;
+use crate::lora::{LoraSegment, LoraSpan};
 use crate::norm::NormParams;
 use crate::packed_matrix::{PackedMatrix, WeightFormat};
 use crate::shared_out::SharedOut;
@@ -30,8 +30,10 @@ const TILE_BLOCK_ROWS: usize = 384;
 const FEW_ROWS: usize = 64;
 /// Fewest rows of a block, where there are several for each thread.
 const FEWEST_ROWS: usize = 28;
-/// Rows of one task that readies operands: whole tiles.
+/// Most rows of one task that readies operands: whole tiles.
 const PREPARED_ROWS: usize = 32;
+/// Tasks a thread that ready the operands of a few rows with adapters.
+const SHARES: usize = 2;
 /// Rows of one task of a norm by itself.
 const NORM_ROWS: usize = 32;
 
@@ -83,10 +85,12 @@ pub fn linear<E: Element>(isa: Isa, call: LinearCall<'_, E>, out: &mut [E]) {
     let registers = if isa == Isa::Amx { Isa::Avx512 } else { isa };
     let expand = if packed { WeightFormat::Bf16 } else { WeightFormat::F32 };
     let kernel = TileKernel::choose(isa, format);
+    let vectors = |span: &LoraSpan<'_>| span.gain.is_some() || span.bias.is_some();
     let layer = Layer {
         call,
         kernel,
         packed,
+        low_rank_alone: packed && !call.lora.iter().flat_map(|s| &s.spans).any(vectors),
         expand: TileKernel::choose(registers, expand),
         in_registers: !kernel.tiles && format == expand,
         out: SharedOut(out.as_mut_ptr()),
@@ -115,6 +119,8 @@ struct Layer<'a, E> {
     kernel: TileKernel,
     /// Whether all adapters are read in their packed form.
     packed: bool,
+    /// Whether they are, and bring nothing else: then what follows `B h` is the same for all rows.
+    low_rank_alone: bool,
     /// For `B h`.
     expand: TileKernel,
     /// Whether that is the product's own kernel, in registers and with sums that need nothing before.
@@ -142,8 +148,14 @@ fn by_panels<E: Element>(isa: Isa, layer: &Layer<'_, E>, rows: usize, threads: u
     let mut scratch = SCRATCH.take();
     let mut block = Block::default();
     place_block(layer, 0..rows, &mut scratch, &mut block);
-    team::for_each(rows.div_ceil(PREPARED_ROWS), |i| {
-        prepare_rows(isa, layer, &block, i * PREPARED_ROWS..rows.min((i + 1) * PREPARED_ROWS));
+    // An adapter's `A` comes from memory for a row or two: no thread should wait for the others'.
+    let prepared = if block.hidden.stride > 0 && !layer.kernel.tiles {
+        rows.div_ceil(threads * SHARES).min(PREPARED_ROWS)
+    } else {
+        PREPARED_ROWS
+    };
+    team::for_each(rows.div_ceil(prepared), |i| {
+        prepare_rows(isa, layer, &block, i * prepared..rows.min((i + 1) * prepared));
     });
     // As many panels in each part, give or take one.
     team::for_each(parts, |i| {

@@ -1,31 +1,37 @@
 //! An adapter's part of one linear layer in the order in which the products read it.
 
+use std::ops::Range;
+
 use half::bf16;
 
-use crate::aligned::AlignedBuffer;
+use crate::aligned::{AlignedBuffer, LINE};
 use crate::lora::LoraSpan;
 use crate::packed_matrix::{PANEL, STEP_BYTES, WeightFormat, int8_scale, steps};
 use crate::target::LANES;
+
+/// What a column of a step takes.
+const COLUMN_BYTES: usize = STEP_BYTES / PANEL;
 
 /// `A` and `B` of the spans of one fused layer, for a base in bf16 or int8: `A` in the base's format, so that the layer's
 /// own operand and products serve it, `B` in bf16.
 ///
 /// The rows of all spans' `A` stand side by side, each span's padded to pairs, as columns of panels like those of a
-/// [`PackedMatrix`](crate::PackedMatrix); the last panel is half as wide where that is enough. `B` lies panel by panel
-/// of the layer's columns, with the ranks of those spans only that a panel has columns of.
+/// [`PackedMatrix`](crate::PackedMatrix); the last panel has no more columns than there are, as a decode step reads an
+/// adapter's whole `A` for a row or two. `B` lies panel by panel of the layer's columns, with the ranks of those spans
+/// only that a panel has columns of.
 #[derive(Debug)]
 pub struct PackedLora {
     format: WeightFormat,
     inputs: usize,
     outputs: usize,
-    /// Columns of `A x`, a multiple of [`LANES`].
-    width: usize,
+    /// Columns of `A x`, in pairs.
+    columns: usize,
     a: AlignedBuffer,
     /// For int8, by column of `A x`: the scale, and the scale times the sum of the integers.
     scales: Vec<f32>,
     sums: Vec<f32>,
     b: AlignedBuffer,
-    expands: Vec<ExpandPanel>,
+    expands: Vec<ExpandRun>,
 }
 
 /// A panel of `A`'s rows.
@@ -33,21 +39,50 @@ pub struct PackedLora {
 pub(crate) struct ShrinkPanel {
     /// Its first column of `A x`.
     pub first: usize,
-    /// Its first step.
+    /// Its first step. A whole panel can be read from any step: what lies beyond its own columns is the next step's.
     pub data: *const u8,
-    /// Whether it has half a panel's columns.
+    /// Bytes from step to step.
+    pub stride: usize,
+    /// Whether it has at most half a panel's columns.
     pub half: bool,
 }
 
 /// `B`'s part for a panel of the layer's columns.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(crate) struct ExpandPanel {
     /// The first pair of ranks, counted over all spans.
     pub first: usize,
-    /// Pairs of ranks; 0 where no span has columns.
+    /// Pairs of ranks, one at least.
     pub steps: usize,
-    /// Where its first step lies, in bytes.
+    /// Its first step.
+    pub data: *const u8,
+}
+
+/// Panels one after the other that the same spans have columns of. A layer has few runs, and so they stay in a cache while
+/// panels by the hundred go by.
+#[derive(Debug)]
+struct ExpandRun {
+    panels: Range<usize>,
+    /// The first pair of ranks, counted over all spans.
+    first: usize,
+    /// Pairs of ranks; 0 where no span has columns.
+    steps: usize,
+    /// Where the first panel lies, in bytes.
     at: usize,
+}
+
+impl ExpandRun {
+    /// Where a panel lies, in bytes.
+    fn place(&self, panel: usize) -> usize {
+        self.at + (panel - self.panels.start) * self.steps * STEP_BYTES
+    }
+}
+
+impl ShrinkPanel {
+    /// Columns that are read at once, of which some may mean nothing.
+    pub fn width(&self) -> usize {
+        if self.half { LANES } else { PANEL }
+    }
 }
 
 impl PackedLora {
@@ -68,7 +103,7 @@ impl PackedLora {
             format,
             inputs,
             outputs,
-            width: columns.next_multiple_of(LANES),
+            columns,
             a: AlignedBuffer::default(),
             scales: vec![],
             sums: vec![],
@@ -88,22 +123,24 @@ impl PackedLora {
     /// Size in bytes.
     pub fn bytes(&self) -> usize {
         let vectors = (self.scales.len() + self.sums.len()) * size_of::<f32>();
-        self.a.bytes() + self.b.bytes() + vectors + self.expands.len() * size_of::<ExpandPanel>()
+        self.a.bytes() + self.b.bytes() + vectors + self.expands.len() * size_of::<ExpandRun>()
     }
 
     /// Bytes that [`Self::pack`] takes at most for a layer of so many inputs, whose spans have these ranks and columns.
     pub fn most_bytes(inputs: usize, spans: impl Iterator<Item = (usize, usize)>) -> usize {
-        let (mut columns, mut b, mut panels) = (0, 0, 1);
+        let (mut columns, mut b, mut runs) = (0, 0, 1);
         for (rank, outputs) in spans {
             columns += padded(rank);
             // A span may begin and end within panels.
             let touched = outputs.div_ceil(PANEL) + 1;
             b += padded(rank) / 2 * touched * STEP_BYTES;
-            panels += touched;
+            // Its first panel, those within, its last one, and what lies between it and the next span.
+            runs += 4;
         }
         let width = columns.next_multiple_of(LANES);
-        let vectors = 2 * width * size_of::<f32>() + panels * size_of::<ExpandPanel>();
-        width * steps(inputs, WeightFormat::Bf16) * size_of::<u32>() + b + vectors
+        let vectors = 2 * width * size_of::<f32>() + runs * size_of::<ExpandRun>();
+        let a = columns * steps(inputs, WeightFormat::Bf16) * size_of::<u32>() + STEP_BYTES;
+        a.next_multiple_of(LINE) + b + vectors
     }
 
     /// Refuses a layer of other widths than it was packed for.
@@ -115,18 +152,18 @@ impl PackedLora {
         );
     }
 
-    /// Columns of `A x`.
+    /// Values of a row of `A x`: its columns up to a multiple of [`LANES`]; what those beyond hold means nothing.
     pub(crate) fn width(&self) -> usize {
-        self.width
+        self.columns.next_multiple_of(LANES)
     }
 
     /// The panels of `A`.
     pub(crate) fn shrinks(&self) -> impl Iterator<Item = ShrinkPanel> {
-        let bytes = steps(self.inputs, self.format) * STEP_BYTES / PANEL;
-        (0..self.width).step_by(PANEL).map(move |first| ShrinkPanel {
-            first,
-            data: self.a.values::<u8>()[first * bytes..].as_ptr(),
-            half: first + PANEL > self.width,
+        let bytes = steps(self.inputs, self.format) * COLUMN_BYTES;
+        (0..self.columns).step_by(PANEL).map(move |first| {
+            let columns = PANEL.min(self.columns - first);
+            let data = self.a.values::<u8>()[first * bytes..].as_ptr();
+            ShrinkPanel { first, data, stride: columns * COLUMN_BYTES, half: columns <= PANEL / 2 }
         })
     }
 
@@ -136,19 +173,29 @@ impl PackedLora {
             .then(|| (&self.scales[first..first + LANES], &self.sums[first..first + LANES]))
     }
 
-    /// `B` for panel `index` of the layer, with its first step.
-    pub(crate) fn expand(&self, index: usize) -> (ExpandPanel, *const u8) {
-        let panel = self.expands[index];
-        (panel, self.b.values::<u8>()[panel.at..].as_ptr())
+    /// `B` for panel `index` of the layer; `None` where no span has columns of it.
+    #[inline(always)]
+    pub(crate) fn expand(&self, index: usize) -> Option<ExpandPanel> {
+        let run = self.run(index);
+        let data = || self.b.values::<u8>()[run.place(index)..].as_ptr();
+        (run.steps > 0).then(|| ExpandPanel { first: run.first, steps: run.steps, data: data() })
+    }
+
+    /// The run that panel `index` is of.
+    #[inline(always)]
+    fn run(&self, index: usize) -> &ExpandRun {
+        &self.expands[self.expands.partition_point(|run| run.panels.end <= index)]
     }
 
     fn pack_a(&mut self, spans: &[LoraSpan<'_>]) {
         let (steps, group) = (steps(self.inputs, self.format), self.format.group());
-        self.a = AlignedBuffer::zeroed(steps * self.width * 4);
-        let width = self.width;
+        // The last steps are read as wide as a panel is.
+        self.a = AlignedBuffer::zeroed(steps * self.columns * COLUMN_BYTES + STEP_BYTES);
+        let width = self.width();
+        let all = self.columns;
         let place = |column: usize, input: usize| {
             let first = column / PANEL * PANEL;
-            let columns = PANEL.min(width - first);
+            let columns = PANEL.min(all - first);
             (first * steps + input / group * columns + column - first) * group + input % group
         };
         if self.format == WeightFormat::Int8 {
@@ -179,18 +226,21 @@ impl PackedLora {
 
     fn pack_b(&mut self, spans: &[LoraSpan<'_>]) {
         let mut at = 0;
-        for first in (0..self.outputs).step_by(PANEL) {
+        for index in 0..self.outputs.div_ceil(PANEL) {
+            let columns = index * PANEL..(index + 1) * PANEL;
             let touching =
-                |span: &&LoraSpan<'_>| span.columns.start < first + PANEL && span.columns.end > first;
+                |span: &&LoraSpan<'_>| span.columns.start < columns.end && span.columns.end > columns.start;
             let before =
                 spans.iter().take_while(|span| !touching(span)).map(|span| padded(span.rank)).sum::<usize>();
             let ranks: usize = spans.iter().filter(touching).map(|span| padded(span.rank)).sum();
-            let panel = ExpandPanel { first: before / 2, steps: ranks / 2, at };
-            at += panel.steps * STEP_BYTES;
-            self.expands.push(panel);
+            let (first, steps) = (before / 2, ranks / 2);
+            match self.expands.last_mut() {
+                Some(run) if (run.first, run.steps) == (first, steps) => run.panels.end += 1,
+                _ => self.expands.push(ExpandRun { panels: index..index + 1, first, steps, at }),
+            }
+            at += steps * STEP_BYTES;
         }
         self.b = AlignedBuffer::zeroed(at);
-        let values = self.b.values_mut::<bf16>();
         let mut before = 0;
         for span in spans {
             let columns = span.columns.len();
@@ -198,9 +248,11 @@ impl PackedLora {
                 for (i, v) in row.iter().enumerate() {
                     let (index, column) =
                         ((span.columns.start + i) / PANEL, (span.columns.start + i) % PANEL);
-                    let panel = self.expands[index];
-                    let rank = before + j - 2 * panel.first;
-                    values[panel.at / 2 + (rank / 2 * PANEL + column) * 2 + rank % 2] = rounded(*v);
+                    let run = self.run(index);
+                    let rank = before + j - 2 * run.first;
+                    let at =
+                        run.place(index) / size_of::<bf16>() + (rank / 2 * PANEL + column) * 2 + rank % 2;
+                    self.b.values_mut::<bf16>()[at] = rounded(*v);
                 }
             }
             before += padded(span.rank);

@@ -18,6 +18,9 @@ pub(crate) use amx::has_tiles;
 /// Most rows of any form.
 pub(crate) const MAX_ROWS: usize = 32;
 
+/// [`TileCall::ahead`] within a matrix: more than memory gives while the first of it is on its way.
+pub(crate) const AHEAD: usize = 2048;
+
 /// One product: rows `a`, `stride` bytes apart, by a panel of `steps` steps, written to `[rows, PANEL]` 32-bit values.
 #[derive(Clone, Copy)]
 pub(crate) struct TileCall<'n> {
@@ -27,13 +30,15 @@ pub(crate) struct TileCall<'n> {
     pub stride: usize,
     /// The panel's first step: four bytes for each of its columns.
     pub panel: *const u8,
-    /// Bytes from step to step: [`STEP_BYTES`](crate::packed_matrix::STEP_BYTES) in a packed matrix, half of it where
-    /// the panel is half as wide. Tiles take no other.
+    /// Bytes from step to step: [`STEP_BYTES`](crate::packed_matrix::STEP_BYTES) in a packed matrix. Less where the panel
+    /// has fewer columns: then the last ones of a step's sums are of what lies beyond it, and mean nothing.
     pub panel_stride: usize,
     /// Steps, one at least.
     pub steps: usize,
     /// Whether only the first half of the columns is there; the other half of the sums is left as it is.
     pub half: bool,
+    /// Bytes between what is loaded and what is asked for, where memory must be asked early; there need be nothing.
+    pub ahead: usize,
     /// Whether the panel meets more rows than a tile has: then it is in a cache, and computing is what takes time.
     pub many_rows: bool,
     /// Whether what lies in `out` is added to. Floats only, and not in tiles.
@@ -46,8 +51,7 @@ pub(crate) struct TileCall<'n> {
 
 impl TileCall<'_> {
     /// The same from row `row` on, alone.
-    #[cfg(target_arch = "x86_64")]
-    fn rows_from(&self, row: usize) -> Self {
+    pub fn rows_from(&self, row: usize) -> Self {
         let (a, out) = (self.a.wrapping_add(row * self.stride), self.out.wrapping_add(row * PANEL));
         Self { a, out, next: None, ..*self }
     }

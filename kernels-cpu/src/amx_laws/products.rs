@@ -1,10 +1,10 @@
 //! The products alone, up to 32 rows by a panel: each sum to the bit, in memory that ends where operands and sums end.
 
-use super::on_tiles;
+use super::on_tiles_alone;
 use crate::aligned::AlignedBuffer;
 use crate::isa::Isa;
 use crate::packed_matrix::{PANEL, WeightFormat};
-use crate::tile::{OperandForm, TileCall, TileKernel};
+use crate::tile::{AHEAD, OperandForm, TileCall, TileKernel};
 use crate::tile_emulator::{Numbers, bf16_dot};
 
 /// Steps that a tile takes at once.
@@ -39,11 +39,15 @@ impl Factors {
     /// What the form of an instruction set makes of them, rows `gap` bytes apart.
     fn product(&self, isa: Isa, format: WeightFormat, gap: usize) -> Vec<u32> {
         let whole = self.product_of(isa, format, gap, PANEL);
-        // Half a panel has the same sums, and leaves the rest alone.
-        let half = self.product_of(isa, format, gap, PANEL / 2);
-        for (half, whole) in half.chunks(PANEL).zip(whole.chunks(PANEL)) {
-            assert_eq!(half[..PANEL / 2], whole[..PANEL / 2], "half a panel, {isa:?} {format:?}");
-            assert_eq!(half[PANEL / 2..], [0; PANEL / 2], "beyond half a panel, {isa:?} {format:?}");
+        // A narrower panel has the same sums, and up to half of one leaves the other half alone.
+        for columns in [2, 8, PANEL / 2, 22] {
+            let narrow = self.product_of(isa, format, gap, columns);
+            for (narrow, whole) in narrow.chunks(PANEL).zip(whole.chunks(PANEL)) {
+                assert_eq!(narrow[..columns], whole[..columns], "{columns} columns, {isa:?} {format:?}");
+                if columns <= PANEL / 2 {
+                    assert_eq!(narrow[PANEL / 2..], [0; PANEL / 2], "{columns} columns, {isa:?} {format:?}");
+                }
+            }
         }
         whole
     }
@@ -52,8 +56,10 @@ impl Factors {
     fn product_of(&self, isa: Isa, format: WeightFormat, gap: usize, columns: usize) -> Vec<u32> {
         let kernel = TileKernel::choose(isa, format);
         assert!(self.steps.is_multiple_of(kernel.steps_multiple()));
-        let half = columns < PANEL;
-        let mut panel = AlignedBuffer::zeroed(self.steps * columns * size_of::<u32>());
+        let half = columns <= PANEL / 2;
+        // The last step is read as wide as the columns of a whole panel or of half of one.
+        let read = if half { PANEL / 2 } else { PANEL };
+        let mut panel = AlignedBuffer::zeroed((self.steps * columns + read - columns) * size_of::<u32>());
         for (to, from) in panel.values_mut::<u32>().chunks_mut(columns).zip(self.right.chunks(PANEL)) {
             to.copy_from_slice(&from[..columns]);
         }
@@ -72,6 +78,7 @@ impl Factors {
                 panel_stride: columns * size_of::<u32>(),
                 steps: self.steps,
                 half,
+                ahead: AHEAD,
                 many_rows: gap > 0,
                 accumulate: false,
                 out: out.values_mut::<u32>().as_mut_ptr(),
@@ -109,13 +116,19 @@ impl Factors {
     }
 }
 
+/// Those of some instruction sets that this machine has.
+fn others(wanted: &[Isa]) -> impl Iterator<Item = Isa> {
+    let available = Isa::available();
+    wanted.iter().copied().filter(move |isa| available.contains(isa))
+}
+
 fn halves(group: u32) -> [u16; 2] {
     [group as u16, (group >> 16) as u16]
 }
 
 #[test]
 fn bf16_products_equal_the_instructions_definition_to_the_bit_for_any_rows_and_depth() {
-    on_tiles(|| {
+    on_tiles_alone(|| {
         let mut numbers = Numbers(11);
         for (rows, turns) in (1..=32).flat_map(|rows| [(rows, 1), (rows, 2), (rows, 3)]) {
             let factors =
@@ -136,7 +149,7 @@ fn bf16_products_equal_the_instructions_definition_to_the_bit_for_any_rows_and_d
 
 #[test]
 fn bf16_products_equal_those_of_the_other_instruction_sets_but_for_rounding() {
-    on_tiles(|| {
+    on_tiles_alone(|| {
         let mut numbers = Numbers(12);
         for (rows, turns) in [(1, 1), (16, 2), (17, 1), (32, 3)] {
             let factors =
@@ -148,7 +161,7 @@ fn bf16_products_equal_those_of_the_other_instruction_sets_but_for_rounding() {
                 terms.map(|(l, r)| (value(l) * value(r)).abs()).sum::<f32>().to_bits()
             });
             let got = factors.product(Isa::Amx, WeightFormat::Bf16, 64);
-            for isa in [Isa::Scalar, Isa::Avx2, Isa::Avx512] {
+            for isa in others(&[Isa::Scalar, Isa::Avx2, Isa::Avx512]) {
                 let want = factors.product(isa, WeightFormat::Bf16, 64);
                 for ((g, w), size) in got.iter().zip(&want).zip(&sizes) {
                     let [g, w, size] = [g, w, size].map(|b| f32::from_bits(*b));
@@ -161,7 +174,7 @@ fn bf16_products_equal_those_of_the_other_instruction_sets_but_for_rounding() {
 
 #[test]
 fn int8_products_are_exact_for_any_rows_and_depth() {
-    on_tiles(|| {
+    on_tiles_alone(|| {
         let mut numbers = Numbers(13);
         for (rows, turns) in (1..=32).flat_map(|rows| [(rows, 1), (rows, 2), (rows, 3)]) {
             // Now and then the extremes: 255 by -128 and 127.
@@ -173,7 +186,8 @@ fn int8_products_are_exact_for_any_rows_and_depth() {
                 let terms = groups.iter().flat_map(|(l, r)| l.to_le_bytes().into_iter().zip(r.to_le_bytes()));
                 terms.map(|(l, r)| i32::from(l) * i32::from(r as i8)).sum::<i32>() as u32
             });
-            for (isa, gap) in [(Isa::Amx, 0), (Isa::Amx, 64), (Isa::Scalar, 0), (Isa::Avx512, 0)] {
+            let others = others(&[Isa::Scalar, Isa::Avx512]).map(|isa| (isa, 0));
+            for (isa, gap) in [(Isa::Amx, 0), (Isa::Amx, 64)].into_iter().chain(others) {
                 let got = factors.product(isa, WeightFormat::Int8, gap);
                 assert_eq!(got, want, "{}: {rows} rows, depth {turns}, gap {gap}", isa.name());
             }

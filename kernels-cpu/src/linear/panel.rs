@@ -5,7 +5,8 @@ use super::shrink::Hidden;
 use super::sums::{Rows, sums_of};
 use crate::element::{Element, load_part, store_part};
 use crate::epilogue::activate;
-use crate::lora::{LoraSegment, LoraSpan};
+use crate::lora::{LoraSegment, LoraSpan, segments_in};
+use crate::packed_lora::PackedLora;
 use crate::packed_matrix::{PANEL, STEP_BYTES};
 use crate::target::{LANES, Target};
 use crate::tile::{SumsTile, TileCall, TileKernel};
@@ -30,9 +31,6 @@ pub(super) struct Effect {
     expands: Vec<Expand>,
     /// Copies of pieces of `B` that do not fill the panel, zeros around them.
     pieces: Vec<f32>,
-    /// `B h` of the rows at hand, `[rows, PANEL]` f32, where it cannot be added to the product's sums: these are integers,
-    /// or get a gain first.
-    apart: SumsTile,
 }
 
 /// `B`'s columns of a panel.
@@ -88,13 +86,14 @@ impl<'a, 'c, E: Element> Panel<'a, 'c, E> {
             self.add_span(span, (first, packed.is_none()), effect);
             first += span.rank;
         }
-        if let Some(packed) = packed {
-            let (panel, b) = packed.expand(self.first / PANEL);
-            if panel.steps > 0 {
-                let b = Source::Steps(b, STEP_BYTES);
-                effect.expands.push(Expand { first: panel.first, steps: panel.steps, b });
-            }
-        }
+        effect.expands.extend(packed.and_then(|packed| self.expand_of(packed)));
+    }
+
+    /// A packed adapter's `B` here; `None` where it changes no column of the panel.
+    #[inline(always)]
+    fn expand_of(&self, packed: &PackedLora) -> Option<Expand> {
+        let panel = packed.expand(self.first / PANEL)?;
+        Some(Expand { first: panel.first, steps: panel.steps, b: Source::Steps(panel.data, STEP_BYTES) })
     }
 
     /// `first`: the span's place in a row of `A x`, and whether its own values are to be used.
@@ -137,7 +136,6 @@ impl<'a, 'c, E: Element> Panel<'a, 'c, E> {
     pub unsafe fn finish<I: Target, O: Element>(&self, rows: &Rows<O>, effect: Option<&Effect>) {
         let bias = effect.map_or(&self.bias, |e| &e.bias);
         let gain = effect.and_then(|e| e.gain.as_ref());
-        let apart = effect.filter(|e| self.expands_apart(e)).map(|e| e.apart.0.as_ptr().cast::<f32>());
         // Results that are rounded to 8 bits, here or when they are quantised, need no finer activation.
         let coarse = E::COARSE || self.scales.is_some();
         let outputs = self.call.weight.outputs();
@@ -145,7 +143,7 @@ impl<'a, 'c, E: Element> Panel<'a, 'c, E> {
         unsafe {
             for r in 0..rows.count {
                 let mut v = sums_of::<I, O>(rows, r, self.scales, gain);
-                if let Some(apart) = apart {
+                if let Some(apart) = rows.apart {
                     for (c, v) in v.iter_mut().enumerate() {
                         *v = I::add(*v, I::load(apart.add(r * PANEL + c * LANES)));
                     }
@@ -180,41 +178,64 @@ impl<'a, 'c, E: Element> Panel<'a, 'c, E> {
         }
     }
 
-    /// Adds `B h` to the sums of some rows, or keeps it apart for [`Self::finish`].
+    /// Adds `B h` of one adapter to the sums of some rows, or keeps it in `apart` for [`Self::finish`].
     ///
     /// # Safety
     /// Sums and `A x` lie where `rows` says; the effect is of the rows' segment; the kernel is one of the machine's, in
     /// registers, and reads `A x` as it lies.
     #[inline(always)]
-    pub unsafe fn expand<O>(&self, kernel: &TileKernel, rows: &Rows<O>, effect: &mut Effect) {
-        let apart = self.expands_apart(effect);
+    pub unsafe fn expand<O>(
+        &self,
+        kernel: &TileKernel,
+        rows: &mut Rows<O>,
+        effect: &Effect,
+        apart: &mut SumsTile,
+    ) {
+        let by_itself = self.scales.is_some() || effect.gain.is_some();
         for (i, expand) in effect.expands.iter().enumerate() {
-            let mut at = 0;
-            while at < rows.count {
-                let count = kernel.rows_of(rows.count, at);
-                let mut call = effect.call(expand, kernel, &rows.hidden.at_row(at));
-                call.accumulate = !apart || i > 0;
-                call.out = if apart {
-                    effect.apart.0[at * PANEL..].as_mut_ptr()
-                } else {
-                    rows.sums.wrapping_add(at * PANEL)
-                };
-                // SAFETY: as the caller promises; `B` has as many steps with a panel's columns from here on.
-                unsafe { kernel.function(count)(&call) };
-                at += count;
-            }
+            let mut call = expand.call(&effect.pieces, kernel, &rows.hidden);
+            call.accumulate = !by_itself || i > 0;
+            call.out = if by_itself { apart.0.as_mut_ptr() } else { rows.sums };
+            // SAFETY: as the caller promises; `B` has as many steps with a panel's columns from here on.
+            unsafe { over_rows(kernel, &call, rows.count) };
         }
+        rows.apart = (by_itself && !effect.expands.is_empty()).then_some(apart.0.as_ptr().cast());
     }
 
-    /// Whether `B h` is summed by itself.
-    fn expands_apart(&self, effect: &Effect) -> bool {
-        (self.scales.is_some() || effect.gain.is_some()) && !effect.expands.is_empty()
+    /// The same for the rows of several adapters, all packed, which bring nothing but `A` and `B`.
+    ///
+    /// # Safety
+    /// As for [`Self::expand`]; the segments are those of the call whose rows these are.
+    #[inline(always)]
+    pub unsafe fn expand_packed<O>(
+        &self,
+        kernel: &TileKernel,
+        segments: &[LoraSegment<'_>],
+        rows: &mut Rows<O>,
+        apart: &mut SumsTile,
+    ) {
+        let all = rows.first..rows.first + rows.count;
+        let by_itself = self.scales.is_some() && segments_in(segments, all.clone()).next().is_some();
+        if by_itself {
+            // Rows of the base among them.
+            apart.0[..rows.count * PANEL].fill(0);
+        }
+        let sums = if by_itself { apart.0.as_mut_ptr() } else { rows.sums };
+        for (part, segment) in segments_in(segments, all) {
+            let Some(expand) = segment.packed.and_then(|packed| self.expand_of(packed)) else { continue };
+            let at = part.start - rows.first;
+            let mut call = expand.call(&[], kernel, &rows.hidden.at_row(at));
+            call.out = sums.wrapping_add(at * PANEL);
+            // SAFETY: as above; the part is of these rows.
+            unsafe { over_rows(kernel, &call, part.len()) };
+        }
+        rows.apart = by_itself.then_some(sums.cast_const().cast());
     }
 }
 
 impl Effect {
     pub fn none() -> Self {
-        Self { gain: None, bias: [0.0; PANEL], expands: vec![], pieces: vec![], apart: SumsTile::default() }
+        Self { gain: None, bias: [0.0; PANEL], expands: vec![], pieces: vec![] }
     }
 
     /// The expand of rows whose `A x` begins with `hidden`, when it is one product and nothing must come before it: then it
@@ -222,28 +243,50 @@ impl Effect {
     #[inline(always)]
     pub fn follow_on(&self, kernel: &TileKernel, hidden: &Hidden) -> Option<TileCall<'static>> {
         match (&self.gain, &self.expands[..]) {
-            (None, [expand]) => Some(self.call(expand, kernel, hidden)),
+            (None, [expand]) => Some(expand.call(&self.pieces, kernel, hidden)),
             _ => None,
         }
     }
+}
 
+impl Expand {
+    /// The product over rows whose `A x` begins with `hidden`, added to sums that are still to be named.
     #[inline(always)]
-    fn call(&self, expand: &Expand, kernel: &TileKernel, hidden: &Hidden) -> TileCall<'static> {
-        let (panel, panel_stride) = match expand.b {
+    fn call(&self, pieces: &[f32], kernel: &TileKernel, hidden: &Hidden) -> TileCall<'static> {
+        let (panel, panel_stride) = match self.b {
             Source::Steps(b, stride) => (b, stride),
-            Source::Piece(at) => (self.pieces[at..].as_ptr().cast(), STEP_BYTES),
+            Source::Piece(at) => (pieces[at..].as_ptr().cast(), STEP_BYTES),
         };
+        // The layer's next panel: what is asked for much earlier is gone again before it is read, as the layer's own weights go
+        // by in between.
+        let ahead = if panel_stride == STEP_BYTES { self.steps * STEP_BYTES } else { STEP_BYTES };
         TileCall {
-            a: hidden.row(0).wrapping_add(expand.first * kernel.operand.step_bytes()),
+            a: hidden.row(0).wrapping_add(self.first * kernel.operand.step_bytes()),
             stride: hidden.stride,
             panel,
             panel_stride,
-            steps: expand.steps,
+            steps: self.steps,
             half: false,
+            ahead,
             many_rows: false,
             accumulate: true,
             out: std::ptr::null_mut(),
             next: None,
         }
+    }
+}
+
+/// A product over `rows` rows, in as many tiles as it takes.
+///
+/// # Safety
+/// As for the functions of the kernel.
+#[inline(always)]
+unsafe fn over_rows(kernel: &TileKernel, call: &TileCall<'_>, rows: usize) {
+    let mut at = 0;
+    while at < rows {
+        let count = kernel.rows_of(rows, at);
+        // SAFETY: as the caller promises.
+        unsafe { kernel.function(count)(&call.rows_from(at)) };
+        at += count;
     }
 }

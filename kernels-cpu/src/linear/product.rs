@@ -10,7 +10,7 @@ use crate::lora::{LoraSegment, segments_in};
 use crate::norm::layer_norm;
 use crate::packed_matrix::STEP_BYTES;
 use crate::target::Target;
-use crate::tile::{SumsTile, TileCall};
+use crate::tile::{AHEAD, SumsTile, TileCall};
 
 /// Rows with the same adapter that are worth a tile of their own.
 const FEW_ALIKE: usize = 6;
@@ -42,7 +42,7 @@ fn product<I: Target, E: Element, O: Element>(
     out: (*mut O, usize),
 ) {
     let Layer { call, kernel, .. } = layer;
-    let (mut sums, mut effect) = (SumsTile::default(), Effect::none());
+    let (mut sums, mut apart, mut effect) = (SumsTile::default(), SumsTile::default(), Effect::none());
     let sums = sums.0.as_mut_ptr();
     let count = block.rows.len();
     let _tiles = kernel.begin();
@@ -74,6 +74,7 @@ fn product<I: Target, E: Element, O: Element>(
                 panel_stride: STEP_BYTES,
                 steps: operand.steps,
                 half: false,
+                ahead: AHEAD,
                 many_rows: count > kernel.max_rows(),
                 accumulate: false,
                 out: sums,
@@ -84,6 +85,15 @@ fn product<I: Target, E: Element, O: Element>(
             // What follows is of the same kernel, over the rows' `A x`.
             unsafe { kernel.function(rows)(&tile) };
             let mut done = first;
+            if layer.low_rank_alone && follow_on.is_none() {
+                let mut own = block.part(whole.clone(), first, sums, out);
+                // SAFETY: the part is this tile; see `Block::part`.
+                unsafe {
+                    panel.expand_packed(&layer.expand, call.lora, &mut own, &mut apart);
+                    panel.finish::<I, O>(&own, None);
+                }
+                done = whole.end;
+            }
             while done < whole.end {
                 // The next adapter's rows, or the base's before them.
                 let (part, segment) = match segments_in(call.lora, done..whole.end).next() {
@@ -91,12 +101,12 @@ fn product<I: Target, E: Element, O: Element>(
                     Some((part, _)) => (done..part.start, None),
                     None => (done..whole.end, None),
                 };
-                let own = block.part(part.clone(), first, sums, out);
+                let mut own = block.part(part.clone(), first, sums, out);
                 if let Some(segment) = segment {
                     panel.effect_of_next(segment, layer.packed, &mut adapter, &mut effect);
                     if follow_on.is_none() {
                         // SAFETY: the part is of this tile; see `Block::part`.
-                        unsafe { panel.expand(&layer.expand, &own, &mut effect) };
+                        unsafe { panel.expand(&layer.expand, &mut own, &effect, &mut apart) };
                     }
                 }
                 // SAFETY: as above.

@@ -10,9 +10,9 @@ use crate::aligned::AlignedBuffer;
 use crate::element::Element;
 use crate::lora::{LoraSegment, segments_in};
 use crate::packed_lora::PackedLora;
-use crate::packed_matrix::{PANEL, STEP_BYTES};
+use crate::packed_matrix::PANEL;
 use crate::target::{LANES, Target};
-use crate::tile::{OperandForm, SumsTile, TileCall, TileKernel};
+use crate::tile::{AHEAD, OperandForm, SumsTile, TileCall, TileKernel};
 
 /// `A x` of some rows as the expand's kernel reads it: bf16 where it has their dot product, else f32.
 #[derive(Clone, Copy)]
@@ -108,9 +108,10 @@ pub(super) fn shrink_packed<I: Target>(
                     a: operand.row(first),
                     stride: operand.stride,
                     panel: panel.data,
-                    panel_stride: if panel.half { STEP_BYTES / 2 } else { STEP_BYTES },
+                    panel_stride: panel.stride,
                     steps: operand.steps,
                     half: panel.half,
+                    ahead: AHEAD,
                     many_rows: part.len() > kernel.max_rows(),
                     accumulate: false,
                     next: None,
@@ -119,8 +120,7 @@ pub(super) fn shrink_packed<I: Target>(
                 // SAFETY: the kernel was chosen for an instruction set that the machine has; the operand has the rows that it
                 // reads and the adapter, packed for as many inputs, the steps; a tile has room for the most rows of any kernel.
                 unsafe { kernel.function(count)(&call) };
-                let width = if panel.half { LANES } else { PANEL };
-                for column in (0..width).step_by(LANES) {
+                for column in (0..panel.width()).step_by(LANES) {
                     // SAFETY: the rows are of this tile and of the block; `hidden` has place for the panels of each adapter.
                     unsafe {
                         write_columns::<I>(

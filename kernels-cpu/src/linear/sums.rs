@@ -16,6 +16,8 @@ pub(super) struct Rows<O> {
     pub scales: *const [f32; 2],
     /// `A x` of these rows.
     pub hidden: Hidden,
+    /// `B h` of these rows, `[rows, PANEL]`, where it could not be added to the sums: these are integers, or get a gain first.
+    pub apart: Option<*const f32>,
     /// Where the first row's first column of the layer lies, and values from row to row.
     pub out: (*mut O, usize),
 }

@@ -8,7 +8,7 @@ use crate::aligned::AlignedBuffer;
 use crate::element::Element;
 use crate::packed_matrix::PANEL;
 use crate::target::{LANES, Target};
-use crate::tile::{OperandForm, TileCall, TileKernel};
+use crate::tile::{AHEAD, OperandForm, TileCall, TileKernel};
 
 /// Rows of queries of one head of keys as the products read them.
 #[derive(Default)]
@@ -124,6 +124,7 @@ fn score(call: &ChunkCall<'_>, scores: &mut [f32]) {
                 panel_stride: 4 * layout.lanes,
                 steps: layout.key_steps,
                 half: layout.lanes < PANEL,
+                ahead: AHEAD,
                 many_rows: false,
                 accumulate: false,
                 next: None,
@@ -162,6 +163,7 @@ fn weigh(
                 panel_stride: 4 * width,
                 steps,
                 half: width < PANEL,
+                ahead: AHEAD,
                 many_rows: false,
                 accumulate: block > 0,
                 next: None,

@@ -77,15 +77,15 @@ macro_rules! rows_32 {
                 asm!(
                     "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
                     "2:",
-                    "tileloadd tmm4, [{b} + {step}]",
+                    "tileloadd tmm4, [{b} + {panel}]",
                     "tileloadd tmm6, [{a} + {stride}]",
                     concat!($dot, " tmm0, tmm6, tmm4"),
-                    "tileloadd tmm5, [{b} + {step} + 64]",
+                    "tileloadd tmm5, [{b} + {panel} + 64]",
                     concat!($dot, " tmm1, tmm6, tmm5"),
                     "tileloadd tmm7, [{a2} + {stride}]",
                     concat!($dot, " tmm2, tmm7, tmm4"),
                     concat!($dot, " tmm3, tmm7, tmm5"),
-                    "add {a}, 64", "add {a2}, 64", "add {b}, 2048",
+                    "add {a}, 64", "add {a2}, 64", "add {b}, {panels}",
                     "dec {k}", "jnz 2b",
                     "tilestored [{out} + {step}], tmm0",
                     "tilestored [{out} + {step} + 64], tmm1",
@@ -95,7 +95,9 @@ macro_rules! rows_32 {
                     a2 = inout(reg) call.a.add(16 * call.stride) => _,
                     b = inout(reg) call.panel => _,
                     k = inout(reg) call.steps / 16 => _,
-                    step = in(reg) 128usize,
+                    step = in(reg) STEP_BYTES,
+                    panel = in(reg) call.panel_stride,
+                    panels = in(reg) call.panel_stride * 16,
                     stride = in(reg) call.stride,
                     out = in(reg) call.out,
                     out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
@@ -124,18 +126,20 @@ macro_rules! rows_16 {
                     "tilezero tmm0", "tilezero tmm1",
                     "2:",
                     "tileloadd tmm6, [{a} + {stride}]",
-                    "tileloadd tmm4, [{b} + {step}]",
-                    "tileloadd tmm5, [{b} + {step} + 64]",
+                    "tileloadd tmm4, [{b} + {panel}]",
+                    "tileloadd tmm5, [{b} + {panel} + 64]",
                     concat!($dot, " tmm0, tmm6, tmm4"),
                     concat!($dot, " tmm1, tmm6, tmm5"),
-                    "add {a}, 64", "add {b}, 2048",
+                    "add {a}, 64", "add {b}, {panels}",
                     "dec {k}", "jnz 2b",
                     "tilestored [{out} + {step}], tmm0",
                     "tilestored [{out} + {step} + 64], tmm1",
                     a = inout(reg) call.a => _,
                     b = inout(reg) call.panel => _,
                     k = inout(reg) call.steps / 16 => _,
-                    step = in(reg) 128usize,
+                    step = in(reg) STEP_BYTES,
+                    panel = in(reg) call.panel_stride,
+                    panels = in(reg) call.panel_stride * 16,
                     stride = in(reg) call.stride,
                     out = in(reg) call.out,
                     out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm5") _, out("tmm6") _,
@@ -157,19 +161,21 @@ macro_rules! half_panel {
                 asm!(
                     $($zero,)*
                     "2:",
-                    "tileloadd tmm4, [{b} + {step}]",
+                    "tileloadd tmm4, [{b} + {panel}]",
                     "tileloadd tmm6, [{a} + {stride}]",
                     concat!($dot, " tmm0, tmm6, tmm4"),
                     $($second)*
-                    "add {a}, 64", "add {a2}, 64", "add {b}, 1024",
+                    "add {a}, 64", "add {a2}, 64", "add {b}, {panels}",
                     "dec {k}", "jnz 2b",
-                    "tilestored [{out} + {step}*2], tmm0",
+                    "tilestored [{out} + {step}], tmm0",
                     $($store)*
                     a = inout(reg) call.a => _,
                     a2 = inout(reg) call.a.wrapping_add($a2 * call.stride) => _,
                     b = inout(reg) call.panel => _,
                     k = inout(reg) call.steps / 16 => _,
-                    step = in(reg) 64usize,
+                    step = in(reg) STEP_BYTES,
+                    panel = in(reg) call.panel_stride,
+                    panels = in(reg) call.panel_stride * 16,
                     stride = in(reg) call.stride,
                     out = in(reg) call.out,
                     out("tmm0") _, out("tmm2") _, out("tmm4") _, out("tmm6") _, out("tmm7") _,
@@ -187,7 +193,7 @@ macro_rules! half_panels {
             $dot,
             ["tilezero tmm0" "tilezero tmm2"],
             ["tileloadd tmm7, [{a2} + {stride}]", concat!($dot, " tmm2, tmm7, tmm4"),],
-            ["tilestored [{out} + {step}*2 + 2048], tmm2",],
+            ["tilestored [{out} + {step} + 2048], tmm2",],
             16
         );
     };
@@ -197,8 +203,7 @@ half_panels!(int8_16_half, int8_32_half, "tdpbusd");
 
 /// What tiles can be asked for.
 fn check(call: &TileCall<'_>) {
-    let panel_stride = if call.half { STEP_BYTES / 2 } else { STEP_BYTES };
-    debug_assert!(call.steps.is_multiple_of(16) && call.steps > 0 && call.panel_stride == panel_stride);
+    debug_assert!(call.steps.is_multiple_of(16) && call.steps > 0);
     debug_assert!(!call.accumulate && call.next.is_none());
 }
 

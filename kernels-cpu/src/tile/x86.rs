@@ -55,11 +55,7 @@ pub(super) fn functions(isa: Isa, format: WeightFormat) -> Option<Form> {
     })
 }
 
-/// Bytes between what is loaded and what is fetched: more than memory gives while the first of them is on its way. Beyond a
-/// panel lies the next one; beyond the last one nothing happens.
-const AHEAD: usize = 2048;
-
-/// Brings `lines` cache lines from an address on, [`AHEAD`] of a step or more, into the first-level cache.
+/// Brings `lines` cache lines from an address on, [`TileCall::ahead`](super::TileCall::ahead) of a step or more, into the first-level cache.
 #[inline(always)]
 fn fetch(from: *const u8, lines: usize) {
     for line in 0..lines {

@@ -2,8 +2,8 @@
 
 use std::arch::x86_64::*;
 
-use super::super::TileCall;
-use super::{AHEAD, fetch};
+use super::super::{AHEAD, TileCall};
+use super::fetch;
 use crate::packed_matrix::{PANEL, STEP_BYTES};
 
 /// Most rows that the registers have by the whole panel at once.
@@ -23,7 +23,8 @@ macro_rules! narrow {
         |$x:ident, $b:ident, $acc:ident| $dot:block, $load:ident, $store:ident) => {
         #[target_feature(enable = $features)]
         pub(super) unsafe fn $name<const R: usize>(call: &TileCall<'_>) {
-            /// `C` registers of columns, from column `first` on; panels are fetched from `fetched` bytes after that column on.
+            /// `C` registers of columns, from column `first` on; of panels is fetched what lies `fetched`
+            /// bytes and those of [`TileCall::ahead`] after that column.
             #[inline]
             #[target_feature(enable = $features)]
             unsafe fn columns<const R: usize, const C: usize>(
@@ -46,7 +47,7 @@ macro_rules! narrow {
                         let (mut a, mut panel) = (call.a, call.panel.add(first * 4));
                         for _ in 0..call.steps {
                             if let Some(fetched) = fetched {
-                                fetch(panel.wrapping_add(fetched), C / 2);
+                                fetch(panel.wrapping_add(call.ahead + fetched), C / 2);
                             }
                             let mut $b = [_mm256_setzero_si256(); C];
                             for (c, b) in $b.iter_mut().enumerate() {
@@ -85,8 +86,8 @@ macro_rules! narrow {
             #[target_feature(enable = $features)]
             unsafe fn parts(call: &TileCall<'_>, rows: usize) {
                 let parts = rows.div_ceil($most);
-                let ahead = if call.many_rows { FAR_AHEAD } else { AHEAD };
-                let most = ahead / STEP_BYTES;
+                let ahead = if call.many_rows { FAR_AHEAD } else { call.ahead };
+                let most = ahead.max(AHEAD) / STEP_BYTES;
                 for from in (0..call.steps).step_by(most) {
                     let steps = most.min(call.steps - from);
                     let mut at = 0;
@@ -100,15 +101,16 @@ macro_rules! narrow {
                                 a: own.a.add(from * $step),
                                 panel: call.panel.wrapping_add(from * call.panel_stride),
                                 steps,
+                                ahead,
                                 accumulate: call.accumulate || from > 0,
                                 next: next.as_ref().filter(|_| from + steps == call.steps),
                                 ..own
                             };
                             // Each line is fetched once, by the first part or by the last.
                             let (low, high) = match number {
-                                0 if parts == 1 => (Some(ahead), Some(ahead)),
-                                0 => (Some(ahead), None),
-                                _ if number + 1 == parts => (Some(ahead + STEP_BYTES / 2), None),
+                                0 if parts == 1 => (Some(0), Some(0)),
+                                0 => (Some(0), None),
+                                _ if number + 1 == parts => (Some(STEP_BYTES / 2), None),
                                 _ => (None, None),
                             };
                             half(&turn, count, 0, low);
@@ -123,9 +125,9 @@ macro_rules! narrow {
             // SAFETY: see above.
             unsafe {
                 if R <= WHOLE_ROWS && !call.half {
-                    columns::<R, 4>(call, 0, Some(AHEAD));
+                    columns::<R, 4>(call, 0, Some(0));
                 } else if R <= WHOLE_ROWS {
-                    columns::<R, 2>(call, 0, Some(AHEAD));
+                    columns::<R, 2>(call, 0, Some(0));
                 } else {
                     parts(call, R);
                 }

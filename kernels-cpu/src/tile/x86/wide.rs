@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::super::TileCall;
-use super::{AHEAD, fetch};
+use super::fetch;
 use crate::packed_matrix::PANEL;
 
 /// Most rows of a form that fetches ahead; with more it computes longer than it waits.
@@ -35,7 +35,7 @@ macro_rules! wide {
                         let (mut a, mut panel) = (call.a, call.panel);
                         for _ in 0..call.steps {
                             if R <= FETCH_ROWS {
-                                fetch(panel.wrapping_add(AHEAD), C);
+                                fetch(panel.wrapping_add(call.ahead), C);
                             }
                             let mut b = [_mm512_setzero_si512(); C];
                             for (c, b) in b.iter_mut().enumerate() {
@@ -147,7 +147,7 @@ unsafe fn widened_columns<const R: usize, const C: usize>(call: &TileCall<'_>) {
             let (mut a, mut panel) = (call.a, call.panel);
             for _ in 0..call.steps {
                 if R <= FETCH_ROWS {
-                    fetch(panel.wrapping_add(AHEAD), C);
+                    fetch(panel.wrapping_add(call.ahead), C);
                 }
                 let (mut even, mut odd) = ([_mm512_setzero_ps(); C], [_mm512_setzero_ps(); C]);
                 for c in 0..C {
