@@ -30,12 +30,13 @@ pub(crate) struct TileCall<'n> {
     pub stride: usize,
     /// The panel's first step: four bytes for each of its columns.
     pub panel: *const u8,
-    /// Bytes from step to step: [`STEP_BYTES`](crate::packed_matrix::STEP_BYTES) in a packed matrix. Less where the panel
-    /// has fewer columns: then the last ones of a step's sums are of what lies beyond it, and mean nothing.
+    /// Bytes from step to step: [`STEP_BYTES`](crate::packed_matrix::STEP_BYTES) in a packed matrix, more in a matrix that is
+    /// read where it lies. Less where the panel has fewer columns: then the last ones of a step's sums are of what lies beyond
+    /// it, and mean nothing.
     pub panel_stride: usize,
     /// Steps, one at least.
     pub steps: usize,
-    /// Whether only the first half of the columns is there; the other half of the sums is left as it is.
+    /// Whether no more than the first half of the columns is there; the other half of the sums is left as it is.
     pub half: bool,
     /// Bytes between what is loaded and what is asked for, where memory must be asked early; there need be nothing.
     pub ahead: usize,
@@ -70,7 +71,8 @@ impl Default for SumsTile {
 /// A form of the product for a number of rows.
 ///
 /// # Safety
-/// The machine has the form's instructions; rows and panel lie where the call says, and there is room for the sums.
+/// The machine has the form's instructions; rows and panel lie where the call says, and there is room for the sums. From each
+/// step on a whole panel's columns can be read, or half of one's where [`TileCall::half`] says so, however close steps lie.
 pub(crate) type TileFn = unsafe fn(&TileCall<'_>);
 
 /// How the rows must lie for a form to read them.

@@ -217,8 +217,8 @@ impl<'a, 'c, E: Element> Panel<'a, 'c, E> {
         let all = rows.first..rows.first + rows.count;
         let by_itself = self.scales.is_some() && segments_in(segments, all.clone()).next().is_some();
         if by_itself {
-            // Rows of the base among them.
-            apart.0[..rows.count * PANEL].fill(0);
+            // Rows of the base among them: what is added to those must not change a bit, a zero's sign included.
+            apart.0[..rows.count * PANEL].fill((-0.0f32).to_bits());
         }
         let sums = if by_itself { apart.0.as_mut_ptr() } else { rows.sums };
         for (part, segment) in segments_in(segments, all) {

@@ -118,7 +118,8 @@ pub(super) fn shrink_packed<I: Target>(
                     out: sums.0.as_mut_ptr(),
                 };
                 // SAFETY: the kernel was chosen for an instruction set that the machine has; the operand has the rows that it
-                // reads and the adapter, packed for as many inputs, the steps; a tile has room for the most rows of any kernel.
+                // reads and the adapter, packed for as many inputs, the steps, each followed by a panel's bytes; a tile has room for the most
+                // rows of any kernel.
                 unsafe { kernel.function(count)(&call) };
                 for column in (0..panel.width()).step_by(LANES) {
                     // SAFETY: the rows are of this tile and of the block; `hidden` has place for the panels of each adapter.

@@ -22,7 +22,7 @@ fn multiply_add(a: f32, b: f32, c: f32) -> f32 {
 }
 
 // SAFETY of the blocks below: the caller of a `TileFn` promises that rows and panel lie where the call says and that there
-// is room for the sums; all reads are within `steps` steps of each.
+// is room for the sums; all reads are of `steps` steps of each.
 
 unsafe fn f32_rows<const R: usize>(call: &TileCall<'_>) {
     for from in (0..width(call)).step_by(COLUMNS) {

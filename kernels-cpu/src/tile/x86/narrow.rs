@@ -13,7 +13,7 @@ const WHOLE_ROWS: usize = 2;
 const FAR_AHEAD: usize = 8192;
 
 // SAFETY of the functions below: the caller of a `TileFn` promises the instructions, that rows and panel lie where the call
-// says and that there is room for the sums; all reads are within `steps` steps of each.
+// says and that there is room for the sums; all reads are of `steps` steps of each.
 
 /// A form with 256-bit registers: the whole panel's width for a few rows. More rows go in parts of at most `$most`, as many as the
 /// registers have by half a panel, by turns: all parts take some steps before the next ones come, so that a panel comes from

@@ -10,7 +10,7 @@ use crate::packed_matrix::PANEL;
 const FETCH_ROWS: usize = 8;
 
 // SAFETY of the functions below: the caller of a `TileFn` promises the instructions, that rows and panel lie where the call
-// says and that there is room for the sums; all reads are within `steps` steps of each.
+// says and that there is room for the sums; all reads are of `steps` steps of each.
 
 /// A form with 512-bit registers: the whole panel's width or half of it, one step an iteration.
 macro_rules! wide {
