@@ -243,16 +243,18 @@ impl PackedLora {
         self.b = AlignedBuffer::zeroed(at);
         let mut before = 0;
         for span in spans {
-            let columns = span.columns.len();
-            for (j, row) in span.b.chunks_exact(columns.max(1)).enumerate() {
-                for (i, v) in row.iter().enumerate() {
-                    let (index, column) =
-                        ((span.columns.start + i) / PANEL, (span.columns.start + i) % PANEL);
-                    let run = self.run(index);
-                    let rank = before + j - 2 * run.first;
-                    let at =
-                        run.place(index) / size_of::<bf16>() + (rank / 2 * PANEL + column) * 2 + rank % 2;
-                    self.b.values_mut::<bf16>()[at] = rounded(*v);
+            let Range { start, end } = span.columns;
+            for index in start / PANEL..end.div_ceil(PANEL) {
+                let run = self.run(index);
+                let (place, before) = (run.place(index) / size_of::<bf16>(), before - 2 * run.first);
+                let here = start.max(index * PANEL)..end.min((index + 1) * PANEL);
+                let values = &mut self.b.values_mut::<bf16>()[place..];
+                for (j, row) in span.b.chunks_exact((end - start).max(1)).enumerate() {
+                    let rank = before + j;
+                    for column in here.clone() {
+                        values[(rank / 2 * PANEL + column % PANEL) * 2 + rank % 2] =
+                            rounded(row[column - start]);
+                    }
                 }
             }
             before += padded(span.rank);

@@ -55,7 +55,7 @@ pub(super) fn functions(isa: Isa, format: WeightFormat) -> Option<Form> {
     })
 }
 
-/// Brings `lines` cache lines from an address on, [`TileCall::ahead`](super::TileCall::ahead) of a step or more, into the first-level cache.
+/// Brings `lines` cache lines from an address on into the first-level cache.
 #[inline(always)]
 fn fetch(from: *const u8, lines: usize) {
     for line in 0..lines {
