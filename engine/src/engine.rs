@@ -51,6 +51,8 @@ pub struct EngineParts {
     pub runners: Vec<RunnerFactory>,
     /// Whose turn it is, where a language model computes on the same device; instances of a pool have none.
     pub turns: Option<DeviceTurns>,
+    /// What metrics call the base model: vLLM's label `model_name`.
+    pub metrics_label: String,
     /// How the model pools and normalises, in any words: a part of the embedding memo's keys.
     pub head: String,
 }
@@ -114,8 +116,17 @@ impl Engine {
             let (field, max) = ("runners", usize::MAX);
             return Err(StartError::Config { field, found: 0, min: 1, max });
         }
-        let EngineParts { mut model, tokenizer, prompts, default_prompt, adapters, runners, turns, head } =
-            parts;
+        let EngineParts {
+            mut model,
+            tokenizer,
+            prompts,
+            default_prompt,
+            adapters,
+            runners,
+            turns,
+            metrics_label,
+            head,
+        } = parts;
         model.prompts = prompts.keys().cloned().collect();
         if tokenizer.vocab_size() > model.vocab_size {
             tracing::warn!(
@@ -126,7 +137,7 @@ impl Engine {
         }
         let bounds = TokenBounds { max_tokens: model.max_tokens, vocab_size: model.vocab_size };
         let tokenizer = TokenizePool::start(tokenizer, bounds, config.tokenize_threads)?;
-        let (status, metrics) = (Arc::new(Status::starting()), Arc::new(Metrics::new(&model.name)));
+        let (status, metrics) = (Arc::new(Status::starting()), Arc::new(Metrics::new(&metrics_label)));
         let warm_up = config.warm_up.then(|| WarmUpBounds {
             max_batch_tokens: config.max_batch_tokens,
             adapters: !adapters.list().is_empty(),

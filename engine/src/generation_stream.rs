@@ -1,7 +1,7 @@
 //! What a generation engine gives back, piece by piece.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
@@ -21,6 +21,8 @@ pub struct GenerationStream {
     pub prompt_logprobs: Option<Vec<GeneratedToken>>,
     /// Where the time until its first token went.
     pub timings: StartTimings,
+    /// When that came.
+    pub started: Instant,
     /// The adapter's version that answers; `None` for the base model.
     pub served_by: Option<ServedBy>,
     /// Why the base model answers in place of the adapter.
@@ -37,7 +39,7 @@ pub struct StartTimings {
     pub tokenize: Duration,
     /// From there to its first step.
     pub queue: Duration,
-    /// Computing the prompt, step mates and preemptions included.
+    /// Computing the prompt; step mates, preemptions and, where an embedding model shares the device, its turns included.
     pub prefill: Duration,
 }
 

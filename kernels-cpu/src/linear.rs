@@ -148,8 +148,9 @@ fn by_panels<E: Element>(isa: Isa, layer: &Layer<'_, E>, rows: usize, threads: u
     let mut scratch = SCRATCH.take();
     let mut block = Block::default();
     place_block(layer, 0..rows, &mut scratch, &mut block);
-    // An adapter's `A` comes from memory for a row or two: no thread should wait for the others'.
-    let prepared = if block.hidden.stride > 0 && !layer.kernel.tiles {
+    // The `A` of each of several adapters comes from memory for a row or two: no thread should wait for the others'. That of
+    // one alone is read once.
+    let prepared = if layer.call.lora.len() > 1 && !layer.kernel.tiles {
         rows.div_ceil(threads * SHARES).min(PREPARED_ROWS)
     } else {
         PREPARED_ROWS

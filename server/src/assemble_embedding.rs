@@ -156,7 +156,9 @@ fn start(
     turns: Option<DeviceTurns>,
 ) -> Result<Engine, AssembleError> {
     let config = engine_config(settings, is_cpu(model.device()));
+    let served_name = settings.served_model_name.first().unwrap_or(&info.name);
     let parts = EngineParts {
+        metrics_label: served_name.clone(),
         model: info,
         tokenizer: Arc::new(model.tokenizer().clone()),
         prompts: model.settings().prompts.clone(),

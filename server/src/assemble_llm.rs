@@ -92,8 +92,17 @@ impl LoadedLlm {
             block_size = configs.block_size,
             "generating text"
         );
-        let adapters = Arc::new(AdaptersOf::new(Arc::clone(fleet), model.digest()));
-        let parts = GenerationParts { info, model, adapters, runner: Box::new(runner), turns, fallbacks };
+        // Names that the user chose are the embedding model's, where there is one.
+        let chosen = settings.served_model_name.first().filter(|_| settings.embedding_model.0.is_none());
+        let parts = GenerationParts {
+            metrics_label: chosen.unwrap_or(&info.name).clone(),
+            info,
+            adapters: Arc::new(AdaptersOf::new(Arc::clone(fleet), model.digest())),
+            model,
+            runner: Box::new(runner),
+            turns,
+            fallbacks,
+        };
         let engine = GenerationEngine::start(configs, parts);
         let engine = engine.map_err(AssembleError::at("starting the generation engine"))?;
         let ready = Handle::current().block_on(engine.ready());

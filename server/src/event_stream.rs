@@ -7,12 +7,12 @@ use axum::body::{Body, Bytes};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream::unfold;
-use polylora_engine::GenerateError;
+use polylora_engine::{Blame, GenerateError};
 use serde::Serialize;
 use tracing::Span;
 
 use crate::generation_replies::{Arrival, PromptError, Replies};
-use crate::request_trace::{Stages, milliseconds, record_stages};
+use crate::request_trace::{Stages, milliseconds, record_count, record_failure, record_stages};
 use crate::shutdown::{CutOff, CutOffWatch};
 use crate::wire::generation_usage::GenerationUsage;
 
@@ -124,6 +124,9 @@ impl EventStream {
             Some(Err(error)) => {
                 self.replies = None;
                 self.line.outcome = error.error.code();
+                if error.error.blame() != Blame::Client {
+                    record_failure(&self.line.span);
+                }
                 Some(self.writer.failed(&error))
             }
             None => {
@@ -153,6 +156,7 @@ impl Drop for StreamLine {
         let _within = self.span.enter();
         let decode = Stages { decode: Some(self.started.elapsed()), ..Stages::default() };
         record_stages(&self.span, &decode, Instant::now());
+        record_count(&self.span, "tokens", usage.total_tokens);
         tracing::info!(
             request_id = %self.request,
             model = %self.model,

@@ -184,7 +184,7 @@ impl Source {
                         cached_tokens: stream.cached_tokens,
                         logprobs: stream.prompt_logprobs,
                         timings: stream.timings,
-                        started: Some(Instant::now()),
+                        started: Some(stream.started),
                         served_by: stream.served_by,
                         fallback_reason: stream.fallback_reason,
                     };

@@ -1,17 +1,42 @@
-//! The metrics of two engines as one text: no family comes twice, as Prometheus' format asks for.
+//! The metrics of two engines as one text: no family and no series comes twice, as Prometheus' format asks for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How each family of a registry's text begins.
 const BEGIN: &str = "# HELP ";
 
-/// The families of `first` that `second` has not, then those of `second`.
+/// The families of both, each once. A family that both have is described as `second` does and has the series of both; of a
+/// series that both have, `second` says the value.
 pub fn joined(first: &str, second: &str) -> String {
-    let taken: BTreeSet<&str> = families(second).map(|(name, _)| name).collect();
+    let of_second: BTreeSet<&str> = families(second).map(|(name, _)| name).collect();
+    let mut shared: BTreeMap<&str, &str> = BTreeMap::new();
     // A comment or a sample before the first family stays.
-    let before = &first[..begins(first).next().unwrap_or(first.len())];
-    let kept = families(first).filter(|(name, _)| !taken.contains(name)).map(|(_, text)| text);
-    [before].into_iter().chain(kept).chain([second]).collect()
+    let mut text = first[..begins(first).next().unwrap_or(first.len())].to_owned();
+    for (name, family) in families(first) {
+        if of_second.contains(name) {
+            shared.insert(name, family);
+        } else {
+            text.push_str(family);
+        }
+    }
+    text.push_str(&second[..begins(second).next().unwrap_or(second.len())]);
+    for (name, family) in families(second) {
+        text.push_str(family);
+        let known: BTreeSet<&str> = samples(family).map(series).collect();
+        let others = shared.get(name).into_iter().flat_map(|family| samples(family));
+        others.filter(|sample| !known.contains(series(sample))).for_each(|sample| text.push_str(sample));
+    }
+    text
+}
+
+/// The lines of a family that are no comments.
+fn samples(family: &str) -> impl Iterator<Item = &str> {
+    family.split_inclusive('\n').filter(|line| !line.starts_with('#') && !line.trim().is_empty())
+}
+
+/// Name and labels of a sample. Registries write no timestamps: what follows the last blank is the value.
+fn series(sample: &str) -> &str {
+    sample.trim_end().rsplit_once(' ').map_or(sample, |(series, _)| series)
 }
 
 /// Name and text of each family.
@@ -35,17 +60,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_family_that_both_have_is_the_seconds() {
-        let first =
-            "# HELP a One\n# TYPE a gauge\na 1\n# HELP b # HELP c\n# TYPE b gauge\nb{x=\"# HELP c\"} 2\n";
-        let second = "# HELP c Three\n# TYPE c gauge\nc 3\n# HELP a Four\n# TYPE a gauge\na 4\n";
+    fn each_family_and_each_series_comes_once() {
+        let first = "# HELP a One\n# TYPE a gauge\na{model=\"x y\"} 1\na 2\n# HELP b # HELP c\n# TYPE b gauge\nb{x=\"# HELP c\"} 2\n";
+        let second =
+            "# HELP c Three\n# TYPE c gauge\nc 3\n# HELP a Four\n# TYPE a gauge\na 4\na{model=\"z\"} 5\n";
         let both = joined(first, second);
         assert_eq!(
             both,
-            "# HELP b # HELP c\n# TYPE b gauge\nb{x=\"# HELP c\"} 2\n\
-             # HELP c Three\n# TYPE c gauge\nc 3\n# HELP a Four\n# TYPE a gauge\na 4\n"
+            "# HELP b # HELP c\n# TYPE b gauge\nb{x=\"# HELP c\"} 2\n# HELP c Three\n# TYPE c gauge\nc 3\n\
+             # HELP a Four\n# TYPE a gauge\na 4\na{model=\"z\"} 5\na{model=\"x y\"} 1\n"
         );
         assert_eq!(joined(first, ""), first);
         assert_eq!(joined("", second), second);
+        assert_eq!(joined("x 1", second), format!("x 1{second}"));
     }
 }

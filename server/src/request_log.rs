@@ -12,7 +12,7 @@ use axum::response::Response;
 use polylora_engine::EmbedReply;
 use tracing::{Instrument, Span};
 
-use crate::request_trace::{Stages, milliseconds, record_stages, record_status, request_span};
+use crate::request_trace::{Stages, milliseconds, record_count, record_stages, record_status, request_span};
 use crate::routes::{METRICS, PROBES, STATUS};
 use crate::state::AppState;
 use crate::wire::error::ErrorCode;
@@ -36,6 +36,8 @@ pub struct Served {
     pub inputs: usize,
     /// Tokens computed.
     pub tokens: usize,
+    /// Whether more are to come: the span is told of all of them when the stream ends.
+    pub goes_on: bool,
     /// Where the time went, and when the engine had replied, where that is known.
     pub stages: Option<(Stages, Instant)>,
 }
@@ -43,12 +45,13 @@ pub struct Served {
 impl Served {
     /// What a reply of the engine's served; to be called when it has come.
     pub fn reply(model: String, inputs: usize, reply: &EmbedReply) -> Self {
-        Self { model, inputs, tokens: reply.tokens, stages: Some((reply.timings.into(), Instant::now())) }
+        let stages = Some((reply.timings.into(), Instant::now()));
+        Self { model, inputs, tokens: reply.tokens, goes_on: false, stages }
     }
 
     /// What was served without the device.
     pub fn unmeasured(model: String, inputs: usize, tokens: usize) -> Self {
-        Self { model, inputs, tokens, stages: None }
+        Self { model, inputs, tokens, goes_on: false, stages: None }
     }
 }
 
@@ -103,8 +106,11 @@ impl Line {
         record_status(&self.span, status);
         if let Some(served) = served {
             self.span.record("model", served.model.as_str());
-            self.span.record("inputs", served.inputs);
-            self.span.record("tokens", served.tokens);
+            record_count(&self.span, "inputs", served.inputs);
+            // Twice in a span it would be there twice.
+            if !served.goes_on {
+                record_count(&self.span, "tokens", served.tokens);
+            }
             if let Some((stages, replied)) = &served.stages {
                 record_stages(&self.span, stages, *replied);
             }

@@ -41,10 +41,20 @@ pub fn request_span(method: &Method, route: &str, id: &str, headers: &HeaderMap)
 
 /// Writes a request's end into its span.
 pub fn record_status(span: &Span, status: StatusCode) {
-    span.record("http.response.status_code", status.as_u16());
+    span.record("http.response.status_code", i64::from(status.as_u16()));
     if status.is_server_error() {
-        span.record("otel.status_code", "ERROR");
+        record_failure(span);
     }
+}
+
+/// Writes a number of things into a span: exported as one, where an unsigned number would be a text.
+pub fn record_count(span: &Span, field: &str, count: usize) {
+    span.record(field, i64::try_from(count).unwrap_or(i64::MAX));
+}
+
+/// Marks the span of a request that the server failed.
+pub fn record_failure(span: &Span) {
+    span.record("otel.status_code", "ERROR");
 }
 
 /// The stages that the engine has measured of a request, one after the other; those that it did not go through are `None`.

@@ -65,6 +65,8 @@ pub struct GenerationParts {
     pub runner: StepRunnerFactory,
     /// Whose turn it is, where an embedding model computes on the same device.
     pub turns: Option<DeviceTurns>,
+    /// What metrics call the base model: vLLM's label `model_name`.
+    pub metrics_label: String,
     /// Where fallbacks to the base are counted: an embedding engine's, where there is one.
     pub fallbacks: AdapterFallbacks,
 }
@@ -89,7 +91,7 @@ impl GenerationEngine {
     /// A bound out of range, no thread, no runtime.
     pub fn start(configs: GenerationConfigs, parts: GenerationParts) -> Result<Self, StartError> {
         let runtime = Handle::try_current().map_err(|_| StartError::NoRuntime)?;
-        let GenerationParts { info, model, adapters, runner, turns, fallbacks } = parts;
+        let GenerationParts { info, model, adapters, runner, turns, metrics_label, fallbacks } = parts;
         let requests = match u32::try_from(configs.max_concurrent_requests) {
             Ok(requests) if requests > 0 => requests,
             _ => {
@@ -112,7 +114,7 @@ impl GenerationEngine {
             prefix_caching: configs.prefix_caching,
         };
         let (jobs, inbox) = mpsc::channel(configs.max_concurrent_requests);
-        let metrics = Arc::new(GenerationMetrics::new(&info.name, &fallbacks));
+        let metrics = Arc::new(GenerationMetrics::new(&metrics_label, &fallbacks));
         let status = Arc::new(Status::starting());
         let worker = generation_worker::spawn(GenerationWorkerParts {
             inbox,

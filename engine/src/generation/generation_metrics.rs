@@ -72,7 +72,7 @@ pub(crate) struct GenerationMetrics {
 }
 
 impl GenerationMetrics {
-    /// All at zero, of the model of that name, but for `fallbacks`, which others may count, too.
+    /// All at zero, with `model` for vLLM's label, but for `fallbacks`, which others may count, too.
     pub(crate) fn new(model: &str, fallbacks: &AdapterFallbacks) -> Self {
         let make = Maker::of_model(model);
         Self {
@@ -96,15 +96,15 @@ impl GenerationMetrics {
                 "code",
             ),
             first_token: make
-                .seconds("vllm:time_to_first_token_seconds", "From submitted to the first token"),
+                .long_seconds("vllm:time_to_first_token_seconds", "From submitted to the first token"),
             inter_token: make.seconds("vllm:inter_token_latency_seconds", "Between a request's tokens"),
-            end_to_end: make.seconds("vllm:e2e_request_latency_seconds", "From submitted to the end"),
-            queue: make.seconds("vllm:request_queue_time_seconds", "From submitted to the first step"),
+            end_to_end: make.long_seconds("vllm:e2e_request_latency_seconds", "From submitted to the end"),
+            queue: make.long_seconds("vllm:request_queue_time_seconds", "From submitted to the first step"),
             prefill: make
-                .seconds("vllm:request_prefill_time_seconds", "From the first step to the first token"),
-            decode: make.seconds("vllm:request_decode_time_seconds", "From the first token to the last"),
+                .long_seconds("vllm:request_prefill_time_seconds", "From the first step to the first token"),
+            decode: make.long_seconds("vllm:request_decode_time_seconds", "From the first token to the last"),
             inference: make
-                .seconds("vllm:request_inference_time_seconds", "From the first step to the last token"),
+                .long_seconds("vllm:request_inference_time_seconds", "From the first step to the last token"),
             request_prompt_tokens: make.sizes("vllm:request_prompt_tokens", "Tokens of a request's prompt"),
             request_generation_tokens: make
                 .sizes("vllm:request_generation_tokens", "Tokens drawn for a request"),

@@ -147,7 +147,7 @@ impl GenerationPath {
         jobs.send(job).await.map_err(|_| self.worker_is_gone())?;
         drop(jobs);
         let outcome = starts.await.unwrap_or_else(|_| Err(self.worker_is_gone()));
-        let Started { cached_tokens, prompt_scores, times } = outcome?;
+        let Started { cached_tokens, prompt_scores, times, at } = outcome?;
         let prompt_logprobs = match prompt_scores {
             Some(scores) => Some(self.told(scores, Arc::clone(&tokens), asked_text.is_some()).await?),
             None => None,
@@ -161,6 +161,7 @@ impl GenerationPath {
             cached_tokens,
             prompt_logprobs,
             timings: times.until_start(submitted.saturating_duration_since(arrived)),
+            started: at,
             served_by,
             fallback_reason,
             events: stream,

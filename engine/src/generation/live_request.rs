@@ -50,6 +50,8 @@ pub(crate) struct Started {
     pub(crate) prompt_scores: Option<PromptScores>,
     /// How long it waited and was computed.
     pub(crate) times: PhaseTimes,
+    /// When that was over.
+    pub(crate) at: Instant,
 }
 
 /// A request whose sequences the scheduler has.
@@ -186,8 +188,8 @@ impl LiveRequest {
         if let Some(started) = self.started.take() {
             let prompt_scores = self.prompt_scores.take();
             // Who has left is noticed before the next step, and had no answer.
-            let times = self.phases.times();
-            if started.send(Ok(Started { cached_tokens, prompt_scores, times })).is_ok() {
+            let (times, at) = (self.phases.times(), self.phases.first_token());
+            if started.send(Ok(Started { cached_tokens, prompt_scores, times, at })).is_ok() {
                 self.report.iter_mut().for_each(OutcomeReport::started);
             }
         }

@@ -60,9 +60,14 @@ impl Phases {
         self.submitted.elapsed()
     }
 
+    /// When its first token came, or else what came last.
+    pub(crate) fn first_token(&self) -> Instant {
+        self.decode.unwrap_or(self.last_token)
+    }
+
     /// How long they took so far; those that have not begun took nothing.
     pub(crate) fn times(&self) -> PhaseTimes {
-        let first = self.decode.unwrap_or(self.last_token);
+        let first = self.first_token();
         let began = self.prefill.unwrap_or(first);
         PhaseTimes {
             queue: began.saturating_duration_since(self.submitted),

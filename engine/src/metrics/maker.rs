@@ -53,6 +53,11 @@ impl Maker {
         self.histogram(name, help, 1e-4, 19)
     }
 
+    /// 1 ms to 35 min, then above: what lasts as long as a text is long.
+    pub(crate) fn long_seconds(&self, name: &str, help: &str) -> Histogram {
+        self.histogram(name, help, 1e-3, 22)
+    }
+
     /// 1 to 65,536, then above.
     pub(crate) fn sizes(&self, name: &str, help: &str) -> Histogram {
         self.histogram(name, help, 1.0, 17)

@@ -62,6 +62,7 @@ fn start_parts(
         default_prompt: None,
         adapters: Arc::new(FakeAdapters(Arc::clone(control))),
         runners,
+        metrics_label: "fake".to_owned(),
         head: "mean".to_owned(),
     };
     Engine::start(config, parts).map(Arc::new)

@@ -186,7 +186,7 @@ fn int8_products_are_exact_for_any_rows_and_depth() {
                 let terms = groups.iter().flat_map(|(l, r)| l.to_le_bytes().into_iter().zip(r.to_le_bytes()));
                 terms.map(|(l, r)| i32::from(l) * i32::from(r as i8)).sum::<i32>() as u32
             });
-            let others = others(&[Isa::Scalar, Isa::Avx512]).map(|isa| (isa, 0));
+            let others = others(&[Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512]).map(|isa| (isa, 0));
             for (isa, gap) in [(Isa::Amx, 0), (Isa::Amx, 64)].into_iter().chain(others) {
                 let got = factors.product(isa, WeightFormat::Int8, gap);
                 assert_eq!(got, want, "{}: {rows} rows, depth {turns}, gap {gap}", isa.name());

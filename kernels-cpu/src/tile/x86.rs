@@ -1,4 +1,4 @@
-//! The products in AVX registers: AVX2 (2 rows by the whole panel, or 16 in parts by one half after the other) and AVX-512 (14 or 12
+//! The products in AVX registers: AVX2 (2 rows by the whole panel, or 24 or 16 in parts) and AVX-512 (14 or 12
 //! rows by the whole panel, or half of one).
 //!
 //! Where the rows are few, panels come from memory as fast as it gives them, if they are asked for early enough: those forms
@@ -28,7 +28,8 @@ pub(super) fn functions(isa: Isa, format: WeightFormat) -> Option<Form> {
             (OperandForm::F32, by_rows!(f32_avx512: 1 2 3 4 5 6 7 8 9 10 11 12 13 14), "AVX-512")
         }
         (_, WeightFormat::F32) => {
-            (OperandForm::F32, by_rows!(f32_avx2: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16), "AVX2")
+            let rows = by_rows!(f32_avx2: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24);
+            (OperandForm::F32, rows, "AVX2")
         }
         (_, WeightFormat::Bf16) if wide && bf16 => {
             (OperandForm::Bf16, by_rows!(bf16_avx512: 1 2 3 4 5 6 7 8 9 10 11 12 13 14), "AVX-512 BF16")

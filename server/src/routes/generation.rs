@@ -115,11 +115,13 @@ impl Running<'_> {
     ) -> Result<Response, ApiError> {
         let Self { state, llm, replies, prompts, model, names, .. } = self;
         let replies = replies.whole().await.map_err(|error| told(state, llm, &names, &error))?;
-        let facts = replies.first().map(|reply| reply.facts.clone()).unwrap_or_default();
+        // As in a stream: of the prompt that was computed first.
+        let first = replies.iter().map(|reply| &reply.facts).min_by_key(|facts| facts.started);
+        let facts = first.cloned().unwrap_or_default();
         let decode = facts.started.map(|started| started.elapsed());
         let stages = Some((Stages { decode, ..facts.timings.into() }, Instant::now()));
         let (mut response, tokens) = write(replies)?;
-        finish(&mut response, &facts, Served { model, inputs: prompts, tokens, stages });
+        finish(&mut response, &facts, Served { model, inputs: prompts, tokens, goes_on: false, stages });
         Ok(response)
     }
 
@@ -141,6 +143,7 @@ impl Running<'_> {
             model: self.model.clone(),
             inputs: self.prompts,
             tokens: facts.tokens.len(),
+            goes_on: true,
             stages: facts.started.map(|started| (facts.timings.into(), started)),
         };
         let Caller { request: RequestId(request), cut_off, .. } = self.caller;

@@ -106,14 +106,20 @@ pub struct PieceDetails {
 }
 
 impl GenerateForm {
-    /// The tokens of `text`, each with what it adds: parts of a character come with the last of them.
+    /// The tokens of `text`, each with what it adds: parts of a character come with the last of them, and what the text's
+    /// end left of one with the last token that is no special one.
     fn tokens(&self, text: &str, tokens: &[GeneratedToken]) -> Vec<OutputToken> {
         let mut rest = text.chars();
-        let ends = tokens.iter().skip(1).map(|next| next.text_offset).chain([usize::MAX]);
-        let one = |(token, end): (&GeneratedToken, usize)| {
+        let mut bearers = tokens.iter().filter(|token| !token.is_special).peekable();
+        let one = |token: &GeneratedToken| {
+            if token.is_special {
+                return self.token(token, String::new());
+            }
+            bearers.next();
+            let end = bearers.peek().map_or(usize::MAX, |next| next.text_offset);
             self.token(token, rest.by_ref().take(end.saturating_sub(token.text_offset)).collect())
         };
-        tokens.iter().zip(ends).map(one).collect()
+        tokens.iter().map(one).collect()
     }
 
     /// A token that adds `text`; special ones have their own.
@@ -203,7 +209,8 @@ impl GenerateWriter {
         let GenerationEvent { text, tokens, finish, .. } = piece;
         self.text.push_str(&text);
         self.usage.generated(0, 0, tokens.len());
-        // The text goes with the last token that has any: clients pass over special ones.
+        // The text goes with the last token that has any: clients pass over special ones. What the end leaves of a character
+        // comes when its tokens have been sent: it is in `generated_text` alone.
         let bearer = tokens.iter().rposition(|token| !token.is_special);
         let mut pieces = Vec::with_capacity(tokens.len());
         for (place, token) in tokens.iter().enumerate() {
@@ -294,6 +301,11 @@ mod tests {
         };
         assert_eq!(added_texts("é✓ x", &tokens), ["é", "", "✓", " x", "</s>"]);
         assert_eq!(added_texts("é", &tokens[..3]), ["é", "", ""]);
+        let cut = [token(0, "é", false), token(1, "\u{FFFD}", false), token(1, "</s>", true)];
+        assert_eq!(added_texts("é\u{FFFD}", &cut), ["é", "\u{FFFD}", "</s>"]);
+        let split =
+            [token(0, "<a>", true), token(0, "é", false), token(1, "<a>", true), token(1, "x", false)];
+        assert_eq!(added_texts("éx", &split), ["<a>", "é", "<a>", "x"]);
         assert!(added_texts("", &[]).is_empty());
     }
 }

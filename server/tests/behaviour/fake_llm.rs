@@ -3,7 +3,7 @@
 use std::future::ready;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use polylora_engine::{
     AdapterInfo, BoxFuture, ChatPrompt, DomainLabel, DomainSnapshot, Finish, GenerateError, GenerateRequest,
@@ -153,6 +153,7 @@ impl FakeLlm {
             prompt_text: request.echo.then_some(text),
             prompt_logprobs,
             timings: TIMINGS,
+            started: Instant::now(),
             served_by: self.served_by.clone(),
             fallback_reason: self.fallback_reason.clone(),
             events,

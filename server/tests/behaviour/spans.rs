@@ -9,7 +9,8 @@ use axum::body::Body;
 use axum::http::{Request, header};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::trace::v1::Span;
-use polylora_engine::Timings;
+use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
+use polylora_engine::{GenerateError, Timings};
 use polylora_server::otlp::TraceExport;
 use polylora_server::settings::{Settings, parse_setting};
 use polylora_server::telemetry::exported;
@@ -18,7 +19,7 @@ use tracing::subscriber::DefaultGuard;
 use tracing_subscriber::layer::SubscriberExt;
 
 use crate::fake_engine::{FakeEngine, Server};
-use crate::fake_llm::LLM;
+use crate::fake_llm::{LLM, LlmMood};
 use crate::llm_server::LlmServer;
 
 const CANARY: &str = "canary in a coal mine";
@@ -123,7 +124,7 @@ async fn a_trace_has_the_request_under_its_caller_and_its_stages_but_no_text() {
     assert_eq!(request.name, "POST /v1/embeddings");
     assert_eq!(hex(&request.trace_id), TRACE);
     assert_eq!(hex(&request.parent_span_id), "00f067aa0ba902b7");
-    assert!(attribute(request, "http.response.status_code").is_some_and(|status| status.contains("200")));
+    assert!(attribute(request, "http.response.status_code").is_some_and(|status| status == "IntValue(200)"));
     assert!(attribute(request, "model").is_some_and(|model| model.contains("law")));
     let stage = |name: &str| stage(&spans, request, name);
     let (tokenize, queue, compute) = (stage("tokenize"), stage("queue"), stage("compute"));
@@ -159,7 +160,29 @@ async fn the_span_of_a_text_lasts_until_its_last_token_whether_it_is_streamed_or
         let gap = stages[3].0.abs_diff(stages[2].1);
         assert!(gap < 50_000_000, "{gap} ns between the first token and the others");
         assert!(stages[3].1 <= request.end_time_unix_nano, "{stream}");
+        assert_eq!(request.status.as_ref().map_or(0, |status| status.code), StatusCode::Unset as i32);
+        // The prompt's and the four that were drawn, told once.
+        assert_eq!(request.attributes.iter().filter(|attribute| attribute.key == "tokens").count(), 1);
+        let tokens = CANARY.split(' ').count() + 4;
+        assert_eq!(attribute(request, "tokens"), Some(format!("IntValue({tokens})")), "{stream}");
     }
+}
+
+#[tokio::test]
+async fn the_span_of_a_stream_that_the_server_fails_says_so() {
+    let reason = "the device is gone".to_owned();
+    let (export, batches, guard) = exporting();
+    let server = LlmServer::in_mood(LlmMood::FailsAfter(2, GenerateError::Internal { reason }));
+    let body = serde_json::json!({"model": LLM, "prompt": CANARY, "max_tokens": 4, "stream": true});
+    let request = Request::post("/v1/completions")
+        .header(header::CONTENT_TYPE, "application/json")
+        .header("x-request-id", "mine-9");
+    let request = request.body(Body::from(body.to_string())).expect("a request");
+    assert_eq!(server.server.send(request).await.status, 200);
+    drop(guard);
+    let spans = spans_of(export, &batches).await;
+    let request = of_request(&spans, "mine-9");
+    assert_eq!(request.status.as_ref().map(|status| status.code), Some(StatusCode::Error as i32));
 }
 
 fn hex(bytes: &[u8]) -> String {

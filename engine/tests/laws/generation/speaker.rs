@@ -92,7 +92,8 @@ pub fn start_beside(
     };
     let runner = hash_device::factory(control, configs.blocks.get() as usize, configs.block_size.get());
     let adapters = Arc::new(FakeAdapters(Arc::clone(&control.adapters)));
-    let parts = GenerationParts { info, model: Arc::clone(&MODEL), adapters, runner, turns, fallbacks };
+    let (model, metrics_label) = (Arc::clone(&MODEL), "fake".to_owned());
+    let parts = GenerationParts { info, model, adapters, runner, turns, metrics_label, fallbacks };
     GenerationEngine::start(configs, parts).unwrap()
 }
 
