@@ -50,7 +50,7 @@ fn in_new_memory(run: impl FnOnce() + Send) {
 }
 
 /// Deterministic values in (-1, 1) that bf16 holds exactly.
-fn values(seed: u64, count: usize) -> Vec<f32> {
+pub(crate) fn values(seed: u64, count: usize) -> Vec<f32> {
     let mut numbers = crate::tile_emulator::Numbers(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
     (0..count)
         .map(|_| half::bf16::from_f32((numbers.next() >> 40) as f32 / 8_388_608.0 - 1.0).to_f32())

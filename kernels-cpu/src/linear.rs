@@ -34,6 +34,8 @@ const FEWEST_ROWS: usize = 28;
 const PREPARED_ROWS: usize = 32;
 /// Tasks a thread that ready the operands of a few rows with adapters.
 const SHARES: usize = 2;
+/// Fewest rows of such a task where they share one adapter.
+const SHARED_ROWS: usize = 8;
 /// Rows of one task of a norm by itself.
 const NORM_ROWS: usize = 32;
 
@@ -148,10 +150,11 @@ fn by_panels<E: Element>(isa: Isa, layer: &Layer<'_, E>, rows: usize, threads: u
     let mut scratch = SCRATCH.take();
     let mut block = Block::default();
     place_block(layer, 0..rows, &mut scratch, &mut block);
-    // The `A` of each of several adapters comes from memory for a row or two: no thread should wait for the others'. That of
-    // one alone is read once.
-    let prepared = if layer.call.lora.len() > 1 && !layer.kernel.tiles {
-        rows.div_ceil(threads * SHARES).min(PREPARED_ROWS)
+    // An adapter's `A` comes from memory for a row or two: no thread should wait for the others'. One that all rows share is read
+    // once a task.
+    let prepared = if block.hidden.stride > 0 && !layer.kernel.tiles {
+        let fewest = if layer.call.lora.len() > 1 { 1 } else { SHARED_ROWS };
+        rows.div_ceil(threads * SHARES).clamp(fewest, PREPARED_ROWS)
     } else {
         PREPARED_ROWS
     };

@@ -6,6 +6,8 @@
 #[cfg(target_arch = "x86_64")]
 mod amx;
 mod baseline;
+#[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
+mod register_laws;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 

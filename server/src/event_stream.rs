@@ -57,6 +57,8 @@ pub(crate) struct StreamParts {
     pub(crate) model: String,
     /// When the first token came, for the trace.
     pub(crate) started: Option<Instant>,
+    /// Tokens of the prompts that were computed by then.
+    pub(crate) prompt_tokens: usize,
 }
 
 /// A reply that is streamed. Dropping it aborts what is not done.
@@ -71,13 +73,13 @@ struct EventStream {
 
 /// The response whose body is the stream.
 pub(crate) fn streamed(parts: StreamParts) -> Response {
-    let StreamParts { replies, first, writer, cut_off, request, model, started } = parts;
+    let StreamParts { replies, first, writer, cut_off, request, model, started, prompt_tokens } = parts;
     let line = StreamLine {
         request,
         model,
         span: Span::current(),
         started: started.unwrap_or_else(Instant::now),
-        usage: None,
+        usage: GenerationUsage::new(prompt_tokens, 0, 0),
         outcome: "client_closed",
     };
     let stream = EventStream { replies: Some(replies), first, writer, over: cut_off.watch(), line };
@@ -101,7 +103,7 @@ impl EventStream {
                 Some(arrival) => self.writer.arrived(arrival),
                 None => self.await_next().await?,
             };
-            self.line.usage = Some(self.writer.usage());
+            self.line.usage = self.writer.usage();
             if !text.is_empty() {
                 return Some(text);
             }
@@ -145,13 +147,13 @@ struct StreamLine {
     model: String,
     span: Span,
     started: Instant,
-    usage: Option<GenerationUsage>,
+    usage: GenerationUsage,
     outcome: &'static str,
 }
 
 impl Drop for StreamLine {
     fn drop(&mut self) {
-        let usage = self.usage.unwrap_or_default();
+        let usage = &self.usage;
         // What is exported ends where the span is left for the last time.
         let _within = self.span.enter();
         let decode = Stages { decode: Some(self.started.elapsed()), ..Stages::default() };

@@ -36,7 +36,10 @@ impl HttpMetrics {
                 "polylora_http_request_duration_seconds",
                 "Seconds from a request's head to its reply.",
             )
-            .buckets(vec![0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0]),
+            .buckets(vec![
+                0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 60.0, 120.0,
+                300.0, 600.0, 1800.0,
+            ]),
             &["route"],
         )
         .expect("a well-formed histogram");

@@ -11,22 +11,33 @@ pub fn joined(first: &str, second: &str) -> String {
     let of_second: BTreeSet<&str> = families(second).map(|(name, _)| name).collect();
     let mut shared: BTreeMap<&str, &str> = BTreeMap::new();
     // A comment or a sample before the first family stays.
-    let mut text = first[..begins(first).next().unwrap_or(first.len())].to_owned();
+    let mut text = String::with_capacity(first.len() + second.len());
+    push_lines(&mut text, &first[..begins(first).next().unwrap_or(first.len())]);
     for (name, family) in families(first) {
         if of_second.contains(name) {
             shared.insert(name, family);
         } else {
-            text.push_str(family);
+            push_lines(&mut text, family);
         }
     }
-    text.push_str(&second[..begins(second).next().unwrap_or(second.len())]);
+    push_lines(&mut text, &second[..begins(second).next().unwrap_or(second.len())]);
     for (name, family) in families(second) {
-        text.push_str(family);
+        push_lines(&mut text, family);
         let known: BTreeSet<&str> = samples(family).map(series).collect();
         let others = shared.get(name).into_iter().flat_map(|family| samples(family));
-        others.filter(|sample| !known.contains(series(sample))).for_each(|sample| text.push_str(sample));
+        others
+            .filter(|sample| !known.contains(series(sample)))
+            .for_each(|sample| push_lines(&mut text, sample));
     }
     text
+}
+
+/// Whole lines, whether the last one was ended or not.
+fn push_lines(text: &mut String, lines: &str) {
+    text.push_str(lines);
+    if !lines.is_empty() && !lines.ends_with('\n') {
+        text.push('\n');
+    }
 }
 
 /// The lines of a family that are no comments.
@@ -72,6 +83,7 @@ mod tests {
         );
         assert_eq!(joined(first, ""), first);
         assert_eq!(joined("", second), second);
-        assert_eq!(joined("x 1", second), format!("x 1{second}"));
+        assert_eq!(joined("x 1", second), format!("x 1\n{second}"));
+        assert_eq!(joined("# HELP a One\na 1\na 2", "# HELP a One\na 1"), "# HELP a One\na 1\na 2\n");
     }
 }

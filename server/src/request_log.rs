@@ -107,7 +107,7 @@ impl Line {
         if let Some(served) = served {
             self.span.record("model", served.model.as_str());
             record_count(&self.span, "inputs", served.inputs);
-            // Twice in a span it would be there twice.
+            // What is recorded twice is exported twice.
             if !served.goes_on {
                 record_count(&self.span, "tokens", served.tokens);
             }

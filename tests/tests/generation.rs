@@ -142,7 +142,11 @@ fn texts_of_many_clients_and_adapters_at_once_are_each_what_they_are_alone() {
     let reply = place.server.post("/v1/embeddings", &json!({ "model": ADAPTERS[0], "input": "a text" }));
     assert!(reply.status >= 400 && reply.status < 500, "{}", reply.text);
     assert!(place.server.metric("vllm:prefix_cache_hits_total") > 0.0, "nothing was shared");
-    assert_eq!(place.server.metric("vllm:num_requests_running"), 0.0);
+    let metrics = place.server.get("/metrics").text;
+    for model in [SMALL_BASE, LLM] {
+        let idle = format!("vllm:num_requests_running{{model_name=\"{model}\"}} 0\n");
+        assert!(metrics.contains(&idle), "{model}: {metrics}");
+    }
     assert_eq!(place.server.metric("vllm:kv_cache_usage_perc"), 0.0, "all blocks came back");
 }
 
@@ -339,6 +343,7 @@ fn a_process_without_an_embedding_model_only_generates() {
         (200, true)
     );
     assert_eq!(server.get("/api/status").body["model"], Value::Null);
+    assert!(server.get("/metrics").text.contains("vllm:num_requests_running{model_name=\"mine\"} 0\n"));
     assert!(server.log().iter().any(|line| line.contains("share of what is free")), "{:?}", server.log());
     assert!(server.log().iter().any(|line| line.contains("loaded ahead") && line.contains("loaded=2")));
 

@@ -1,4 +1,4 @@
-//! The products in AVX registers: AVX2 (2 rows by the whole panel, or 24 or 16 in parts) and AVX-512 (14 or 12
+//! The products in AVX registers: AVX2 (2 rows by the whole panel, or 15 to 24 in parts) and AVX-512 (14 or 12
 //! rows by the whole panel, or half of one).
 //!
 //! Where the rows are few, panels come from memory as fast as it gives them, if they are asked for early enough: those forms

@@ -115,7 +115,7 @@ impl Running<'_> {
     ) -> Result<Response, ApiError> {
         let Self { state, llm, replies, prompts, model, names, .. } = self;
         let replies = replies.whole().await.map_err(|error| told(state, llm, &names, &error))?;
-        // As in a stream: of the prompt that was computed first.
+        // Of the prompt that was computed first.
         let first = replies.iter().map(|reply| &reply.facts).min_by_key(|facts| facts.started);
         let facts = first.cloned().unwrap_or_default();
         let decode = facts.started.map(|started| started.elapsed());
@@ -155,6 +155,7 @@ impl Running<'_> {
             request,
             model: self.model,
             started: facts.started,
+            prompt_tokens: facts.tokens.len(),
         });
         finish(&mut response, &facts, served);
         Ok(response)

@@ -17,12 +17,14 @@ const FAR_AHEAD: usize = 8192;
 // says and that there is room for the sums; all reads are of `steps` steps of each.
 
 /// A form with 256-bit registers: the whole panel's width for a few rows. More rows go in parts of at most `$most`, as many as the
-/// registers have by `$width` registers of a panel, all of it or half of it, by turns: all parts take some steps before the next
-/// ones come, so that a panel comes from memory once and while all of them compute.
+/// registers have by `$width` registers of a panel, all of it or half of it, and of at most `$of_half` where there is no more than
+/// half of one; by turns: all parts take some steps before the next ones come, so that a panel comes from memory once and while
+/// all of them compute.
 ///
 /// `$dot` adds a step's products of `R` rows, `$stride` bytes apart, and `C` registers of a panel.
 macro_rules! narrow {
-    ($name:ident, $features:literal, $step:literal, $most:literal by $width:literal: $($part:literal)*, $zero:expr,
+    ($name:ident, $features:literal, $step:literal, $most:literal by $width:literal: $($part:literal)*,
+        $of_half:literal of half: $($half:literal)*, $zero:expr,
         |$a:ident, $stride:ident, $panel:ident, $acc:ident| $dot:block, $load:ident, $store:ident) => {
         #[target_feature(enable = $features)]
         pub(super) unsafe fn $name<const R: usize>(call: &TileCall<'_>) {
@@ -71,9 +73,9 @@ macro_rules! narrow {
                 // SAFETY: see above.
                 unsafe {
                     match (rows, fetched) {
-                        $(($part, None) if !call.half => columns::<$part, $width>(call, first, None),
-                        ($part, _) if !call.half => columns::<$part, $width>(call, first, fetched),
-                        ($part, _) => columns::<$part, 2>(call, first, fetched),)*
+                        $(($half, _) if call.half => columns::<$half, 2>(call, first, fetched),)*
+                        $(($part, None) => columns::<$part, $width>(call, first, None),
+                        ($part, _) => columns::<$part, $width>(call, first, fetched),)*
                         _ => unreachable!("more rows than the registers have"),
                     }
                 }
@@ -82,7 +84,7 @@ macro_rules! narrow {
             /// first-level cache when the first part reads it.
             #[target_feature(enable = $features)]
             unsafe fn parts(call: &TileCall<'_>, rows: usize) {
-                let parts = rows.div_ceil($most);
+                let parts = rows.div_ceil(if call.half { $of_half } else { $most });
                 let by_halves = $width == 2 && !call.half;
                 let ahead = if call.many_rows { FAR_AHEAD } else { call.ahead };
                 let most = ahead.max(AHEAD) / call.panel_stride.min(STEP_BYTES);
@@ -104,7 +106,8 @@ macro_rules! narrow {
                                 next: next.as_ref().filter(|_| from + steps == call.steps),
                                 ..own
                             };
-                            // Each line is fetched once: by the first part, or where that reads half of them, by it and the last.
+                            // A line of a whole step is fetched once: by the first part, or where that reads half of them, by it
+                            // and the last.
                             let (low, high) = match number {
                                 0 if parts == 1 => (Some(0), Some(0)),
                                 0 => (Some(0), None),
@@ -152,6 +155,7 @@ narrow!(
     "avx2,fma",
     4,
     3 by 4: 1 2 3,
+    6 of half: 1 2 3 4 5 6,
     _mm256_setzero_ps(),
     |a, stride, panel, acc| {
         let mut x = [_mm256_setzero_ps(); R];
@@ -174,6 +178,7 @@ narrow!(
     "avx2,fma",
     8,
     5 by 2: 1 2 3 4 5,
+    5 of half: 1 2 3 4 5,
     _mm256_setzero_ps(),
     |a, stride, panel, acc| {
         let step = step_of!(panel);
@@ -196,6 +201,7 @@ narrow!(
     "avx2,avxvnni",
     4,
     6 by 2: 1 2 3 4 5 6,
+    6 of half: 1 2 3 4 5 6,
     _mm256_setzero_si256(),
     |a, stride, panel, acc| {
         let step = step_of!(panel);
@@ -216,6 +222,7 @@ narrow!(
     "avx2",
     4,
     4 by 2: 1 2 3 4,
+    4 of half: 1 2 3 4,
     _mm256_setzero_si256(),
     |a, stride, panel, acc| {
         let step = step_of!(panel);
