@@ -84,6 +84,7 @@ mod tests {
         assert_eq!(joined(first, ""), first);
         assert_eq!(joined("", second), second);
         assert_eq!(joined("x 1", second), format!("x 1\n{second}"));
-        assert_eq!(joined("# HELP a One\na 1\na 2", "# HELP a One\na 1"), "# HELP a One\na 1\na 2\n");
+        let unended = joined("# HELP a One\na 1\na{b=\"c\"} 2", "# HELP a One\na 3");
+        assert_eq!(unended, "# HELP a One\na 3\na{b=\"c\"} 2\n");
     }
 }
