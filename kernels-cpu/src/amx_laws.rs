@@ -62,7 +62,7 @@ fn rounded<E: Element>(values: &[f32]) -> Vec<E> {
     values.iter().map(|v| E::from_f32(*v)).collect()
 }
 
-fn bits(values: &[f32]) -> Vec<u32> {
+pub(crate) fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|v| v.to_bits()).collect()
 }
 

@@ -15,6 +15,7 @@ use tokio::runtime::Handle;
 
 use crate::assemble::{AssembleError, find_model};
 use crate::kv_budget::KvBudget;
+use crate::model_names::chosen_for_llm;
 use crate::settings::{ModeChoice, Settings};
 
 /// Tokens in one step where the device is not the CPU.
@@ -92,10 +93,9 @@ impl LoadedLlm {
             block_size = configs.block_size,
             "generating text"
         );
-        // Names that the user chose are the embedding model's, where there is one.
-        let chosen = settings.served_model_name.first().filter(|_| settings.embedding_model.0.is_none());
+        let chosen = chosen_for_llm(&settings.served_model_name, settings.embedding_model.0.is_some());
         let parts = GenerationParts {
-            metrics_label: chosen.unwrap_or(&info.name).clone(),
+            metrics_label: chosen.first().unwrap_or(&info.name).clone(),
             info,
             adapters: Arc::new(AdaptersOf::new(Arc::clone(fleet), model.digest())),
             model,

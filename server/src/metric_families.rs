@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 const BEGIN: &str = "# HELP ";
 
 /// The families of both, each once. A family that both have is described as `second` does and has the series of both; of a
-/// series that both have, `second` says the value.
+/// series that both have, `second` says the value. Every line is ended.
 pub fn joined(first: &str, second: &str) -> String {
     let of_second: BTreeSet<&str> = families(second).map(|(name, _)| name).collect();
     let mut shared: BTreeMap<&str, &str> = BTreeMap::new();

@@ -37,6 +37,11 @@ pub struct NameClash {
     pub name: String,
 }
 
+/// Those of the names that the user chose which are the language model's: beside an embedding model they are all that one's.
+pub fn chosen_for_llm(chosen: &[String], is_beside_embedding: bool) -> &[String] {
+    if is_beside_embedding { &[] } else { chosen }
+}
+
 impl ModelNames {
     /// The names: those that the user chose, then the model's own, then the catalogue's.
     pub fn new(chosen: &[String], own: &str, catalogue: &[String]) -> Self {

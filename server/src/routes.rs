@@ -208,16 +208,9 @@ fn check_health(state: &AppState) -> Result<(), ApiError> {
 #[utoipa::path(get, path = "/metrics", tag = OPERATIONS,
     responses((status = 200, description = "All metrics", body = String, content_type = "text/plain")))]
 pub(crate) async fn metrics(State(state): State<Arc<AppState>>) -> impl IntoResponse {
-    let mut text = state.embedder().map(|embedder| embedder.service().render_metrics()).unwrap_or_default();
-    if !text.is_empty() && !text.ends_with('\n') {
-        text.push('\n');
-    }
-    if let Some(llm) = state.llm() {
-        text = joined(&text, &llm.service().render_metrics());
-        if !text.ends_with('\n') {
-            text.push('\n');
-        }
-    }
+    let embedding = state.embedder().map(|embedder| embedder.service().render_metrics()).unwrap_or_default();
+    let generation = state.llm().map(|llm| llm.service().render_metrics()).unwrap_or_default();
+    let mut text = joined(&embedding, &generation);
     text.push_str(&state.http_metrics().render());
     if let Some(fleet) = state.fleet().cloned() {
         let embedding = state.embedder().map(|embedder| embedder.service().snapshot());

@@ -16,6 +16,7 @@ use crate::embedder::Embedder;
 use crate::http_metrics::HttpMetrics;
 use crate::intake::Gate;
 use crate::llm::Llm;
+use crate::model_names::chosen_for_llm;
 pub use crate::model_names::{ModelNames, ModelRef, NameClash};
 use crate::request_log::RequestId;
 use crate::settings::{HeaderField, Settings};
@@ -88,8 +89,7 @@ impl AppState {
             generation_aliases,
         } = assembly;
         let (chosen, auto_truncate) = (&settings.served_model_name, settings.auto_truncate);
-        // Names that the user chose are the embedding model's, where there is one.
-        let of_llm: &[String] = if embedding.is_none() { chosen } else { &[] };
+        let of_llm = chosen_for_llm(chosen, embedding.is_some());
         let llm = generation.map(|llm| Llm::new(llm, of_llm, &generation_aliases, &refused)).transpose()?;
         let embedder = embedding
             .map(|service| {

@@ -2,7 +2,7 @@
 
 use super::{AHEAD, OperandForm, TileCall, TileKernel};
 use crate::aligned::AlignedBuffer;
-use crate::amx_laws::values;
+use crate::amx_laws::{bits, values};
 use crate::isa::Isa;
 use crate::packed_matrix::{PANEL, WeightFormat};
 
@@ -72,10 +72,6 @@ impl Factors {
             out: out.values_mut::<u32>().as_mut_ptr(),
         }
     }
-}
-
-fn bits(values: &[f32]) -> Vec<u32> {
-    values.iter().map(|value| value.to_bits()).collect()
 }
 
 /// Columns and steps: whole panels, halves and narrower ones, over one turn and several.

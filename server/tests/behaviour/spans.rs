@@ -100,6 +100,15 @@ fn stage(spans: &[Span], request: &Span, name: &str) -> (u64, u64) {
     (span.start_time_unix_nano, span.end_time_unix_nano)
 }
 
+/// Asks for four tokens after the canary.
+fn completion(id: &str, stream: bool) -> Request<Body> {
+    let body = serde_json::json!({"model": LLM, "prompt": CANARY, "max_tokens": 4, "stream": stream});
+    let request = Request::post("/v1/completions")
+        .header(header::CONTENT_TYPE, "application/json")
+        .header("x-request-id", id);
+    request.body(Body::from(body.to_string())).expect("a request")
+}
+
 fn attribute(span: &Span, key: &str) -> Option<String> {
     let found = span.attributes.iter().find(|attribute| attribute.key == key)?;
     Some(format!("{:?}", found.value.as_ref()?.value.as_ref()?))
@@ -142,12 +151,7 @@ async fn the_span_of_a_text_lasts_until_its_last_token_whether_it_is_streamed_or
     for stream in [false, true] {
         let (export, batches, guard) = exporting();
         let server = LlmServer::new();
-        let body = serde_json::json!({"model": LLM, "prompt": CANARY, "max_tokens": 4, "stream": stream});
-        let request = Request::post("/v1/completions")
-            .header(header::CONTENT_TYPE, "application/json")
-            .header("x-request-id", "mine-8");
-        let request = request.body(Body::from(body.to_string())).expect("a request");
-        assert_eq!(server.server.send(request).await.status, 200);
+        assert_eq!(server.server.send(completion("mine-8", stream)).await.status, 200);
         drop(guard);
         let spans = spans_of(export, &batches).await;
         let request = of_request(&spans, "mine-8");
@@ -173,12 +177,7 @@ async fn the_span_of_a_stream_that_the_server_fails_says_so() {
     let reason = "the device is gone".to_owned();
     let (export, batches, guard) = exporting();
     let server = LlmServer::in_mood(LlmMood::FailsAfter(2, GenerateError::Internal { reason }));
-    let body = serde_json::json!({"model": LLM, "prompt": CANARY, "max_tokens": 4, "stream": true});
-    let request = Request::post("/v1/completions")
-        .header(header::CONTENT_TYPE, "application/json")
-        .header("x-request-id", "mine-9");
-    let request = request.body(Body::from(body.to_string())).expect("a request");
-    assert_eq!(server.server.send(request).await.status, 200);
+    assert_eq!(server.server.send(completion("mine-9", true)).await.status, 200);
     drop(guard);
     let spans = spans_of(export, &batches).await;
     let request = of_request(&spans, "mine-9");
