@@ -86,7 +86,6 @@ struct Turns {
     subjects: Vec<(DTypeKind, GenerateSubject)>,
     peers: Vec<GeneratePeer>,
     figures: GenerateFigures,
-    bandwidths: Vec<f64>,
     lengths: Vec<Vec<f64>>,
     /// The first tokens of eight texts that our f32, or else the first format, and peers in their first format drew alike, of
     /// how many.
@@ -108,8 +107,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for round in 0..options.rounds.max(1) {
         turns.round(&options, round as u64, folder.config.vocab_size)?;
     }
-    let Turns { mut figures, peers, bandwidths, lengths, alike, subjects } = turns;
-    figures.bandwidth = Passes::of(bandwidths).median();
+    let Turns { mut figures, peers, lengths, alike, subjects } = turns;
     figures.floors =
         subjects.iter().map(|(dtype, subject)| (*dtype, floor(subject, options.prompt))).collect();
     let medians = lengths.into_iter().map(|times| Passes::of(times).median());
@@ -203,7 +201,7 @@ impl Turns {
         let (prompt, batch) = (options.prompt, BATCH);
         let figures = GenerateFigures { prompt, batch, ..GenerateFigures::default() };
         let lengths = vec![vec![]; lengths.len()];
-        Ok(Self { subjects, peers, figures, bandwidths: vec![], lengths, alike: None })
+        Ok(Self { subjects, peers, figures, lengths, alike: None })
     }
 
     fn round(&mut self, options: &Options, round: u64, vocabulary: usize) -> Result<(), BenchError> {
@@ -215,7 +213,7 @@ impl Turns {
             new: options.new.max(2),
         };
         let [one, many] = [case(1), case(BATCH)];
-        self.bandwidths.push(read_rate(options.run.budget())?);
+        self.figures.bandwidths.push(read_rate(options.run.budget())?);
         let mut ours: Option<Vec<u32>> = None;
         for (dtype, subject) in &mut self.subjects {
             subject.peak.measure(options.run.budget())?;
@@ -279,7 +277,7 @@ fn line<'a>(
     let is_it =
         |line: &GenerateLine| (line.generator, line.batch, line.through) == (generator, batch, through);
     let at = figures.lines.iter().position(is_it).unwrap_or_else(|| {
-        figures.lines.push(GenerateLine { generator, batch, through, rounds: vec![] });
+        figures.lines.push(GenerateLine { generator, batch, through, rounds: vec![], fastest: vec![] });
         figures.lines.len() - 1
     });
     &mut figures.lines[at]
@@ -353,14 +351,15 @@ fn tell(
         "`cargo bench -p polylora-benches --bench generate`: {} of {:.0} M parameters, {} threads; prompts of {} tokens, {} new ones, \
          greedy; {} rounds, all in turn. Peers: {peers}. *Of the product*: the time that the prompts' operations would take at the \
          rate of our product of matrices. *Of the floor*: the time that reading the weights once would take at the {:.1} GB/s \
-         that memory is read at; {:.2} GB in bf16.",
+         that memory is read at; {:.2} GB in bf16. *The fastest step*: the same of the fastest step and the fastest pass over memory, \
+         round by round.",
         config.family.name(),
         config.parameters() as f64 / 1e6,
         options.run.threads(),
         options.prompt,
         options.new.max(2),
         options.rounds.max(1),
-        figures.bandwidth / 1e9,
+        figures.bandwidth() / 1e9,
         2.0 * config.parameters_of_a_step() as f64 / 1e9,
     ))?;
     for row in figures.rows() {

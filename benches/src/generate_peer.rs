@@ -97,6 +97,7 @@ fn times(answer: &Value) -> Result<GenerateTimes, BenchError> {
         Some(GenerateTimes {
             first_ms: answer["first_ms"].as_f64()?,
             step_ms: answer["step_ms"].as_f64()?,
+            fastest_step_ms: None,
             tokens: tokens.collect::<Option<_>>()?,
         })
     };
@@ -110,7 +111,8 @@ mod tests {
     #[test]
     fn an_answer_has_times_and_tokens_and_anything_else_is_a_fault() {
         let whole = json!({"first_ms": 90.5, "step_ms": 44.0, "tokens": [[1, 2], [3, 4]]});
-        let expected = GenerateTimes { first_ms: 90.5, step_ms: 44.0, tokens: vec![vec![1, 2], vec![3, 4]] };
+        let tokens = vec![vec![1, 2], vec![3, 4]];
+        let expected = GenerateTimes { first_ms: 90.5, step_ms: 44.0, fastest_step_ms: None, tokens };
         assert_eq!(times(&whole).expect("times"), expected);
         for wrong in
             [json!({"first_ms": 1.0, "step_ms": 2.0}), json!({"tokens": [[-1]], "first_ms": 1, "step_ms": 1})]

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use polylora_adapters::LoadedAdapter;
 use polylora_engine::Decoding;
@@ -40,6 +40,8 @@ pub struct GenerateTimes {
     pub first_ms: f64,
     /// Milliseconds of each step after it, the mean.
     pub step_ms: f64,
+    /// Milliseconds of the fastest of them, where each was timed.
+    pub fastest_step_ms: Option<f64>,
     /// The tokens that were drawn.
     pub tokens: Vec<Vec<u32>>,
 }
@@ -108,11 +110,19 @@ impl GenerateSubject {
         let mut streams = self.decoding.begin(&case.prompts, &through, case.new);
         self.decoding.read(&mut streams)?;
         let first = began.elapsed();
+        let (mut before, mut fastest) = (first, Duration::MAX);
         for _ in 1..case.new {
             self.decoding.step(&mut streams)?;
+            let now = began.elapsed();
+            (before, fastest) = (now, fastest.min(now - before));
         }
-        let steps = (began.elapsed() - first).as_secs_f64() * 1e3 / (case.new.max(2) - 1) as f64;
-        Ok(GenerateTimes { first_ms: first.as_secs_f64() * 1e3, step_ms: steps, tokens: streams.drawn() })
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        Ok(GenerateTimes {
+            first_ms: ms(first),
+            step_ms: ms(before - first) / (case.new.max(2) - 1) as f64,
+            fastest_step_ms: (case.new > 1).then(|| ms(fastest)),
+            tokens: streams.drawn(),
+        })
     }
 
     /// Milliseconds of a step of one text at each of `lengths`, which go no further than its prompt.
