@@ -34,6 +34,7 @@ mod tile;
 #[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
 mod tile_emulator;
 mod weight_memory;
+mod weight_slab;
 
 pub use attention::{AttentionCall, HeadShape, attention_packed};
 pub use element::Element;

@@ -4,18 +4,23 @@
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 use std::slice;
+use std::sync::Arc;
 
 use bytemuck::Pod;
 
-const LINE: usize = 64;
-/// A large page of x86-64 and of aarch64 with pages of 4 KiB.
-const LARGE_PAGE: usize = 2 << 20;
+use crate::weight_slab::WeightSlab;
 
-/// Plain data of a fixed size that begins on a cache line, or on a large page where it fills one.
+const LINE: usize = 64;
+/// From this size on memory is a part of a slab, where the system has large pages; what is smaller is read from caches anyway.
+const SHARES_FROM: usize = if cfg!(all(target_os = "linux", not(miri))) { 128 << 10 } else { usize::MAX };
+
+/// Plain data of a fixed size that begins on a cache line.
 #[derive(Debug)]
 pub(crate) struct WeightMemory {
     start: NonNull<u8>,
     layout: Layout,
+    /// What it is a part of; `None` is an allocation of its own.
+    slab: Option<Arc<WeightSlab>>,
 }
 
 // SAFETY: plain bytes with one owner; they change through `&mut` alone.
@@ -29,16 +34,19 @@ impl WeightMemory {
     /// # Panics
     /// When so many bytes cannot be named; where there are not so many the process ends, as with any allocation.
     pub fn zeroed(bytes: usize) -> Self {
-        let align = if bytes >= LARGE_PAGE { LARGE_PAGE } else { LINE };
         let size = bytes.max(1).next_multiple_of(LINE);
-        let layout = Layout::from_size_align(size, align).expect("a size that can be named");
-        // SAFETY: the size is not 0.
-        let Some(start) = NonNull::new(unsafe { alloc(layout) }) else { handle_alloc_error(layout) };
-        ask_for_large_pages(start, size);
-        // Only now: a page is as large as asked for when it is first written.
-        // SAFETY: `size` bytes were allocated.
+        let layout = Layout::from_size_align(size, LINE).expect("a size that can be named");
+        let (slab, start) = if size >= SHARES_FROM {
+            let (slab, start) = WeightSlab::part(size, LINE);
+            (Some(slab), start)
+        } else {
+            // SAFETY: the size is not 0.
+            let start = NonNull::new(unsafe { alloc(layout) });
+            (None, start.unwrap_or_else(|| handle_alloc_error(layout)))
+        };
+        // SAFETY: `size` bytes that nobody else has.
         unsafe { start.write_bytes(0, size) };
-        Self { start, layout }
+        Self { start, layout, slab }
     }
 
     /// Everything as values of `T`.
@@ -63,23 +71,12 @@ impl WeightMemory {
 
 impl Drop for WeightMemory {
     fn drop(&mut self) {
-        // SAFETY: allocated with this layout.
-        unsafe { dealloc(self.start.as_ptr(), self.layout) };
+        if self.slab.is_none() {
+            // SAFETY: allocated with this layout.
+            unsafe { dealloc(self.start.as_ptr(), self.layout) };
+        }
     }
 }
-
-/// Advice that the system may ignore: whole large pages of these bytes shall be such.
-#[cfg(all(target_os = "linux", not(miri)))]
-fn ask_for_large_pages(start: NonNull<u8>, size: usize) {
-    let whole = size - size % LARGE_PAGE;
-    if whole > 0 {
-        // SAFETY: the bytes are this allocation's own; the advice changes nothing of what they are.
-        unsafe { libc::madvise(start.as_ptr().cast(), whole, libc::MADV_HUGEPAGE) };
-    }
-}
-
-#[cfg(not(all(target_os = "linux", not(miri))))]
-fn ask_for_large_pages(_: NonNull<u8>, _: usize) {}
 
 #[cfg(test)]
 mod tests {
@@ -87,12 +84,11 @@ mod tests {
 
     #[test]
     fn memory_of_any_size_is_zero_whole_and_aligned() {
-        for bytes in [0, 1, 64, 65, LARGE_PAGE - 1, LARGE_PAGE, 2 * LARGE_PAGE + 4096 + 3] {
+        for bytes in [0, 1, 64, 65, (128 << 10) - 64, 128 << 10, (2 << 20) + 1, (5 << 20) + 4096 + 3] {
             let mut memory = WeightMemory::zeroed(bytes);
             assert!(memory.bytes() >= bytes && memory.bytes() < bytes.max(1) + LINE);
             assert!(memory.values::<u8>().iter().all(|byte| *byte == 0));
-            let aligned = if bytes >= LARGE_PAGE { LARGE_PAGE } else { LINE };
-            assert!(memory.values::<u8>().as_ptr().addr().is_multiple_of(aligned));
+            assert!(memory.values::<u8>().as_ptr().addr().is_multiple_of(LINE));
             memory.values_mut::<f32>().fill(1.0);
             assert_eq!(memory.values::<f32>().len() * 4, memory.bytes());
             assert!(memory.values::<f32>().iter().all(|value| *value == 1.0));
