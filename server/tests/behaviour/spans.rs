@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ use polylora_server::otlp::TraceExport;
 use polylora_server::settings::{Settings, parse_setting};
 use polylora_server::telemetry::exported;
 use prost::Message;
+use tokio::sync::{Mutex, MutexGuard};
+use tracing::Dispatch;
 use tracing::subscriber::DefaultGuard;
 use tracing_subscriber::layer::SubscriberExt;
 
@@ -48,24 +51,32 @@ fn collector() -> (String, Receiver<Vec<u8>>) {
                     break bytes[end + 4..].to_vec();
                 }
             };
-            stream
-                .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
-                .expect("sent");
+            // Before the answer: when the export has ended, all that it sent is here.
             if sender.send(batch).is_err() {
                 return;
             }
+            stream
+                .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+                .expect("sent");
         }
     });
     (format!("http://{address}"), batches)
 }
 
-/// Has this thread's spans sent to a collector until the guard falls.
-fn exporting() -> (TraceExport, Receiver<Vec<u8>>, DefaultGuard) {
+/// Has this thread's spans sent to a collector until the guards fall. One test at a time: a process has one exporter for the
+/// spans of stages.
+async fn exporting() -> (TraceExport, Receiver<Vec<u8>>, (DefaultGuard, MutexGuard<'static, ()>)) {
+    static TURN: Mutex<()> = Mutex::const_new(());
+    let turn = TURN.lock().await;
+    // While there is a single subscriber, tracing asks the thread that comes first to a place in the code whether anybody
+    // listens there, and keeps the answer: a test without subscriber would silence the place for all.
+    static ANOTHER: OnceLock<Dispatch> = OnceLock::new();
+    ANOTHER.get_or_init(|| Dispatch::new(tracing_subscriber::registry()));
     let (address, batches) = collector();
     let export = TraceExport::start(&parse_setting(&address).expect("an address")).expect("an exporter");
     let subscriber = tracing_subscriber::registry().with(exported(&export));
     let guard = tracing::subscriber::set_default(subscriber);
-    (export, batches, guard)
+    (export, batches, (guard, turn))
 }
 
 /// All spans that came, once the export has ended; none of them has the canary.
@@ -89,7 +100,7 @@ async fn spans_of(export: TraceExport, batches: &Receiver<Vec<u8>>) -> Vec<Span>
 fn of_request<'a>(spans: &'a [Span], id: &str) -> &'a Span {
     let found =
         spans.iter().find(|span| attribute(span, "request_id").is_some_and(|found| found.contains(id)));
-    found.expect("the request's span")
+    found.unwrap_or_else(|| panic!("no span of {id} among {} others", spans.len()))
 }
 
 /// When a stage of a request began and ended, in nanoseconds.
@@ -116,7 +127,7 @@ fn attribute(span: &Span, key: &str) -> Option<String> {
 
 #[tokio::test]
 async fn a_trace_has_the_request_under_its_caller_and_its_stages_but_no_text() {
-    let (export, batches, guard) = exporting();
+    let (export, batches, guards) = exporting().await;
     let ms = Duration::from_millis;
     let timings = Timings { tokenize: ms(1), queue: ms(20), compute: ms(300) };
     let server = Server::with(FakeEngine { timings, ..FakeEngine::default() }, Settings::default());
@@ -127,7 +138,7 @@ async fn a_trace_has_the_request_under_its_caller_and_its_stages_but_no_text() {
     let body = format!("{{\"input\": [\"{CANARY}\", \"b\"], \"model\": \"law\"}}");
     assert_eq!(server.send(request.body(Body::from(body)).expect("a request")).await.status, 200);
     assert_eq!(server.post(format!("{{\"input\": {{\"{CANARY}\": 1}}}}")).await.status, 400);
-    drop(guard);
+    drop(guards);
     let spans = spans_of(export, &batches).await;
     let request = of_request(&spans, "mine-7");
     assert_eq!(request.name, "POST /v1/embeddings");
@@ -149,10 +160,10 @@ async fn a_trace_has_the_request_under_its_caller_and_its_stages_but_no_text() {
 #[tokio::test]
 async fn the_span_of_a_text_lasts_until_its_last_token_whether_it_is_streamed_or_not() {
     for stream in [false, true] {
-        let (export, batches, guard) = exporting();
+        let (export, batches, guards) = exporting().await;
         let server = LlmServer::new();
         assert_eq!(server.server.send(completion("mine-8", stream)).await.status, 200);
-        drop(guard);
+        drop(guards);
         let spans = spans_of(export, &batches).await;
         let request = of_request(&spans, "mine-8");
         assert_eq!(request.name, "POST /v1/completions");
@@ -175,10 +186,10 @@ async fn the_span_of_a_text_lasts_until_its_last_token_whether_it_is_streamed_or
 #[tokio::test]
 async fn the_span_of_a_stream_that_the_server_fails_says_so() {
     let reason = "the device is gone".to_owned();
-    let (export, batches, guard) = exporting();
+    let (export, batches, guards) = exporting().await;
     let server = LlmServer::in_mood(LlmMood::FailsAfter(2, GenerateError::Internal { reason }));
     assert_eq!(server.server.send(completion("mine-9", true)).await.status, 200);
-    drop(guard);
+    drop(guards);
     let spans = spans_of(export, &batches).await;
     let request = of_request(&spans, "mine-9");
     assert_eq!(request.status.as_ref().map(|status| status.code), Some(StatusCode::Error as i32));
