@@ -8,9 +8,8 @@ use std::sync::Arc;
 
 use bytemuck::Pod;
 
-use crate::weight_slab::WeightSlab;
+use crate::weight_slab::{LINE, WeightSlab};
 
-const LINE: usize = 64;
 /// From this size on memory is a part of a slab, where the system has large pages; what is smaller is read from caches anyway.
 const SHARES_FROM: usize = if cfg!(all(target_os = "linux", not(miri))) { 128 << 10 } else { usize::MAX };
 
@@ -37,7 +36,7 @@ impl WeightMemory {
         let size = bytes.max(1).next_multiple_of(LINE);
         let layout = Layout::from_size_align(size, LINE).expect("a size that can be named");
         let (slab, start) = if size >= SHARES_FROM {
-            let (slab, start) = WeightSlab::part(size, LINE);
+            let (slab, start) = WeightSlab::part(size);
             (Some(slab), start)
         } else {
             // SAFETY: the size is not 0.

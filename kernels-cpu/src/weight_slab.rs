@@ -8,8 +8,10 @@ use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+/// A cache line.
+pub(crate) const LINE: usize = 64;
 /// A large page of x86-64 and of aarch64 with pages of 4 KiB.
-pub(crate) const LARGE_PAGE: usize = 2 << 20;
+const LARGE_PAGE: usize = 2 << 20;
 /// Bytes of a slab: more than any heap keeps for later. Only what is written takes memory.
 const SLAB: usize = 64 << 20;
 
@@ -35,21 +37,18 @@ struct Open {
 static OPEN: Mutex<Open> = Mutex::new(Open { slab: Weak::new(), taken: 0 });
 
 impl WeightSlab {
-    /// `size` bytes that nobody else has, with what they are a part of. They begin where a multiple of `align` bytes of the
-    /// slab does, and hold anything.
-    pub(crate) fn part(size: usize, align: usize) -> (Arc<Self>, NonNull<u8>) {
-        debug_assert!(LARGE_PAGE.is_multiple_of(align));
+    /// `size` bytes that nobody else has, with what they are a part of. They begin on a cache line and hold anything.
+    pub(crate) fn part(size: usize) -> (Arc<Self>, NonNull<u8>) {
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(slab) = open.slab.upgrade() {
-            let from = open.taken.next_multiple_of(align);
-            if let Some(part) = slab.at(from, size) {
-                open.taken = from + size;
-                return (slab, part);
-            }
+        let current = open.slab.upgrade();
+        let from = open.taken.next_multiple_of(LINE);
+        if let Some((slab, part)) = current.as_ref().and_then(|slab| Some((slab, slab.at(from, size)?))) {
+            open.taken = from + size;
+            return (Arc::clone(slab), part);
         }
         let slab = Arc::new(Self::with_room_for(size));
         let part = slab.at(0, size).expect("room for what it was made for");
-        let left = open.slab.upgrade().map_or(0, |slab| slab.layout.size() - open.taken);
+        let left = current.map_or(0, |slab| slab.layout.size() - open.taken);
         if slab.layout.size() - size > left {
             *open = Open { slab: Arc::downgrade(&slab), taken: size };
         }
@@ -97,9 +96,9 @@ mod tests {
     #[test]
     fn parts_lie_apart_and_live_as_long_as_anybody_has_them() {
         let sizes = [1, 64, 4096 + 3, SLAB / 2, SLAB / 2 + 1, LARGE_PAGE, SLAB, SLAB + 1, 64];
-        let parts: Vec<_> = sizes.iter().map(|size| WeightSlab::part(*size, 64)).collect();
+        let parts: Vec<_> = sizes.iter().map(|size| WeightSlab::part(*size)).collect();
         for (number, ((_, part), size)) in parts.iter().zip(sizes).enumerate() {
-            assert!(part.as_ptr().addr().is_multiple_of(64));
+            assert!(part.as_ptr().addr().is_multiple_of(LINE));
             // SAFETY: the part is this test's own.
             unsafe { part.as_ptr().write_bytes(number as u8, size) };
         }
