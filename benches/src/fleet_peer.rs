@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use crate::fleet_zipf::Zipf;
 use crate::python_peer::{PythonPeer, fault};
-use crate::{BenchError, FleetSetup, Passes, Report, Row, WordPool};
+use crate::timing::median;
+use crate::{BenchError, FleetSetup, Report, Row, WordPool};
 
 const SCRIPT: &str = "peer_fleet.py";
 /// The two ways in which PEFT loads, as `peer_fleet.py` calls them.
@@ -154,10 +155,6 @@ fn rate(answer: &Value) -> Result<f64, BenchError> {
     texts
         .map(|(texts, seconds)| texts / seconds)
         .ok_or_else(|| fault(SCRIPT, &format!("{answer} is no rate")))
-}
-
-fn median(times: Vec<f64>) -> f64 {
-    if times.is_empty() { f64::NAN } else { Passes::of(times).median() }
 }
 
 /// A time, of which less is better.

@@ -2,7 +2,8 @@
 
 use polylora_kernels::device::DTypeSpec;
 
-use crate::{Aim, GenerateTimes, Passes, Row, StreamFigures, Through};
+use crate::timing::median;
+use crate::{Aim, GenerateTimes, Row, StreamFigures, Through};
 
 /// Who generated, and in what form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -247,11 +248,6 @@ impl GenerateFigures {
             |line: &&GenerateLine| (line.generator, line.batch, line.through) == (generator, batch, through);
         self.lines.iter().find(is_it)
     }
-}
-
-/// No number of none.
-fn median(seen: Vec<f64>) -> f64 {
-    if seen.is_empty() { f64::NAN } else { Passes::of(seen).median() }
 }
 
 #[cfg(test)]

@@ -56,6 +56,11 @@ impl Passes {
     }
 }
 
+/// The median; no number where there are no times.
+pub(crate) fn median(times: Vec<f64>) -> f64 {
+    if times.is_empty() { f64::NAN } else { Passes::of(times).median() }
+}
+
 /// Times `pass` again and again for about `budget`.
 ///
 /// # Errors
