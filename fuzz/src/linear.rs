@@ -121,7 +121,7 @@ impl<E: Element> Layer<E> {
         let format = match input.format {
             Format::F32 => WeightFormat::F32,
             Format::Bf16 => WeightFormat::Bf16,
-            Format::Int8 => WeightFormat::Int8,
+            Format::Int8 => Isa::current().int8_format(),
         };
         let weight = values::<f32>(seed, outputs * inputs);
         let mut at = 0;
@@ -227,7 +227,7 @@ impl<E: Element> Layer<E> {
             (WeightFormat::Bf16, true) => 3e-4,
             (WeightFormat::F32, true) => 3e-4,
             (WeightFormat::Bf16, false) => 6e-2,
-            (WeightFormat::Int8, _) => 6e-2,
+            (WeightFormat::Int8 | WeightFormat::Int8InPairs, _) => 6e-2,
         };
         let result = if rounded { 1.7e-2 } else { 0.0 };
         let norm = sums.map(|sums| {

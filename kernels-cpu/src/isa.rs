@@ -80,6 +80,15 @@ impl Isa {
         TileKernel::choose(self, WeightFormat::Bf16).operand == OperandForm::Bf16
     }
 
+    /// The format of 8-bit weights that this machine multiplies fastest with it: in pairs where it has AVX2 without dot products
+    /// of bytes.
+    pub fn int8_format(self) -> WeightFormat {
+        // The form for all integers is the faster one wherever instructions have it.
+        let has_instructions = |format| TileKernel::choose(self, format).path != TileKernel::PLAIN;
+        let in_pairs = has_instructions(WeightFormat::Int8InPairs) && !has_instructions(WeightFormat::Int8);
+        if in_pairs { WeightFormat::Int8InPairs } else { WeightFormat::Int8 }
+    }
+
     /// What this machine multiplies by with it where weights have a format: `AMX tiles`, `AVX-512`, `AVX-512 BF16`,
     /// `AVX-512 VNNI`, `AVX-VNNI`, `AVX2`, for bf16 without instructions of its own `AVX2, widened to f32`, or
     /// `plain loops`.
@@ -146,6 +155,9 @@ mod tests {
             assert_eq!(!named(WeightFormat::Bf16).contains("widened"), isa.has_bf16_products());
             assert_eq!(named(WeightFormat::Int8) == "AVX-VNNI", isa == Isa::AvxVnni);
             assert_eq!(named(WeightFormat::Bf16) == "AMX tiles", isa == Isa::Amx);
+            // Weights are in pairs just where plain AVX2 multiplies them, which cannot take others.
+            assert_eq!(isa.int8_format() == WeightFormat::Int8InPairs, named(isa.int8_format()) == "AVX2");
+            assert_ne!(named(isa.int8_format()), "plain loops");
         }
     }
 

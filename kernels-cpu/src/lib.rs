@@ -17,6 +17,7 @@ mod epilogue;
 #[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
 mod fenced_memory;
 mod gated;
+mod int8_row;
 pub mod isa;
 mod linear;
 mod lora;

@@ -5,8 +5,9 @@ use std::ops::Range;
 use half::bf16;
 
 use crate::aligned::{AlignedBuffer, LINE};
+use crate::int8_row::quantize_row;
 use crate::lora::LoraSpan;
-use crate::packed_matrix::{PANEL, STEP_BYTES, WeightFormat, int8_scale, steps};
+use crate::packed_matrix::{PANEL, STEP_BYTES, WeightFormat, steps};
 use crate::target::LANES;
 
 /// What a column of a step takes.
@@ -169,8 +170,7 @@ impl PackedLora {
 
     /// For int8: scales and scales times sums of sixteen columns of `A x`.
     pub(crate) fn scales(&self, first: usize) -> Option<(&[f32], &[f32])> {
-        (self.format == WeightFormat::Int8)
-            .then(|| (&self.scales[first..first + LANES], &self.sums[first..first + LANES]))
+        self.format.is_int8().then(|| (&self.scales[first..first + LANES], &self.sums[first..first + LANES]))
     }
 
     /// `B` for panel `index` of the layer; `None` where no span has columns of it.
@@ -198,7 +198,7 @@ impl PackedLora {
             let columns = PANEL.min(all - first);
             (first * steps + input / group * columns + column - first) * group + input % group
         };
-        if self.format == WeightFormat::Int8 {
+        if self.format.is_int8() {
             (self.scales, self.sums) = (vec![0.0; width], vec![0.0; width]);
         }
         let mut column = 0;
@@ -210,15 +210,9 @@ impl PackedLora {
                     row.iter().enumerate().for_each(|(i, v)| values[place(column, i)] = rounded(*v));
                     continue;
                 }
-                let scale = int8_scale(row);
                 let values = self.a.values_mut::<i8>();
-                let mut sum = 0;
-                for (i, v) in row.iter().enumerate() {
-                    let q = (v / scale).round_ties_even().clamp(-127.0, 127.0) as i8;
-                    values[place(column, i)] = q;
-                    sum += q as i32;
-                }
-                (self.scales[column], self.sums[column]) = (scale, scale * sum as f32);
+                let found = quantize_row(row, self.format, |i, q| values[place(column, i)] = q);
+                (self.scales[column], self.sums[column]) = (found.scale, found.total);
             }
             column += padded(span.rank);
         }

@@ -2,6 +2,7 @@
 
 use half::bf16;
 
+use crate::int8_row::quantize_row;
 use crate::weight_memory::WeightMemory;
 
 /// Columns of one panel.
@@ -23,16 +24,28 @@ pub enum WeightFormat {
     Bf16,
     /// 8-bit integers with one scale a row (an output), symmetric; inputs are quantised row by row as they come.
     Int8,
+    /// The same on a scale at which two neighbours of one sign come to 128 at most: then two products with bytes fit 16 bits, in
+    /// which AVX2 adds them. [`Isa::int8_format`](crate::isa::Isa::int8_format) says where it is the faster one.
+    Int8InPairs,
 }
 
 impl WeightFormat {
+    /// All there are.
+    pub const ALL: [WeightFormat; 4] =
+        [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8, WeightFormat::Int8InPairs];
+
     /// Inputs of one four-byte group.
     pub(crate) fn group(self) -> usize {
         match self {
             WeightFormat::F32 => 1,
             WeightFormat::Bf16 => 2,
-            WeightFormat::Int8 => 4,
+            WeightFormat::Int8 | WeightFormat::Int8InPairs => 4,
         }
+    }
+
+    /// Whether values are 8-bit integers.
+    pub(crate) fn is_int8(self) -> bool {
+        matches!(self, WeightFormat::Int8 | WeightFormat::Int8InPairs)
     }
 }
 
@@ -57,10 +70,7 @@ impl PackedMatrix {
     /// When the length is not `outputs * inputs`, or int8 has more inputs than [`INT8_MOST_INPUTS`].
     pub fn pack(weight: &[f32], outputs: usize, inputs: usize, format: WeightFormat) -> Self {
         assert_eq!(weight.len(), outputs * inputs, "weight is not [{outputs}, {inputs}]");
-        assert!(
-            format != WeightFormat::Int8 || inputs <= INT8_MOST_INPUTS,
-            "{inputs} inputs are too many for int8"
-        );
+        assert!(!format.is_int8() || inputs <= INT8_MOST_INPUTS, "{inputs} inputs are too many for int8");
         let steps = steps(inputs, format);
         let padded = outputs.next_multiple_of(PANEL);
         let mut packed = Self {
@@ -84,19 +94,12 @@ impl PackedMatrix {
                     row.iter().enumerate().for_each(|(i, w)| values[place(r, i)] = bf16::from_f32(*w));
                 }
             }
-            WeightFormat::Int8 => {
+            WeightFormat::Int8 | WeightFormat::Int8InPairs => {
                 (packed.scales, packed.sums) = (vec![0.0; padded], vec![0.0; padded]);
                 let values = packed.panels.values_mut::<i8>();
                 for (r, row) in rows {
-                    let scale = int8_scale(row);
-                    let mut sum = 0i32;
-                    for (i, w) in row.iter().enumerate() {
-                        let q = (w / scale).round_ties_even().clamp(-127.0, 127.0) as i8;
-                        values[place(r, i)] = q;
-                        sum += q as i32;
-                    }
-                    packed.scales[r] = scale;
-                    packed.sums[r] = scale * sum as f32;
+                    let found = quantize_row(row, format, |i, q| values[place(r, i)] = q);
+                    (packed.scales[r], packed.sums[r]) = (found.scale, found.total);
                 }
             }
         }
@@ -113,7 +116,9 @@ impl PackedMatrix {
                 weight.push(match self.format {
                     WeightFormat::F32 => self.panels.values::<f32>()[at],
                     WeightFormat::Bf16 => self.panels.values::<bf16>()[at].to_f32(),
-                    WeightFormat::Int8 => self.panels.values::<i8>()[at] as f32 * self.scales[row],
+                    WeightFormat::Int8 | WeightFormat::Int8InPairs => {
+                        self.panels.values::<i8>()[at] as f32 * self.scales[row]
+                    }
                 });
             }
         }
@@ -174,12 +179,6 @@ fn value_at(steps: usize, format: WeightFormat, row: usize, input: usize) -> usi
     (((row / PANEL) * steps + input / group) * PANEL + row % PANEL) * group + input % group
 }
 
-/// The scale of a row of int8: the largest magnitude becomes 127; a row of zeros or without finite values has scale 1.
-pub(crate) fn int8_scale(row: &[f32]) -> f32 {
-    let largest = row.iter().fold(0f32, |m, w| m.max(w.abs()));
-    if largest > 0.0 && largest.is_finite() { largest / 127.0 } else { 1.0 }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -189,7 +188,7 @@ mod tests {
         #[test]
         fn unpacking_gives_the_matrix_back_as_its_format_rounds_it(outputs in 1usize..100, inputs in 1usize..50) {
             let weight: Vec<f32> = (0..outputs * inputs).map(|i| (i as f32 * 0.37).sin()).collect();
-            for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8] {
+            for format in WeightFormat::ALL {
                 let back = PackedMatrix::pack(&weight, outputs, inputs, format).unpack();
                 for (row, (got, want)) in back.chunks(inputs).zip(weight.chunks(inputs)).enumerate() {
                     let largest = want.iter().fold(0f32, |m, w| m.max(w.abs()));
@@ -198,6 +197,7 @@ mod tests {
                             WeightFormat::F32 => 0.0,
                             WeightFormat::Bf16 => w.abs() / 256.0,
                             WeightFormat::Int8 => largest / 253.0,
+                            WeightFormat::Int8InPairs => largest / 63.9,
                         };
                         prop_assert!((g - w).abs() <= allowed, "{format:?} row {row}: {g} for {w}");
                     }

@@ -7,6 +7,8 @@
 mod amx;
 mod baseline;
 #[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
+mod byte_laws;
+#[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
 mod register_laws;
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -44,6 +46,8 @@ pub(crate) struct TileCall<'n> {
     pub ahead: usize,
     /// Whether the panel meets more rows than a tile has: then it is in a cache, and computing is what takes time.
     pub many_rows: bool,
+    /// What is to be read after this, so that it may be asked for meanwhile. Only with many rows.
+    pub coming: &'n [u8],
     /// Whether what lies in `out` is added to. Floats only, and not in tiles.
     pub accumulate: bool,
     /// Sums, `[rows, PANEL]`: f32, or i32 for int8.
@@ -56,7 +60,7 @@ impl TileCall<'_> {
     /// The same from row `row` on, alone.
     pub fn rows_from(&self, row: usize) -> Self {
         let (a, out) = (self.a.wrapping_add(row * self.stride), self.out.wrapping_add(row * PANEL));
-        Self { a, out, next: None, ..*self }
+        Self { a, out, next: None, coming: &[], ..*self }
     }
 }
 
@@ -106,11 +110,16 @@ pub(crate) struct TileKernel {
     functions: &'static [TileFn],
     /// Whether it computes in AMX's tiles: sixteen rows and sixteen steps at a time.
     pub tiles: bool,
+    /// Rows that it takes at once where it takes several times as many: a multiple of so many is through the soonest.
+    part: usize,
     /// What the instructions that multiply are called.
     pub path: &'static str,
 }
 
 impl TileKernel {
+    /// [`Self::path`] of loops that no instructions are named in.
+    pub const PLAIN: &'static str = "plain loops";
+
     /// The fastest form that `isa` has for `format`.
     pub fn choose(isa: Isa, format: WeightFormat) -> Self {
         #[cfg(target_arch = "x86_64")]
@@ -121,19 +130,15 @@ impl TileKernel {
                 let operand =
                     if format == WeightFormat::Bf16 { OperandForm::Bf16 } else { OperandForm::Bytes };
                 let path = "AMX tiles";
-                return Self { operand, functions, tiles: true, path };
+                return Self { operand, functions, tiles: true, part: 1, path };
             }
-            if let Some((operand, functions, path)) = x86::functions(isa, format) {
-                return Self::of_registers(operand, functions, path);
+            if let Some(kernel) = x86::kernel(isa, format) {
+                return kernel;
             }
         }
         let _ = isa;
         let (operand, functions) = baseline::functions(format);
-        Self::of_registers(operand, functions, "plain loops")
-    }
-
-    fn of_registers(operand: OperandForm, functions: &'static [TileFn], path: &'static str) -> Self {
-        Self { operand, functions, tiles: false, path }
+        Self { operand, functions, tiles: false, part: 1, path: Self::PLAIN }
     }
 
     /// Steps of a product over `inputs` inputs of a format.
@@ -156,14 +161,15 @@ impl TileKernel {
         if self.tiles { 32 } else { self.functions.len() }
     }
 
-    /// Cuts `rows` rows: how many the tile that begins at row `at` takes. Registers share rows evenly, tiles fill up.
+    /// Cuts `rows` rows: how many the tile that begins at row `at` takes. Registers share rows evenly, but for whole parts; tiles
+    /// fill up.
     pub fn rows_of(&self, rows: usize, at: usize) -> usize {
         let most = self.max_rows();
         if self.tiles || rows - at <= most {
             return most.min(rows - at);
         }
         let tiles = (rows - at).div_ceil(most);
-        (rows - at).div_ceil(tiles)
+        (rows - at).div_ceil(tiles).next_multiple_of(self.part).min(most)
     }
 
     /// The function for `rows` rows.

@@ -44,7 +44,7 @@ impl OpenDevice {
     pub fn weight_format(&self) -> Option<WeightFormat> {
         match (self.weights, self.dtype) {
             _ if !is_cpu(&self.device) => None,
-            (WeightCoding::Int8, _) => Some(WeightFormat::Int8),
+            (WeightCoding::Int8, _) => Some(Isa::current().int8_format()),
             (WeightCoding::Plain, DType::BF16) => Some(WeightFormat::Bf16),
             (WeightCoding::Plain, DType::F32) => Some(WeightFormat::F32),
             (WeightCoding::Plain, _) => None,
@@ -319,7 +319,7 @@ mod tests {
         assert_eq!((int8.dtype_name(), int8.weights), ("int8", WeightCoding::Int8));
         let activations = if Isa::current().has_bf16_products() { "bf16" } else { "f32" };
         assert_eq!(int8.activations_name(), activations);
-        assert_eq!(int8.product_path(), Some(Isa::current().product_path(WeightFormat::Int8)));
+        assert_eq!(int8.product_path(), Some(Isa::current().product_path(Isa::current().int8_format())));
         let half = open(DeviceSpec::Cpu, DTypeSpec::F16).expect("f16");
         assert_eq!((half.dtype_name(), half.product_path()), ("f16", None));
         assert!(built_in().contains(&"cpu"));

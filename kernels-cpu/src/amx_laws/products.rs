@@ -80,6 +80,7 @@ impl Factors {
                 half,
                 ahead: AHEAD,
                 many_rows: gap > 0,
+                coming: &[],
                 accumulate: false,
                 out: out.values_mut::<u32>().as_mut_ptr(),
                 next: None,

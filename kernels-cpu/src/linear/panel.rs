@@ -55,7 +55,7 @@ impl<'a, 'c, E: Element> Panel<'a, 'c, E> {
         if let Some(values) = call.bias {
             bias[..width].copy_from_slice(&values[first..first + width]);
         }
-        let int8 = call.weight.format() == crate::WeightFormat::Int8;
+        let int8 = call.weight.format().is_int8();
         Self { call, first, width, bias, scales: int8.then(|| call.weight.panel_scales(index)) }
     }
 
@@ -269,6 +269,7 @@ impl Expand {
             half: false,
             ahead,
             many_rows: false,
+            coming: &[],
             accumulate: true,
             out: std::ptr::null_mut(),
             next: None,

@@ -8,7 +8,7 @@ use super::panel::{Effect, Panel};
 use crate::element::Element;
 use crate::lora::{LoraSegment, segments_in};
 use crate::norm::layer_norm;
-use crate::packed_matrix::STEP_BYTES;
+use crate::packed_matrix::{PackedMatrix, STEP_BYTES};
 use crate::target::Target;
 use crate::tile::{AHEAD, SumsTile, TileCall};
 
@@ -45,6 +45,7 @@ fn product<I: Target, E: Element, O: Element>(
     let (mut sums, mut apart, mut effect) = (SumsTile::default(), SumsTile::default(), Effect::none());
     let sums = sums.0.as_mut_ptr();
     let count = block.rows.len();
+    let many = count > kernel.max_rows();
     let _tiles = kernel.begin();
     for index in panels {
         let panel = Panel::new(call, index);
@@ -66,16 +67,16 @@ fn product<I: Target, E: Element, O: Element>(
                 panel.effect_of_next(segment, layer.packed, &mut adapter, &mut effect);
                 follow_on = effect.follow_on(&layer.expand, &block.hidden.at_row(at));
             }
-            let operand = &block.operand;
             let tile = TileCall {
-                a: operand.row(at),
-                stride: operand.stride,
+                a: block.operand.row(at),
+                stride: block.operand.stride,
                 panel: weights,
                 panel_stride: STEP_BYTES,
-                steps: operand.steps,
+                steps: block.operand.steps,
                 half: false,
                 ahead: AHEAD,
-                many_rows: count > kernel.max_rows(),
+                many_rows: many,
+                coming: if many { share_of_next(call.weight, index, at..at + rows, count) } else { &[] },
                 accumulate: false,
                 out: sums,
                 next: follow_on.as_ref(),
@@ -134,6 +135,16 @@ pub(super) fn normalize_rows_body<I: Target, E: Element>(
         // SAFETY: the block's sums have its rows, the result has all rows, and no other task writes these.
         unsafe { layer_norm::<I, E>(sums.0.add(r * outputs), norm, layer.out.0.add(row * outputs)) };
     }
+}
+
+/// The share of panel `index`'s successor that is to be asked for beside the rows `rows` of `count`.
+#[inline(always)]
+fn share_of_next(weight: &PackedMatrix, index: usize, rows: Range<usize>, count: usize) -> &[u8] {
+    if index + 1 == weight.panel_count() {
+        return &[];
+    }
+    let next = weight.panel(index + 1);
+    &next[next.len() * rows.start / count..next.len() * rows.end / count]
 }
 
 impl<E> Layer<'_, E> {

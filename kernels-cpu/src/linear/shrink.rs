@@ -113,6 +113,7 @@ pub(super) fn shrink_packed<I: Target>(
                     half: panel.half,
                     ahead: AHEAD,
                     many_rows: part.len() > kernel.max_rows(),
+                    coming: &[],
                     accumulate: false,
                     next: None,
                     out: sums.0.as_mut_ptr(),

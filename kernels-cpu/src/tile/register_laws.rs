@@ -53,7 +53,7 @@ impl Factors {
     }
 
     fn call<'n>(
-        &self,
+        &'n self,
         out: &mut AlignedBuffer,
         many_rows: bool,
         next: Option<&'n TileCall<'n>>,
@@ -67,6 +67,7 @@ impl Factors {
             half: self.columns <= PANEL / 2,
             ahead: AHEAD,
             many_rows,
+            coming: if many_rows { self.panel.values() } else { &[] },
             accumulate: false,
             next,
             out: out.values_mut::<u32>().as_mut_ptr(),
@@ -76,7 +77,7 @@ impl Factors {
 
 /// Columns and steps: whole panels, halves and narrower ones, over one turn and several.
 const SHAPES: [(usize, usize); 8] =
-    [(PANEL, 1), (PANEL, 70), (PANEL, 130), (PANEL / 2, 70), (22, 9), (6, 9), (8, 300), (2, 40)];
+    [(PANEL, 1), (PANEL, 70), (PANEL, 530), (PANEL / 2, 70), (22, 9), (6, 9), (8, 300), (2, 40)];
 
 #[test]
 fn products_in_registers_add_one_input_after_the_other_whatever_the_rows_and_turns() {

@@ -1,59 +1,61 @@
-//! The products in AVX registers: AVX2 (2 rows by the whole panel, or 15 to 24 in parts) and AVX-512 (14 or 12
+//! The products in AVX registers: AVX2 (2 rows by the whole panel, or up to 24 in parts) and AVX-512 (14 or 12
 //! rows by the whole panel, or half of one).
 //!
 //! Where the rows are few, panels come from memory as fast as it gives them, if they are asked for early enough: those forms
 //! fetch ahead of their loads.
 
 mod narrow;
+mod narrow_steps;
 mod wide;
 
 use std::arch::x86_64::*;
 
-use super::{OperandForm, TileFn, by_rows};
+use super::{OperandForm, TileKernel, by_rows};
 use crate::isa::Isa;
 use crate::packed_matrix::WeightFormat;
 use narrow::{f32_avx2, int8_avx2, int8_avxvnni, widened_avx2};
 use wide::{bf16_avx512, f32_avx512, int8_avx512, widened_avx512};
 
-/// How the operand lies, the functions by number of rows, and what the instructions are called.
-type Form = (OperandForm, &'static [TileFn], &'static str);
-
-/// The forms that `isa` has by number of rows.
-pub(super) fn functions(isa: Isa, format: WeightFormat) -> Option<Form> {
+/// The form that `isa` has.
+pub(super) fn kernel(isa: Isa, format: WeightFormat) -> Option<TileKernel> {
     let wide = isa >= Isa::Avx512;
     let (vnni, bf16) = (is_x86_feature_detected!("avx512vnni"), is_x86_feature_detected!("avx512bf16"));
-    Some(match (isa, format) {
-        (Isa::Scalar, _) => return None,
+    let of =
+        |operand, functions, part, path| Some(TileKernel { operand, functions, tiles: false, part, path });
+    match (isa, format) {
+        (Isa::Scalar, _) => None,
         (_, WeightFormat::F32) if wide => {
-            (OperandForm::F32, by_rows!(f32_avx512: 1 2 3 4 5 6 7 8 9 10 11 12 13 14), "AVX-512")
+            of(OperandForm::F32, by_rows!(f32_avx512: 1 2 3 4 5 6 7 8 9 10 11 12 13 14), 1, "AVX-512")
         }
         (_, WeightFormat::F32) => {
             let rows = by_rows!(f32_avx2: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24);
-            (OperandForm::F32, rows, "AVX2")
+            of(OperandForm::F32, rows, 3, "AVX2")
         }
         (_, WeightFormat::Bf16) if wide && bf16 => {
-            (OperandForm::Bf16, by_rows!(bf16_avx512: 1 2 3 4 5 6 7 8 9 10 11 12 13 14), "AVX-512 BF16")
+            of(OperandForm::Bf16, by_rows!(bf16_avx512: 1 2 3 4 5 6 7 8 9 10 11 12 13 14), 1, "AVX-512 BF16")
         }
-        (_, WeightFormat::Bf16) if wide => (
-            OperandForm::Widened,
-            by_rows!(widened_avx512: 1 2 3 4 5 6 7 8 9 10 11 12),
-            "AVX-512, widened to f32",
-        ),
-        (_, WeightFormat::Bf16) => (
-            OperandForm::Widened,
-            by_rows!(widened_avx2: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15),
-            "AVX2, widened to f32",
-        ),
-        (_, WeightFormat::Int8) if wide && vnni => {
-            (OperandForm::Bytes, by_rows!(int8_avx512: 1 2 3 4 5 6 7 8 9 10 11 12 13 14), "AVX-512 VNNI")
+        (_, WeightFormat::Bf16) if wide => {
+            let rows = by_rows!(widened_avx512: 1 2 3 4 5 6 7 8 9 10 11 12);
+            of(OperandForm::Widened, rows, 1, "AVX-512, widened to f32")
         }
-        (Isa::AvxVnni, WeightFormat::Int8) => {
-            (OperandForm::Bytes, by_rows!(int8_avxvnni: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16), "AVX-VNNI")
+        (_, WeightFormat::Bf16) => {
+            let rows = by_rows!(widened_avx2: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
+            of(OperandForm::Widened, rows, 5, "AVX2, widened to f32")
         }
-        (_, WeightFormat::Int8) => {
-            (OperandForm::Bytes, by_rows!(int8_avx2: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16), "AVX2")
+        (_, WeightFormat::Int8 | WeightFormat::Int8InPairs) if wide && vnni => {
+            of(OperandForm::Bytes, by_rows!(int8_avx512: 1 2 3 4 5 6 7 8 9 10 11 12 13 14), 1, "AVX-512 VNNI")
         }
-    })
+        (Isa::AvxVnni, WeightFormat::Int8 | WeightFormat::Int8InPairs) => {
+            let rows = by_rows!(int8_avxvnni: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16);
+            of(OperandForm::Bytes, rows, 1, "AVX-VNNI")
+        }
+        // AVX2 has no exact sum of four products of bytes.
+        (_, WeightFormat::Int8) => None,
+        (_, WeightFormat::Int8InPairs) => {
+            let rows = by_rows!(int8_avx2: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24);
+            of(OperandForm::Bytes, rows, 3, "AVX2")
+        }
+    }
 }
 
 /// Brings `lines` cache lines from an address on into the first-level cache.
@@ -62,5 +64,14 @@ fn fetch(from: *const u8, lines: usize) {
     for line in 0..lines {
         // SAFETY: fetching is a hint, which any address may be given to.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(line * 64).cast()) };
+    }
+}
+
+/// Brings what is in `lines` into the second-level cache.
+#[inline(always)]
+fn fetch_near(lines: &[u8]) {
+    for line in lines.chunks(64) {
+        // SAFETY: fetching is a hint, which any address may be given to.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
     }
 }

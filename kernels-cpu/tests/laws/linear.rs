@@ -38,10 +38,10 @@ proptest! {
     fn int8_is_as_near_to_the_exact_layer_as_its_rounding_allows(
         seed in 0u64..1000, rows in 1usize..60, inputs in 1usize..90, outputs in 1usize..80, threads in 1usize..4,
     ) {
-        let exact = LayerFixture::new(seed, rows, inputs, outputs, &[]).into_rounded::<f32>(WeightFormat::Int8);
-        let want = exact.naive(Activation::Identity, After::Nothing);
-        for isa in Isa::available() {
-            let got = on_threads(threads, || exact.run::<f32>(isa, WeightFormat::Int8, Activation::Identity, After::Nothing));
+        for (isa, format) in Isa::available().into_iter().flat_map(|isa| [(isa, WeightFormat::Int8), (isa, isa.int8_format())]) {
+            let exact = LayerFixture::new(seed, rows, inputs, outputs, &[]).into_rounded::<f32>(format);
+            let want = exact.naive(Activation::Identity, After::Nothing);
+            let got = on_threads(threads, || exact.run::<f32>(isa, format, Activation::Identity, After::Nothing));
             for row in 0..rows {
                 let x = &exact.x[row * inputs..][..inputs];
                 let range = x.iter().fold(0f32, |h, v| h.max(*v)) - x.iter().fold(0f32, |l, v| l.min(*v));
@@ -60,24 +60,25 @@ proptest! {
     fn every_instruction_set_equals_its_scalar_twin(
         seed in 0u64..1000, rows in 1usize..90, inputs in 1usize..200, outputs in 5usize..100,
         ranks in proptest::collection::vec(0usize..20, 0..4), after in prop::sample::select(After::ALL.to_vec()),
-        activation in prop::sample::select(Activation::ALL.to_vec()),
+        activation in prop::sample::select(Activation::ALL.to_vec()), packed in any::<bool>(),
     ) {
-        let layer = LayerFixture::new(seed, rows, inputs, outputs, &ranks);
-        for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8] {
+        let layer = LayerFixture { packed, ..LayerFixture::new(seed, rows, inputs, outputs, &ranks) };
+        for format in WeightFormat::ALL {
             let twin = layer.run::<f32>(Isa::Scalar, format, activation, after);
             let twin16 = layer.run::<bf16>(Isa::Scalar, format, activation, after);
             for isa in Isa::available() {
                 let got = layer.run::<f32>(isa, format, activation, after);
                 // A byte that is rounded the other way moves a sum by a 255th of a row's range.
                 let tolerance = match format {
-                    WeightFormat::Int8 => 3e-2,
+                    WeightFormat::Int8 | WeightFormat::Int8InPairs => 3e-2,
                     // Rows in f32 are rounded to bf16 for its dot product only where there is one.
                     WeightFormat::Bf16 => 6e-2,
                     WeightFormat::F32 => 3e-4,
                 };
                 assert_close(&got, &twin, tolerance, &format!("{} {format:?}", isa.name()));
                 let got = layer.run::<bf16>(isa, format, activation, after);
-                let tolerance = if format == WeightFormat::Int8 { 5e-2 } else { 1.7e-2 };
+                let int8 = [WeightFormat::Int8, WeightFormat::Int8InPairs].contains(&format);
+                let tolerance = if int8 { 5e-2 } else { 1.7e-2 };
                 assert_close(&got, &twin16, tolerance, &format!("{} {format:?} in bf16", isa.name()));
             }
         }
@@ -97,7 +98,7 @@ proptest! {
         let own = LayerFixture::new(seed, rows, inputs, outputs, &ranks).segments.into_iter();
         alone.segments = own.filter(|(rows, _)| rows.contains(&row)).map(|(_, spans)| (0..1, spans)).collect();
         for isa in Isa::available() {
-            for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8] {
+            for format in WeightFormat::ALL {
                 let bits = |layer: &LayerFixture, threads: usize| -> Vec<Vec<u32>> {
                     on_threads(threads, || [
                         layer.run::<f32>(isa, format, Activation::Gelu, After::AddNorm),
@@ -115,8 +116,8 @@ proptest! {
 
 #[test]
 fn a_nan_row_stays_alone() {
-    let formats = [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8];
-    for (format, packed) in formats.into_iter().flat_map(|format| [(format, false), (format, true)]) {
+    for (format, packed) in WeightFormat::ALL.into_iter().flat_map(|format| [(format, false), (format, true)])
+    {
         for isa in Isa::available() {
             let mut layer = LayerFixture { packed, ..LayerFixture::new(7, 40, 48, 48, &[4, 8]) };
             let clean = layer.run::<f32>(isa, format, Activation::Gelu, After::AddNorm);

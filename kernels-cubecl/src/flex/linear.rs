@@ -20,7 +20,7 @@ impl LinearOps for Flex {
     fn prepare_weight(weight: FloatTensor<Self>, coding: WeightCoding) -> PreparedWeight<Self> {
         let format = match (kernel_dtype(&weight, []), coding) {
             (Some(_), WeightCoding::Int8) if weight.shape()[1] <= cpu::INT8_MOST_INPUTS => {
-                cpu::WeightFormat::Int8
+                Isa::current().int8_format()
             }
             (Some(KernelDType::F32), _) => cpu::WeightFormat::F32,
             (Some(KernelDType::Bf16), _) => cpu::WeightFormat::Bf16,

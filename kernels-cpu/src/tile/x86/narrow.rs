@@ -4,14 +4,17 @@
 use std::arch::x86_64::*;
 
 use super::super::{AHEAD, TileCall};
-use super::fetch;
+use super::narrow_steps::{f32_steps, int8_steps, int8_vnni_steps, widened_steps};
+use super::{fetch, fetch_near};
 use crate::packed_matrix::{PANEL, STEP_BYTES};
 
 /// Most rows that the registers have by the whole panel at once.
 const WHOLE_ROWS: usize = 2;
-/// [`AHEAD`] where memory is not what takes time: longer turns, so that sums are put down and taken up again less often. The
-/// first-level cache has room for a turn, the next one and the rows.
-const FAR_AHEAD: usize = 8192;
+/// Steps of one round of the innermost loop.
+const UNROLLED: usize = 4;
+/// Most steps of a turn where the panel meets many rows: it comes from the second-level cache then, which gives it faster than a part
+/// computes, and sums are put down and taken up again seldom.
+const MANY_STEPS: usize = 512;
 
 // SAFETY of the functions below: the caller of a `TileFn` promises the instructions, that rows and panel lie where the call
 // says and that there is room for the sums; all reads are of `steps` steps of each.
@@ -21,11 +24,11 @@ const FAR_AHEAD: usize = 8192;
 /// half of one; by turns: all parts take some steps before the next ones come, so that a panel comes from memory once and while
 /// all of them compute.
 ///
-/// `$dot` adds a step's products of `R` rows, `$stride` bytes apart, and `C` registers of a panel.
+/// `$dot` adds the products of some steps (`narrow_steps`), of which each takes `$step` bytes of a row.
 macro_rules! narrow {
-    ($name:ident, $features:literal, $step:literal, $most:literal by $width:literal: $($part:literal)*,
+    ($name:ident: $dot:ident, $features:literal, $step:literal, $most:literal by $width:literal: $($part:literal)*,
         $of_half:literal of half: $($half:literal)*, $zero:expr,
-        |$a:ident, $stride:ident, $panel:ident, $acc:ident| $dot:block, $load:ident, $store:ident) => {
+        $load:ident, $store:ident) => {
         #[target_feature(enable = $features)]
         pub(super) unsafe fn $name<const R: usize>(call: &TileCall<'_>) {
             /// `C` registers of columns, from column `first` on; of panels is fetched what lies `fetched`
@@ -39,9 +42,9 @@ macro_rules! narrow {
             ) {
                 // SAFETY: see above.
                 unsafe {
-                    let mut $acc = [[$zero; C]; R];
+                    let mut acc = [[$zero; C]; R];
                     if call.accumulate {
-                        for (r, acc) in $acc.iter_mut().enumerate() {
+                        for (r, acc) in acc.iter_mut().enumerate() {
                             for (c, acc) in acc.iter_mut().enumerate() {
                                 *acc = $load(call.out.add(r * PANEL + first + c * 8).cast());
                             }
@@ -49,18 +52,29 @@ macro_rules! narrow {
                     }
                     let mut part = Some(call);
                     while let Some(call) = part {
-                        let (mut $a, mut $panel, $stride) = (call.a, call.panel.add(first * 4), call.stride);
-                        for _ in 0..call.steps {
+                        let (mut a, mut panel, stride) = (call.a, call.panel.add(first * 4), call.stride);
+                        let in_a_row = if call.panel_stride == STEP_BYTES { call.steps / UNROLLED } else { 0 };
+                        for _ in 0..in_a_row {
                             if let Some(fetched) = fetched {
-                                fetch($panel.wrapping_add(call.ahead + fetched), C / 2);
+                                for step in 0..UNROLLED {
+                                    fetch(panel.wrapping_add(step * STEP_BYTES + call.ahead + fetched), C / 2);
+                                }
                             }
-                            $dot
-                            $a = $a.add($step);
-                            $panel = $panel.wrapping_add(call.panel_stride);
+                            $dot::<R, C, UNROLLED>(a, stride, panel, &mut acc);
+                            a = a.add(UNROLLED * $step);
+                            panel = panel.wrapping_add(UNROLLED * STEP_BYTES);
+                        }
+                        for _ in in_a_row * UNROLLED..call.steps {
+                            if let Some(fetched) = fetched {
+                                fetch(panel.wrapping_add(call.ahead + fetched), C / 2);
+                            }
+                            $dot::<R, C, 1>(a, stride, panel, &mut acc);
+                            a = a.add($step);
+                            panel = panel.wrapping_add(call.panel_stride);
                         }
                         part = call.next;
                     }
-                    for (r, acc) in $acc.into_iter().enumerate() {
+                    for (r, acc) in acc.into_iter().enumerate() {
                         for (c, acc) in acc.into_iter().enumerate() {
                             $store(call.out.add(r * PANEL + first + c * 8).cast(), acc);
                         }
@@ -86,13 +100,22 @@ macro_rules! narrow {
             unsafe fn parts(call: &TileCall<'_>, rows: usize) {
                 let parts = rows.div_ceil(if call.half { $of_half } else { $most });
                 let by_halves = $width == 2 && !call.half;
-                let ahead = if call.many_rows { FAR_AHEAD } else { call.ahead };
-                let most = ahead.max(AHEAD) / call.panel_stride.min(STEP_BYTES);
+                let most = if call.many_rows {
+                    MANY_STEPS
+                } else {
+                    call.ahead.max(AHEAD) / call.panel_stride.min(STEP_BYTES)
+                };
+                // Spread over the parts, what comes next costs none of them anything.
+                let lines = call.coming.len().div_ceil(64).div_ceil(parts * call.steps.div_ceil(most).max(1));
+                let mut coming = call.coming.chunks(lines.max(1) * 64);
                 for from in (0..call.steps).step_by(most) {
                     let steps = most.min(call.steps - from);
                     let mut at = 0;
                     for number in 0..parts {
                         let count = (rows - at).div_ceil(parts - number);
+                        if let Some(coming) = coming.next() {
+                            fetch_near(coming);
+                        }
                         // SAFETY: see above; the part's rows are some of the call's.
                         unsafe {
                             let next = call.next.map(|next| next.rows_from(at));
@@ -101,7 +124,6 @@ macro_rules! narrow {
                                 a: own.a.add(from * $step),
                                 panel: call.panel.wrapping_add(from * call.panel_stride),
                                 steps,
-                                ahead,
                                 accumulate: call.accumulate || from > 0,
                                 next: next.as_ref().filter(|_| from + steps == call.steps),
                                 ..own
@@ -137,106 +159,46 @@ macro_rules! narrow {
     };
 }
 
-/// The `C` registers of a step of a panel.
-macro_rules! step_of {
-    ($panel:ident) => {{
-        let mut step = [_mm256_setzero_si256(); C];
-        for (c, register) in step.iter_mut().enumerate() {
-            *register = _mm256_loadu_si256($panel.add(c * 32).cast());
-        }
-        step
-    }};
-}
-
-// All rows meet a register of the panel before the next one is read: three rows' values stay in registers, so that twelve sums
-// take seven loads.
 narrow!(
-    f32_avx2,
+    f32_avx2: f32_steps,
     "avx2,fma",
     4,
     3 by 4: 1 2 3,
     6 of half: 1 2 3 4 5 6,
     _mm256_setzero_ps(),
-    |a, stride, panel, acc| {
-        let mut x = [_mm256_setzero_ps(); R];
-        for (r, x) in x.iter_mut().enumerate() {
-            *x = _mm256_set1_ps(a.add(r * stride).cast::<f32>().read_unaligned());
-        }
-        for c in 0..C {
-            let b = _mm256_loadu_ps(panel.add(c * 32).cast());
-            for (acc, x) in acc.iter_mut().zip(x) {
-                acc[c] = _mm256_fmadd_ps(x, b, acc[c]);
-            }
-        }
-    },
     _mm256_loadu_ps,
     _mm256_storeu_ps
 );
 
 narrow!(
-    widened_avx2,
+    widened_avx2: widened_steps,
     "avx2,fma",
     8,
     5 by 2: 1 2 3 4 5,
     5 of half: 1 2 3 4 5,
     _mm256_setzero_ps(),
-    |a, stride, panel, acc| {
-        let step = step_of!(panel);
-        for (r, acc) in acc.iter_mut().enumerate() {
-            let x = a.add(r * stride).cast::<f32>();
-            let (x0, x1) = (_mm256_set1_ps(x.read_unaligned()), _mm256_set1_ps(x.add(1).read_unaligned()));
-            for (acc, b) in acc.iter_mut().zip(step) {
-                let even = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(b));
-                let odd = _mm256_castsi256_ps(_mm256_and_si256(b, _mm256_set1_epi32(0xffff_0000_u32 as i32)));
-                *acc = _mm256_fmadd_ps(x1, odd, _mm256_fmadd_ps(x0, even, *acc));
-            }
-        }
-    },
     _mm256_loadu_ps,
     _mm256_storeu_ps
 );
 
 narrow!(
-    int8_avxvnni,
+    int8_avxvnni: int8_vnni_steps,
     "avx2,avxvnni",
     4,
     6 by 2: 1 2 3 4 5 6,
     6 of half: 1 2 3 4 5 6,
     _mm256_setzero_si256(),
-    |a, stride, panel, acc| {
-        let step = step_of!(panel);
-        for (r, acc) in acc.iter_mut().enumerate() {
-            let x = _mm256_set1_epi32(a.add(r * stride).cast::<i32>().read_unaligned());
-            for (acc, b) in acc.iter_mut().zip(step) {
-                *acc = _mm256_dpbusd_avx_epi32(*acc, x, b);
-            }
-        }
-    },
     _mm256_loadu_si256,
     _mm256_storeu_si256
 );
 
-// Bytes to 16-bit halves first: the instruction that multiplies bytes would saturate their sums.
 narrow!(
-    int8_avx2,
+    int8_avx2: int8_steps,
     "avx2",
     4,
-    4 by 2: 1 2 3 4,
+    3 by 4: 1 2 3,
     4 of half: 1 2 3 4,
     _mm256_setzero_si256(),
-    |a, stride, panel, acc| {
-        let step = step_of!(panel);
-        for (r, acc) in acc.iter_mut().enumerate() {
-            let x = _mm256_set1_epi32(a.add(r * stride).cast::<i32>().read_unaligned());
-            let (x_even, x_odd) = (_mm256_and_si256(x, _mm256_set1_epi16(0xff)), _mm256_srli_epi16::<8>(x));
-            for (acc, b) in acc.iter_mut().zip(step) {
-                let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(b));
-                let odd = _mm256_srai_epi16::<8>(b);
-                let sum = _mm256_add_epi32(_mm256_madd_epi16(x_even, even), _mm256_madd_epi16(x_odd, odd));
-                *acc = _mm256_add_epi32(*acc, sum);
-            }
-        }
-    },
     _mm256_loadu_si256,
     _mm256_storeu_si256
 );

@@ -1,0 +1,91 @@
+//! Products of bytes in registers: exact, in memory that ends where operands and sums end.
+
+use super::{AHEAD, OperandForm, TileCall, TileKernel};
+use crate::aligned::AlignedBuffer;
+use crate::isa::Isa;
+use crate::packed_matrix::{PANEL, WeightFormat};
+
+/// Two neighbouring weights: the most that a format takes, of either sign, and others.
+fn pair(format: WeightFormat, draw: u64) -> [i8; 2] {
+    match (format, draw % 6) {
+        (WeightFormat::Int8InPairs, 0) => [64, 64],
+        (WeightFormat::Int8InPairs, 1) => [-1, -127],
+        (WeightFormat::Int8InPairs, _) => [(draw / 6 % 65) as i8, (draw / 400 % 127) as i8 - 63],
+        (_, 0) => [127, 127],
+        (_, 1) => [-127, -127],
+        (_, _) => [(draw / 6 % 255) as u8 as i8, (draw / 2000 % 255) as u8 as i8],
+    }
+}
+
+/// Numbers without an evident order.
+fn draws(seed: u64) -> impl Iterator<Item = u64> {
+    let mut state = seed;
+    std::iter::repeat_with(move || {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        state >> 33
+    })
+}
+
+/// Columns and steps: whole panels, halves and narrower ones, over one turn and several.
+const SHAPES: [(usize, usize); 7] =
+    [(PANEL, 1), (PANEL, 70), (PANEL, 530), (PANEL / 2, 70), (22, 9), (6, 9), (8, 300)];
+
+#[test]
+fn sums_of_bytes_are_exact_at_their_largest() {
+    let int8 = [WeightFormat::Int8, WeightFormat::Int8InPairs];
+    let forms: Vec<(Isa, WeightFormat, TileKernel)> = Isa::available()
+        .into_iter()
+        .flat_map(|isa| int8.map(|format| (isa, format, TileKernel::choose(isa, format))))
+        .filter(|(_, _, kernel)| !kernel.tiles)
+        .collect();
+    for ((isa, format, kernel), (columns, steps)) in
+        forms.into_iter().flat_map(|form| SHAPES.map(|shape| (form, shape)))
+    {
+        assert_eq!(kernel.operand, OperandForm::Bytes);
+        let most = kernel.max_rows();
+        let mut operand = AlignedBuffer::zeroed(most * steps * 4);
+        let bytes = operand.values_mut::<u8>();
+        for (byte, draw) in bytes.iter_mut().zip(draws(1)) {
+            *byte = if draw % 3 == 0 { 255 } else { draw as u8 };
+        }
+        // The last step is read as wide as a whole panel, or half of one.
+        let read = if columns <= PANEL / 2 { PANEL / 2 } else { PANEL };
+        let mut panel = AlignedBuffer::zeroed((steps * columns + read - columns) * 4);
+        let weights = panel.values_mut::<i8>();
+        for (weights, draw) in weights[..steps * columns * 4].chunks_exact_mut(2).zip(draws(2)) {
+            weights.copy_from_slice(&pair(format, draw));
+        }
+        let (operand, panel) = (operand.values::<u8>(), panel.values::<i8>());
+        for (rows, many_rows) in (1..=most).flat_map(|rows| [(rows, false), (rows, true)]) {
+            let mut out = AlignedBuffer::zeroed(rows * PANEL * 4);
+            let call = TileCall {
+                a: operand.as_ptr(),
+                stride: steps * 4,
+                panel: panel.as_ptr().cast(),
+                panel_stride: columns * 4,
+                steps,
+                half: columns <= PANEL / 2,
+                ahead: AHEAD,
+                many_rows,
+                coming: if many_rows { operand } else { &[] },
+                accumulate: false,
+                out: out.values_mut::<u32>().as_mut_ptr(),
+                next: None,
+            };
+            // SAFETY: the instruction set is available here; rows, panel and room for the sums were made above.
+            unsafe { kernel.function(rows)(&call) };
+            for (row, got) in out.values::<i32>().chunks(PANEL).take(rows).enumerate() {
+                for (column, got) in got[..columns].iter().enumerate() {
+                    let want: i32 = (0..steps * 4)
+                        .map(|k| {
+                            let weight = panel[(k / 4 * columns + column) * 4 + k % 4];
+                            operand[row * steps * 4 + k] as i32 * weight as i32
+                        })
+                        .sum();
+                    let what = format!("{} {format:?}, {columns} by {steps}, {rows} rows", isa.name());
+                    assert_eq!(*got, want, "{what}, row {row}, column {column}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! Steps of the products in 256-bit registers: `R` rows, `stride` bytes apart, by `C` registers of a panel, over `N` steps, which
+//! lie as in a packed matrix where there are several.
+
+use std::arch::asm;
+use std::arch::x86_64::*;
+
+use crate::packed_matrix::STEP_BYTES;
+
+// SAFETY of the functions below: callers promise the instructions, and that `N` steps of the rows and of `C` registers of the panel
+// can be read from where `a` and `panel` point.
+
+/// f32. All rows meet a register of the panel before the next one is read: three rows' values stay in registers, so that twelve sums
+/// take seven loads.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+pub(super) unsafe fn f32_steps<const R: usize, const C: usize, const N: usize>(
+    a: *const u8,
+    stride: usize,
+    panel: *const u8,
+    acc: &mut [[__m256; C]; R],
+) {
+    // SAFETY: see above.
+    unsafe {
+        if let ([row0, row1, row2], 4) = (&mut acc[..], N)
+            && let (Some(row0), Some(row1), Some(row2)) =
+                (row0.first_chunk_mut(), row1.first_chunk_mut(), row2.first_chunk_mut())
+        {
+            return four_f32_steps(a, stride, panel, [row0, row1, row2]);
+        }
+        for step in 0..N {
+            let (a, panel) = (a.add(step * 4), panel.add(step * STEP_BYTES));
+            let mut x = [_mm256_setzero_ps(); R];
+            for (r, x) in x.iter_mut().enumerate() {
+                *x = _mm256_set1_ps(a.add(r * stride).cast::<f32>().read_unaligned());
+            }
+            for c in 0..C {
+                let b = _mm256_loadu_ps(panel.add(c * 32).cast());
+                for (acc, x) in acc.iter_mut().zip(x) {
+                    acc[c] = _mm256_fmadd_ps(x, b, acc[c]);
+                }
+            }
+        }
+    }
+}
+
+/// [`f32_steps`] of three rows by a whole panel over four steps. Written out: it takes all sixteen registers, and the compiler runs
+/// out of them.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn four_f32_steps(a: *const u8, stride: usize, panel: *const u8, acc: [&mut [__m256; 4]; 3]) {
+    macro_rules! step {
+        ($a:literal, $panel:literal) => {
+            concat!(
+                "vbroadcastss {x}, [{a} + ", $a, "]\n",
+                "vbroadcastss {y}, [{a} + {stride} + ", $a, "]\n",
+                "vbroadcastss {z}, [{a} + 2 * {stride} + ", $a, "]\n",
+                step!(@ $panel, "0", "x0", "y0", "z0"),
+                step!(@ $panel, "32", "x1", "y1", "z1"),
+                step!(@ $panel, "64", "x2", "y2", "z2"),
+                step!(@ $panel, "96", "x3", "y3", "z3"),
+            )
+        };
+        (@ $panel:literal, $at:literal, $x:literal, $y:literal, $z:literal) => {
+            concat!(
+                "vmovups {b}, [{panel} + ", $panel, " + ", $at, "]\n",
+                "vfmadd231ps {", $x, "}, {x}, {b}\n",
+                "vfmadd231ps {", $y, "}, {y}, {b}\n",
+                "vfmadd231ps {", $z, "}, {z}, {b}\n",
+            )
+        };
+    }
+    let [[x0, x1, x2, x3], [y0, y1, y2, y3], [z0, z1, z2, z3]] = acc;
+    // SAFETY: callers have AVX2 and FMA; nothing is read but four steps of three rows and of the panel, and nothing is written.
+    unsafe {
+        asm!(
+            step!("0", "0"),
+            step!("4", "128"),
+            step!("8", "256"),
+            step!("12", "384"),
+            a = in(reg) a,
+            stride = in(reg) stride,
+            panel = in(reg) panel,
+            x0 = inout(ymm_reg) *x0,
+            x1 = inout(ymm_reg) *x1,
+            x2 = inout(ymm_reg) *x2,
+            x3 = inout(ymm_reg) *x3,
+            y0 = inout(ymm_reg) *y0,
+            y1 = inout(ymm_reg) *y1,
+            y2 = inout(ymm_reg) *y2,
+            y3 = inout(ymm_reg) *y3,
+            z0 = inout(ymm_reg) *z0,
+            z1 = inout(ymm_reg) *z1,
+            z2 = inout(ymm_reg) *z2,
+            z3 = inout(ymm_reg) *z3,
+            x = out(ymm_reg) _,
+            y = out(ymm_reg) _,
+            z = out(ymm_reg) _,
+            b = out(ymm_reg) _,
+            options(pure, readonly, nostack, preserves_flags),
+        );
+    }
+}
+
+/// Pairs of bf16, widened to f32.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+pub(super) unsafe fn widened_steps<const R: usize, const C: usize, const N: usize>(
+    a: *const u8,
+    stride: usize,
+    panel: *const u8,
+    acc: &mut [[__m256; C]; R],
+) {
+    // SAFETY: see above.
+    unsafe {
+        for step in 0..N {
+            let registers = step_of::<C>(panel.add(step * STEP_BYTES));
+            for (r, acc) in acc.iter_mut().enumerate() {
+                let x = a.add(r * stride + step * 8).cast::<f32>();
+                let (x0, x1) =
+                    (_mm256_set1_ps(x.read_unaligned()), _mm256_set1_ps(x.add(1).read_unaligned()));
+                for (acc, b) in acc.iter_mut().zip(registers) {
+                    let even = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(b));
+                    let high = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+                    let odd = _mm256_castsi256_ps(_mm256_and_si256(b, high));
+                    *acc = _mm256_fmadd_ps(x1, odd, _mm256_fmadd_ps(x0, even, *acc));
+                }
+            }
+        }
+    }
+}
+
+/// Bytes, by AVX-VNNI's dot products.
+#[inline]
+#[target_feature(enable = "avx2,avxvnni")]
+pub(super) unsafe fn int8_vnni_steps<const R: usize, const C: usize, const N: usize>(
+    a: *const u8,
+    stride: usize,
+    panel: *const u8,
+    acc: &mut [[__m256i; C]; R],
+) {
+    // SAFETY: see above.
+    unsafe {
+        for step in 0..N {
+            let registers = step_of::<C>(panel.add(step * STEP_BYTES));
+            for (r, acc) in acc.iter_mut().enumerate() {
+                let x = a.add(r * stride + step * 4).cast::<i32>().read_unaligned();
+                for (acc, b) in acc.iter_mut().zip(registers) {
+                    *acc = _mm256_dpbusd_avx_epi32(*acc, _mm256_set1_epi32(x), b);
+                }
+            }
+        }
+    }
+}
+
+/// Bytes of which two products fit 16 bits.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn int8_steps<const R: usize, const C: usize, const N: usize>(
+    a: *const u8,
+    stride: usize,
+    panel: *const u8,
+    acc: &mut [[__m256i; C]; R],
+) {
+    let ones = _mm256_set1_epi16(1);
+    for (r, acc) in acc.iter_mut().enumerate() {
+        // SAFETY: see above.
+        unsafe {
+            let a = a.add(r * stride);
+            if let ([s0, s1, s2, s3], 4) = (&mut acc[..], N) {
+                four_int8_steps(a, panel, ones, [s0, s1, s2, s3]);
+                continue;
+            }
+            for step in 0..N {
+                let registers = step_of::<C>(panel.add(step * STEP_BYTES));
+                let x = _mm256_set1_epi32(a.add(step * 4).cast::<i32>().read_unaligned());
+                for (acc, b) in acc.iter_mut().zip(registers) {
+                    *acc = _mm256_add_epi32(*acc, _mm256_madd_epi16(_mm256_maddubs_epi16(x, b), ones));
+                }
+            }
+        }
+    }
+}
+
+/// One row of [`int8_steps`] by a whole panel over four steps. Written out, because a panel's registers are to be read where they are
+/// used, which takes no instruction of its own, and because the compiler would add the steps to one another before it adds them
+/// to the sums, for which there are too few registers.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn four_int8_steps(
+    a: *const u8,
+    panel: *const u8,
+    ones: __m256i,
+    [s0, s1, s2, s3]: [&mut __m256i; 4],
+) {
+    macro_rules! step {
+        ($a:literal, $panel:literal) => {
+            concat!(
+                "vpbroadcastd {x}, [{a} + ", $a, "]\n",
+                step!(@ $panel, "0", "s0", "s1"),
+                step!(@ $panel, "64", "s2", "s3"),
+            )
+        };
+        (@ $panel:literal, $at:literal, $low:literal, $high:literal) => {
+            concat!(
+                "vpmaddubsw {t}, {x}, [{panel} + ", $panel, " + ", $at, "]\n",
+                "vpmaddubsw {u}, {x}, [{panel} + ", $panel, " + ", $at, " + 32]\n",
+                "vpmaddwd {t}, {t}, {ones}\n",
+                "vpmaddwd {u}, {u}, {ones}\n",
+                "vpaddd {", $low, "}, {", $low, "}, {t}\n",
+                "vpaddd {", $high, "}, {", $high, "}, {u}\n",
+            )
+        };
+    }
+    // SAFETY: callers have AVX2; nothing is read but four steps of the row and of the panel, and nothing is written.
+    unsafe {
+        asm!(
+            step!("0", "0"),
+            step!("4", "128"),
+            step!("8", "256"),
+            step!("12", "384"),
+            a = in(reg) a,
+            panel = in(reg) panel,
+            ones = in(ymm_reg) ones,
+            s0 = inout(ymm_reg) *s0,
+            s1 = inout(ymm_reg) *s1,
+            s2 = inout(ymm_reg) *s2,
+            s3 = inout(ymm_reg) *s3,
+            x = out(ymm_reg) _,
+            t = out(ymm_reg) _,
+            u = out(ymm_reg) _,
+            options(pure, readonly, nostack, preserves_flags),
+        );
+    }
+}
+
+/// The `C` registers of a step of a panel.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn step_of<const C: usize>(panel: *const u8) -> [__m256i; C] {
+    let mut step = [_mm256_setzero_si256(); C];
+    for (c, register) in step.iter_mut().enumerate() {
+        // SAFETY: see above.
+        *register = unsafe { _mm256_loadu_si256(panel.add(c * 32).cast()) };
+    }
+    step
+}
