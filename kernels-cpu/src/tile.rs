@@ -110,7 +110,7 @@ pub(crate) struct TileKernel {
     functions: &'static [TileFn],
     /// Whether it computes in AMX's tiles: sixteen rows and sixteen steps at a time.
     pub tiles: bool,
-    /// Rows that it takes at once where it takes several times as many: a multiple of so many is through the soonest.
+    /// In registers: rows of a part, of which a call takes several where it takes more.
     part: usize,
     /// What the instructions that multiply are called.
     pub path: &'static str,
@@ -156,7 +156,12 @@ impl TileKernel {
         if self.tiles { 16 } else { 1 }
     }
 
-    /// Most rows at once.
+    /// Rows of a tile, or of a part of those that registers take: a multiple of so many is through the soonest.
+    pub fn rows_at_once(&self) -> usize {
+        if self.tiles { self.max_rows() } else { self.part }
+    }
+
+    /// Most rows of a call.
     pub fn max_rows(&self) -> usize {
         if self.tiles { 32 } else { self.functions.len() }
     }

@@ -39,7 +39,7 @@ pub(super) fn kernel(isa: Isa, format: WeightFormat) -> Option<TileKernel> {
             of(OperandForm::Widened, rows, 1, "AVX-512, widened to f32")
         }
         (_, WeightFormat::Bf16) => {
-            let rows = by_rows!(widened_avx2: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
+            let rows = by_rows!(widened_avx2: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20);
             of(OperandForm::Widened, rows, 5, "AVX2, widened to f32")
         }
         (_, WeightFormat::Int8 | WeightFormat::Int8InPairs) if wide && vnni => {
@@ -58,20 +58,14 @@ pub(super) fn kernel(isa: Isa, format: WeightFormat) -> Option<TileKernel> {
     }
 }
 
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
 /// Brings `lines` cache lines from an address on into the first-level cache.
 #[inline(always)]
 fn fetch(from: *const u8, lines: usize) {
     for line in 0..lines {
         // SAFETY: fetching is a hint, which any address may be given to.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(line * 64).cast()) };
-    }
-}
-
-/// Brings what is in `lines` into the second-level cache.
-#[inline(always)]
-fn fetch_near(lines: &[u8]) {
-    for line in lines.chunks(64) {
-        // SAFETY: fetching is a hint, which any address may be given to.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(line * LINE).cast()) };
     }
 }

@@ -3,15 +3,17 @@
 
 use std::arch::x86_64::*;
 
-use super::super::{AHEAD, TileCall};
+use super::super::TileCall;
 use super::narrow_steps::{f32_steps, int8_steps, int8_vnni_steps, widened_steps};
-use super::{fetch, fetch_near};
+use super::{LINE, fetch};
 use crate::packed_matrix::{PANEL, STEP_BYTES};
 
 /// Most rows that the registers have by the whole panel at once.
 const WHOLE_ROWS: usize = 2;
 /// Steps of one round of the innermost loop.
 const UNROLLED: usize = 4;
+/// Bytes of a panel in a turn: what is fetched ahead, and one part after another reads from the first-level cache.
+const TURN_BYTES: usize = 4096;
 /// Most steps of a turn where the panel meets many rows: it comes from the second-level cache then, which gives it faster than a part
 /// computes, and sums are put down and taken up again seldom.
 const MANY_STEPS: usize = 512;
@@ -31,15 +33,10 @@ macro_rules! narrow {
         $load:ident, $store:ident) => {
         #[target_feature(enable = $features)]
         pub(super) unsafe fn $name<const R: usize>(call: &TileCall<'_>) {
-            /// `C` registers of columns, from column `first` on; of panels is fetched what lies `fetched`
-            /// bytes and those of [`TileCall::ahead`] after that column.
+            /// `C` registers of columns, from column `first` on, asking for a share of what is ahead.
             #[inline]
             #[target_feature(enable = $features)]
-            unsafe fn columns<const R: usize, const C: usize>(
-                call: &TileCall<'_>,
-                first: usize,
-                fetched: Option<usize>,
-            ) {
+            unsafe fn columns<const R: usize, const C: usize>(call: &TileCall<'_>, first: usize, share: Share) {
                 // SAFETY: see above.
                 unsafe {
                     let mut acc = [[$zero; C]; R];
@@ -53,20 +50,20 @@ macro_rules! narrow {
                     let mut part = Some(call);
                     while let Some(call) = part {
                         let (mut a, mut panel, stride) = (call.a, call.panel.add(first * 4), call.stride);
-                        let in_a_row = if call.panel_stride == STEP_BYTES { call.steps / UNROLLED } else { 0 };
-                        for _ in 0..in_a_row {
-                            if let Some(fetched) = fetched {
-                                for step in 0..UNROLLED {
-                                    fetch(panel.wrapping_add(step * STEP_BYTES + call.ahead + fetched), C / 2);
-                                }
+                        let rounds = if call.panel_stride == STEP_BYTES { call.steps / UNROLLED } else { 0 };
+                        let mut ahead = call.panel.wrapping_add(call.ahead + share.number * rounds * share.lines * LINE);
+                        for _ in 0..rounds {
+                            if share.lines > 0 {
+                                share.fetch(ahead);
+                                ahead = ahead.wrapping_add(share.lines * LINE);
                             }
                             $dot::<R, C, UNROLLED>(a, stride, panel, &mut acc);
                             a = a.add(UNROLLED * $step);
                             panel = panel.wrapping_add(UNROLLED * STEP_BYTES);
                         }
-                        for _ in in_a_row * UNROLLED..call.steps {
-                            if let Some(fetched) = fetched {
-                                fetch(panel.wrapping_add(call.ahead + fetched), C / 2);
+                        for _ in rounds * UNROLLED..call.steps {
+                            if share.lines > 0 && share.number == 0 {
+                                fetch(panel.wrapping_add(call.ahead), STEP_BYTES / LINE);
                             }
                             $dot::<R, C, 1>(a, stride, panel, &mut acc);
                             a = a.add($step);
@@ -83,13 +80,12 @@ macro_rules! narrow {
             }
             /// A part's width of a panel, or half of a panel, by the first `rows` rows.
             #[target_feature(enable = $features)]
-            unsafe fn part(call: &TileCall<'_>, rows: usize, first: usize, fetched: Option<usize>) {
+            unsafe fn part(call: &TileCall<'_>, rows: usize, first: usize, share: Share) {
                 // SAFETY: see above.
                 unsafe {
-                    match (rows, fetched) {
-                        $(($half, _) if call.half => columns::<$half, 2>(call, first, fetched),)*
-                        $(($part, None) => columns::<$part, $width>(call, first, None),
-                        ($part, _) => columns::<$part, $width>(call, first, fetched),)*
+                    match rows {
+                        $($half if call.half => columns::<$half, 2>(call, first, share),)*
+                        $($part => columns::<$part, $width>(call, first, share),)*
                         _ => unreachable!("more rows than the registers have"),
                     }
                 }
@@ -100,22 +96,15 @@ macro_rules! narrow {
             unsafe fn parts(call: &TileCall<'_>, rows: usize) {
                 let parts = rows.div_ceil(if call.half { $of_half } else { $most });
                 let by_halves = $width == 2 && !call.half;
-                let most = if call.many_rows {
-                    MANY_STEPS
-                } else {
-                    call.ahead.max(AHEAD) / call.panel_stride.min(STEP_BYTES)
-                };
+                let most = if call.many_rows { MANY_STEPS } else { TURN_BYTES / call.panel_stride.min(STEP_BYTES) };
                 // Spread over the parts, what comes next costs none of them anything.
-                let lines = call.coming.len().div_ceil(64).div_ceil(parts * call.steps.div_ceil(most).max(1));
-                let mut coming = call.coming.chunks(lines.max(1) * 64);
+                let lines = call.coming.len().div_ceil(LINE).div_ceil(parts * call.steps.div_ceil(most).max(1));
+                let mut coming = call.coming.chunks(lines.max(1) * LINE);
                 for from in (0..call.steps).step_by(most) {
                     let steps = most.min(call.steps - from);
                     let mut at = 0;
                     for number in 0..parts {
                         let count = (rows - at).div_ceil(parts - number);
-                        if let Some(coming) = coming.next() {
-                            fetch_near(coming);
-                        }
                         // SAFETY: see above; the part's rows are some of the call's.
                         unsafe {
                             let next = call.next.map(|next| next.rows_from(at));
@@ -124,17 +113,18 @@ macro_rules! narrow {
                                 a: own.a.add(from * $step),
                                 panel: call.panel.wrapping_add(from * call.panel_stride),
                                 steps,
+                                ahead: if call.many_rows { call.ahead } else { call.ahead.max(TURN_BYTES) },
                                 accumulate: call.accumulate || from > 0,
                                 next: next.as_ref().filter(|_| from + steps == call.steps),
                                 ..own
                             };
-                            // A line of a whole step is fetched once: by the first part, or where that reads half of them, by it
-                            // and the last.
-                            let (low, high) = match number {
-                                0 if parts == 1 => (Some(0), Some(0)),
-                                0 => (Some(0), None),
-                                _ if number + 1 == parts && by_halves => (Some(STEP_BYTES / 2), None),
-                                _ => (None, None),
+                            if let Some(lines) = coming.next() {
+                                fetch_near(lines);
+                            }
+                            let [low, high] = match (by_halves, call.many_rows) {
+                                (true, false) => [2 * number, 2 * number + 1].map(|half| Share::of(half, 2 * parts)),
+                                (true, true) => [Share::of(number, 1), Share::of(1, 1)],
+                                (false, many) => [Share::of(number, if many { 1 } else { parts }); 2],
                             };
                             part(&turn, count, 0, low);
                             if by_halves {
@@ -148,15 +138,57 @@ macro_rules! narrow {
             // SAFETY: see above.
             unsafe {
                 if R <= WHOLE_ROWS && !call.half {
-                    columns::<R, 4>(call, 0, Some(0));
+                    columns::<R, 4>(call, 0, Share::of(0, 1));
                 } else if R <= WHOLE_ROWS {
-                    columns::<R, 2>(call, 0, Some(0));
+                    columns::<R, 2>(call, 0, Share::of(0, 1));
                 } else {
                     parts(call, R);
                 }
             }
         }
     };
+}
+
+/// What one part asks for of what a turn has ahead of it: while each computes, memory brings its share.
+#[derive(Clone, Copy)]
+struct Share {
+    /// Which of the shares.
+    number: usize,
+    /// Lines in each round of the innermost loop: 2, 4, or all 8; 0 where other parts ask for all of it.
+    lines: usize,
+}
+
+impl Share {
+    /// Share `number`, from 0 on, of `of`.
+    fn of(number: usize, of: usize) -> Self {
+        const ALL: usize = UNROLLED * STEP_BYTES / LINE;
+        let lines = match of {
+            1 => ALL,
+            2..4 => ALL / 2,
+            _ => ALL / 4,
+        };
+        Self { number, lines: if number * lines < ALL { lines } else { 0 } }
+    }
+
+    /// Asks for the lines of a round.
+    #[inline(always)]
+    fn fetch(self, from: *const u8) {
+        fetch(from, 2);
+        if self.lines > 2 {
+            fetch(from.wrapping_add(2 * LINE), 2);
+        }
+        if self.lines > 4 {
+            fetch(from.wrapping_add(4 * LINE), 4);
+        }
+    }
+}
+
+/// Brings what is in `lines` into the second-level cache.
+fn fetch_near(lines: &[u8]) {
+    for line in lines.chunks(LINE) {
+        // SAFETY: fetching is a hint, which any address may be given to.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
+    }
 }
 
 narrow!(

@@ -21,11 +21,8 @@ pub(super) unsafe fn f32_steps<const R: usize, const C: usize, const N: usize>(
 ) {
     // SAFETY: see above.
     unsafe {
-        if let ([row0, row1, row2], 4) = (&mut acc[..], N)
-            && let (Some(row0), Some(row1), Some(row2)) =
-                (row0.first_chunk_mut(), row1.first_chunk_mut(), row2.first_chunk_mut())
-        {
-            return four_f32_steps(a, stride, panel, [row0, row1, row2]);
+        if let (4, Some(acc)) = (N, of_size(acc)) {
+            return four_f32_steps(a, stride, panel, acc);
         }
         for step in 0..N {
             let (a, panel) = (a.add(step * 4), panel.add(step * STEP_BYTES));
@@ -47,7 +44,7 @@ pub(super) unsafe fn f32_steps<const R: usize, const C: usize, const N: usize>(
 /// out of them.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn four_f32_steps(a: *const u8, stride: usize, panel: *const u8, acc: [&mut [__m256; 4]; 3]) {
+unsafe fn four_f32_steps(a: *const u8, stride: usize, panel: *const u8, acc: &mut [[__m256; 4]; 3]) {
     macro_rules! step {
         ($a:literal, $panel:literal) => {
             concat!(
@@ -112,10 +109,14 @@ pub(super) unsafe fn widened_steps<const R: usize, const C: usize, const N: usiz
 ) {
     // SAFETY: see above.
     unsafe {
+        if let (4, Some(acc)) = (N, of_size(acc)) {
+            return four_widened_steps(a, stride, panel, acc);
+        }
         for step in 0..N {
-            let registers = step_of::<C>(panel.add(step * STEP_BYTES));
+            let (a, panel) = (a.add(step * 8), panel.add(step * STEP_BYTES));
+            let registers = step_of::<C>(panel);
             for (r, acc) in acc.iter_mut().enumerate() {
-                let x = a.add(r * stride + step * 8).cast::<f32>();
+                let x = a.add(r * stride).cast::<f32>();
                 let (x0, x1) =
                     (_mm256_set1_ps(x.read_unaligned()), _mm256_set1_ps(x.add(1).read_unaligned()));
                 for (acc, b) in acc.iter_mut().zip(registers) {
@@ -126,6 +127,73 @@ pub(super) unsafe fn widened_steps<const R: usize, const C: usize, const N: usiz
                 }
             }
         }
+    }
+}
+
+/// [`widened_steps`] of five rows by half a panel over four steps, written out as [`four_f32_steps`].
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn four_widened_steps(a: *const u8, stride: usize, panel: *const u8, acc: &mut [[__m256; 2]; 5]) {
+    /// Of a pair, what is the second one's.
+    static HIGH: [u32; 8] = [0xffff_0000; 8];
+    macro_rules! step {
+        ($a:literal, $panel:literal) => {
+            concat!(
+                "vmovups {odd0}, [{panel} + ", $panel, "]\n",
+                "vmovups {odd1}, [{panel} + ", $panel, " + 32]\n",
+                "vpslld {even0}, {odd0}, 16\n",
+                "vpslld {even1}, {odd1}, 16\n",
+                "vandps {odd0}, {odd0}, [{high}]\n",
+                "vandps {odd1}, {odd1}, [{high}]\n",
+                step!(@ "{a}", $a, "v0", "v1"),
+                step!(@ "{a} + {stride}", $a, "w0", "w1"),
+                step!(@ "{a} + 2 * {stride}", $a, "x0", "x1"),
+                step!(@ "{d}", $a, "y0", "y1"),
+                step!(@ "{d} + {stride}", $a, "z0", "z1"),
+            )
+        };
+        (@ $row:literal, $a:literal, $low:literal, $high:literal) => {
+            concat!(
+                "vbroadcastss {first}, [", $row, " + ", $a, "]\n",
+                "vbroadcastss {second}, [", $row, " + ", $a, " + 4]\n",
+                "vfmadd231ps {", $low, "}, {first}, {even0}\n",
+                "vfmadd231ps {", $high, "}, {first}, {even1}\n",
+                "vfmadd231ps {", $low, "}, {second}, {odd0}\n",
+                "vfmadd231ps {", $high, "}, {second}, {odd1}\n",
+            )
+        };
+    }
+    let [[v0, v1], [w0, w1], [x0, x1], [y0, y1], [z0, z1]] = acc;
+    // SAFETY: callers have AVX2 and FMA; nothing is read but four steps of five rows and of half a panel, and nothing is written.
+    unsafe {
+        asm!(
+            step!("0", "0"),
+            step!("8", "128"),
+            step!("16", "256"),
+            step!("24", "384"),
+            a = in(reg) a,
+            d = in(reg) a.add(3 * stride),
+            stride = in(reg) stride,
+            panel = in(reg) panel,
+            high = in(reg) HIGH.as_ptr(),
+            v0 = inout(ymm_reg) *v0,
+            v1 = inout(ymm_reg) *v1,
+            w0 = inout(ymm_reg) *w0,
+            w1 = inout(ymm_reg) *w1,
+            x0 = inout(ymm_reg) *x0,
+            x1 = inout(ymm_reg) *x1,
+            y0 = inout(ymm_reg) *y0,
+            y1 = inout(ymm_reg) *y1,
+            z0 = inout(ymm_reg) *z0,
+            z1 = inout(ymm_reg) *z1,
+            even0 = out(ymm_reg) _,
+            even1 = out(ymm_reg) _,
+            odd0 = out(ymm_reg) _,
+            odd1 = out(ymm_reg) _,
+            first = out(ymm_reg) _,
+            second = out(ymm_reg) _,
+            options(pure, readonly, nostack, preserves_flags),
+        );
     }
 }
 
@@ -166,8 +234,8 @@ pub(super) unsafe fn int8_steps<const R: usize, const C: usize, const N: usize>(
         // SAFETY: see above.
         unsafe {
             let a = a.add(r * stride);
-            if let ([s0, s1, s2, s3], 4) = (&mut acc[..], N) {
-                four_int8_steps(a, panel, ones, [s0, s1, s2, s3]);
+            if let (4, Some([acc])) = (N, of_size(std::array::from_mut(acc))) {
+                four_int8_steps(a, panel, ones, acc);
                 continue;
             }
             for step in 0..N {
@@ -186,12 +254,7 @@ pub(super) unsafe fn int8_steps<const R: usize, const C: usize, const N: usize>(
 /// to the sums, for which there are too few registers.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn four_int8_steps(
-    a: *const u8,
-    panel: *const u8,
-    ones: __m256i,
-    [s0, s1, s2, s3]: [&mut __m256i; 4],
-) {
+unsafe fn four_int8_steps(a: *const u8, panel: *const u8, ones: __m256i, acc: &mut [__m256i; 4]) {
     macro_rules! step {
         ($a:literal, $panel:literal) => {
             concat!(
@@ -211,6 +274,7 @@ unsafe fn four_int8_steps(
             )
         };
     }
+    let [s0, s1, s2, s3] = acc;
     // SAFETY: callers have AVX2; nothing is read but four steps of the row and of the panel, and nothing is written.
     unsafe {
         asm!(
@@ -231,6 +295,15 @@ unsafe fn four_int8_steps(
             options(pure, readonly, nostack, preserves_flags),
         );
     }
+}
+
+/// Sums of `R` rows by `C` registers as what they are where there are so many.
+#[inline]
+fn of_size<T, const R: usize, const C: usize, const ROWS: usize, const REGISTERS: usize>(
+    acc: &mut [[T; C]; R],
+) -> Option<&mut [[T; REGISTERS]; ROWS]> {
+    // SAFETY: an array and its like of the same lengths.
+    (R == ROWS && C == REGISTERS).then(|| unsafe { &mut *std::ptr::from_mut(acc).cast() })
 }
 
 /// The `C` registers of a step of a panel.
