@@ -43,6 +43,7 @@ enum Format {
     F32,
     Bf16,
     Int8,
+    Int8InPairs,
 }
 
 #[derive(Arbitrary, Clone, Copy, Debug)]
@@ -121,7 +122,8 @@ impl<E: Element> Layer<E> {
         let format = match input.format {
             Format::F32 => WeightFormat::F32,
             Format::Bf16 => WeightFormat::Bf16,
-            Format::Int8 => Isa::current().int8_format(),
+            Format::Int8 => WeightFormat::Int8,
+            Format::Int8InPairs => WeightFormat::Int8InPairs,
         };
         let weight = values::<f32>(seed, outputs * inputs);
         let mut at = 0;

@@ -84,7 +84,7 @@ impl Isa {
     /// of bytes.
     pub fn int8_format(self) -> WeightFormat {
         // The form for all integers is the faster one wherever instructions have it.
-        let has_instructions = |format| TileKernel::choose(self, format).path != TileKernel::PLAIN;
+        let has_instructions = |format| TileKernel::choose(self, format).has_instructions();
         let in_pairs = has_instructions(WeightFormat::Int8InPairs) && !has_instructions(WeightFormat::Int8);
         if in_pairs { WeightFormat::Int8InPairs } else { WeightFormat::Int8 }
     }

@@ -197,7 +197,7 @@ mod tests {
                             WeightFormat::F32 => 0.0,
                             WeightFormat::Bf16 => w.abs() / 256.0,
                             WeightFormat::Int8 => largest / 253.0,
-                            WeightFormat::Int8InPairs => largest / 63.9,
+                            WeightFormat::Int8InPairs => largest / 127.9,
                         };
                         prop_assert!((g - w).abs() <= allowed, "{format:?} row {row}: {g} for {w}");
                     }

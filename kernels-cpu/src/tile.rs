@@ -46,7 +46,7 @@ pub(crate) struct TileCall<'n> {
     pub ahead: usize,
     /// Whether the panel meets more rows than a tile has: then it is in a cache, and computing is what takes time.
     pub many_rows: bool,
-    /// What is to be read after this, so that it may be asked for meanwhile. Only with many rows.
+    /// What is to be read after this. Forms that take many rows in parts ask for it meanwhile; others leave it.
     pub coming: &'n [u8],
     /// Whether what lies in `out` is added to. Floats only, and not in tiles.
     pub accumulate: bool,
@@ -110,7 +110,8 @@ pub(crate) struct TileKernel {
     functions: &'static [TileFn],
     /// Whether it computes in AMX's tiles: sixteen rows and sixteen steps at a time.
     pub tiles: bool,
-    /// In registers: rows of a part, of which a call takes several where it takes more.
+    /// In registers: rows that a call takes at once, so that multiples of so many are through the soonest; 1 where any number is as
+    /// good, or is not known to be.
     part: usize,
     /// What the instructions that multiply are called.
     pub path: &'static str,
@@ -139,6 +140,11 @@ impl TileKernel {
         let _ = isa;
         let (operand, functions) = baseline::functions(format);
         Self { operand, functions, tiles: false, part: 1, path: Self::PLAIN }
+    }
+
+    /// Whether instructions of the machine's are named in it.
+    pub fn has_instructions(&self) -> bool {
+        self.path != Self::PLAIN
     }
 
     /// Steps of a product over `inputs` inputs of a format.

@@ -37,8 +37,9 @@ value!(bf16, SPARE_BF16);
 /// `len` values; what they are is left over from before, or 0.
 pub(super) fn take<E: Value>(len: usize) -> Vec<E> {
     let spare = E::spare().with_borrow_mut(|spare| {
-        // The smallest that is large enough, but no giant for a dwarf: it would be missed elsewhere.
-        let fits = |(_, v): &(usize, &Vec<E>)| v.capacity() >= len && v.capacity() / 8 <= len;
+        // The smallest that is large enough, but not for less than half of it: it would be missed elsewhere, and what it is shortened
+        // by is filled again when it is.
+        let fits = |(_, v): &(usize, &Vec<E>)| v.capacity() >= len && v.capacity() / 2 <= len;
         let best = spare.iter().enumerate().filter(fits).min_by_key(|(_, v)| v.capacity()).map(|(i, _)| i);
         best.map(|i| spare.remove(i))
     });

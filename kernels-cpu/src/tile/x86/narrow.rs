@@ -3,15 +3,13 @@
 
 use std::arch::x86_64::*;
 
-use super::super::TileCall;
-use super::narrow_steps::{f32_steps, int8_steps, int8_vnni_steps, widened_steps};
+use super::super::{AHEAD, TileCall};
+use super::narrow_steps::{UNROLLED, f32_steps, int8_steps, int8_vnni_steps, widened_steps};
 use super::{LINE, fetch};
 use crate::packed_matrix::{PANEL, STEP_BYTES};
 
 /// Most rows that the registers have by the whole panel at once.
 const WHOLE_ROWS: usize = 2;
-/// Steps of one round of the innermost loop.
-const UNROLLED: usize = 4;
 /// Bytes of a panel in a turn: what is fetched ahead, and one part after another reads from the first-level cache.
 const TURN_BYTES: usize = 4096;
 /// Most steps of a turn where the panel meets many rows: it comes from the second-level cache then, which gives it faster than a part
@@ -90,13 +88,16 @@ macro_rules! narrow {
                     }
                 }
             }
-            /// All rows, `rows` of them, in parts. A turn has as many steps as are fetched ahead, so that the next one is in the
-            /// first-level cache when the first part reads it.
+            /// All rows, `rows` of them, in parts. Of few rows a turn is what is fetched ahead, so that the next one is in the first-level
+            /// cache when the first part reads it.
             #[target_feature(enable = $features)]
             unsafe fn parts(call: &TileCall<'_>, rows: usize) {
                 let parts = rows.div_ceil(if call.half { $of_half } else { $most });
                 let by_halves = $width == 2 && !call.half;
                 let most = if call.many_rows { MANY_STEPS } else { TURN_BYTES / call.panel_stride.min(STEP_BYTES) };
+                // A distance that was chosen shorter is left: what is asked for too early is gone again.
+                let few_of_base = !call.many_rows && call.ahead >= AHEAD;
+                let ahead = if few_of_base { call.ahead.max(TURN_BYTES) } else { call.ahead };
                 // Spread over the parts, what comes next costs none of them anything.
                 let lines = call.coming.len().div_ceil(LINE).div_ceil(parts * call.steps.div_ceil(most).max(1));
                 let mut coming = call.coming.chunks(lines.max(1) * LINE);
@@ -113,7 +114,7 @@ macro_rules! narrow {
                                 a: own.a.add(from * $step),
                                 panel: call.panel.wrapping_add(from * call.panel_stride),
                                 steps,
-                                ahead: if call.many_rows { call.ahead } else { call.ahead.max(TURN_BYTES) },
+                                ahead,
                                 accumulate: call.accumulate || from > 0,
                                 next: next.as_ref().filter(|_| from + steps == call.steps),
                                 ..own

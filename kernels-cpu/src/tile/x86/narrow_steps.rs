@@ -6,6 +6,9 @@ use std::arch::x86_64::*;
 
 use crate::packed_matrix::STEP_BYTES;
 
+/// Steps of one round of the innermost loop, which are written out.
+pub(super) const UNROLLED: usize = 4;
+
 // SAFETY of the functions below: callers promise the instructions, and that `N` steps of the rows and of `C` registers of the panel
 // can be read from where `a` and `panel` point.
 
@@ -21,7 +24,7 @@ pub(super) unsafe fn f32_steps<const R: usize, const C: usize, const N: usize>(
 ) {
     // SAFETY: see above.
     unsafe {
-        if let (4, Some(acc)) = (N, of_size(acc)) {
+        if let (UNROLLED, Some(acc)) = (N, of_size(acc)) {
             return four_f32_steps(a, stride, panel, acc);
         }
         for step in 0..N {
@@ -93,7 +96,7 @@ unsafe fn four_f32_steps(a: *const u8, stride: usize, panel: *const u8, acc: &mu
             y = out(ymm_reg) _,
             z = out(ymm_reg) _,
             b = out(ymm_reg) _,
-            options(pure, readonly, nostack, preserves_flags),
+            options(pure, readonly, nostack),
         );
     }
 }
@@ -109,7 +112,7 @@ pub(super) unsafe fn widened_steps<const R: usize, const C: usize, const N: usiz
 ) {
     // SAFETY: see above.
     unsafe {
-        if let (4, Some(acc)) = (N, of_size(acc)) {
+        if let (UNROLLED, Some(acc)) = (N, of_size(acc)) {
             return four_widened_steps(a, stride, panel, acc);
         }
         for step in 0..N {
@@ -192,7 +195,7 @@ unsafe fn four_widened_steps(a: *const u8, stride: usize, panel: *const u8, acc:
             odd1 = out(ymm_reg) _,
             first = out(ymm_reg) _,
             second = out(ymm_reg) _,
-            options(pure, readonly, nostack, preserves_flags),
+            options(pure, readonly, nostack),
         );
     }
 }
@@ -234,7 +237,7 @@ pub(super) unsafe fn int8_steps<const R: usize, const C: usize, const N: usize>(
         // SAFETY: see above.
         unsafe {
             let a = a.add(r * stride);
-            if let (4, Some([acc])) = (N, of_size(std::array::from_mut(acc))) {
+            if let (UNROLLED, Some([acc])) = (N, of_size(std::array::from_mut(acc))) {
                 four_int8_steps(a, panel, ones, acc);
                 continue;
             }
