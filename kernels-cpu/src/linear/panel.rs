@@ -1,5 +1,7 @@
 //! What follows a panel's product while it is hot: gain, expand, bias, activation, residual.
 
+use std::ops::Range;
+
 use super::LinearCall;
 use super::shrink::Hidden;
 use super::sums::{Rows, sums_of};
@@ -216,19 +218,28 @@ impl<'a, 'c, E: Element> Panel<'a, 'c, E> {
     ) {
         let all = rows.first..rows.first + rows.count;
         let by_itself = self.scales.is_some() && segments_in(segments, all.clone()).next().is_some();
-        if by_itself {
-            // Rows of the base among them: what is added to those must not change a bit, a zero's sign included.
-            apart.0[..rows.count * PANEL].fill((-0.0f32).to_bits());
-        }
         let sums = if by_itself { apart.0.as_mut_ptr() } else { rows.sums };
+        // Rows of the base among them: what is added to those must not change a bit, a zero's sign included.
+        let leave = |rows: Range<usize>| {
+            if by_itself {
+                let (first, len) = (sums.wrapping_add(rows.start * PANEL), rows.len() * PANEL);
+                // SAFETY: a tile has room for the most rows of any kernel, and nobody else holds it.
+                unsafe { std::slice::from_raw_parts_mut(first, len) }.fill((-0.0f32).to_bits());
+            }
+        };
+        let mut done = 0;
         for (part, segment) in segments_in(segments, all) {
             let Some(expand) = segment.packed.and_then(|packed| self.expand_of(packed)) else { continue };
             let at = part.start - rows.first;
+            leave(done..at);
             let mut call = expand.call(&[], kernel, &rows.hidden.at_row(at));
+            call.accumulate = !by_itself;
             call.out = sums.wrapping_add(at * PANEL);
             // SAFETY: as above; the part is of these rows.
             unsafe { over_rows(kernel, &call, part.len()) };
+            done = at + part.len();
         }
+        leave(done..rows.count);
         rows.apart = by_itself.then_some(sums.cast_const().cast());
     }
 }
