@@ -107,7 +107,7 @@ pub fn linear<E: Element>(isa: Isa, call: LinearCall<'_, E>, out: &mut [E]) {
     let parts = (rows / (threads * FEWEST_ROWS)).clamp(1, PARTS).max(rows.div_ceil(threads * most));
     let share =
         if threads == 1 { rows.div_ceil(rows.div_ceil(most)) } else { rows.div_ceil(threads * parts) };
-    let block = share.next_multiple_of(layer.kernel.rows_at_once());
+    let block = share.next_multiple_of(layer.kernel.rows_at_once);
     team::for_each(rows.div_ceil(block), |i| {
         let mut scratch = SCRATCH.take();
         whole_rows(isa, &layer, i * block..rows.min((i + 1) * block), &mut scratch);

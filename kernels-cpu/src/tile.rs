@@ -110,9 +110,9 @@ pub(crate) struct TileKernel {
     functions: &'static [TileFn],
     /// Whether it computes in AMX's tiles: sixteen rows and sixteen steps at a time.
     pub tiles: bool,
-    /// In registers: rows that a call takes at once, so that multiples of so many are through the soonest; 1 where any number is as
-    /// good, or is not known to be.
-    part: usize,
+    /// Rows of a tile, or of a part of those that registers take, so that multiples of so many are through the soonest; 1 where any
+    /// number is as good, or is not known to be.
+    pub rows_at_once: usize,
     /// What the instructions that multiply are called.
     pub path: &'static str,
 }
@@ -131,7 +131,7 @@ impl TileKernel {
                 let operand =
                     if format == WeightFormat::Bf16 { OperandForm::Bf16 } else { OperandForm::Bytes };
                 let path = "AMX tiles";
-                return Self { operand, functions, tiles: true, part: 1, path };
+                return Self { operand, functions, tiles: true, rows_at_once: MAX_ROWS, path };
             }
             if let Some(kernel) = x86::kernel(isa, format) {
                 return kernel;
@@ -139,7 +139,7 @@ impl TileKernel {
         }
         let _ = isa;
         let (operand, functions) = baseline::functions(format);
-        Self { operand, functions, tiles: false, part: 1, path: Self::PLAIN }
+        Self { operand, functions, tiles: false, rows_at_once: 1, path: Self::PLAIN }
     }
 
     /// Whether instructions of the machine's are named in it.
@@ -162,14 +162,9 @@ impl TileKernel {
         if self.tiles { 16 } else { 1 }
     }
 
-    /// Rows of a tile, or of a part of those that registers take: a multiple of so many is through the soonest.
-    pub fn rows_at_once(&self) -> usize {
-        if self.tiles { self.max_rows() } else { self.part }
-    }
-
     /// Most rows of a call.
     pub fn max_rows(&self) -> usize {
-        if self.tiles { 32 } else { self.functions.len() }
+        if self.tiles { MAX_ROWS } else { self.functions.len() }
     }
 
     /// Cuts `rows` rows: how many the tile that begins at row `at` takes. Registers share rows evenly, but for whole parts; tiles
@@ -180,7 +175,7 @@ impl TileKernel {
             return most.min(rows - at);
         }
         let tiles = (rows - at).div_ceil(most);
-        (rows - at).div_ceil(tiles).next_multiple_of(self.part).min(most)
+        (rows - at).div_ceil(tiles).next_multiple_of(self.rows_at_once).min(most)
     }
 
     /// The function for `rows` rows.

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use bytemuck::Pod;
 
-use crate::weight_slab::{LINE, WeightSlab};
+use crate::aligned::LINE;
+use crate::weight_slab::WeightSlab;
 
 /// From this size on memory is a part of a slab, where the system has large pages; what is smaller is read from caches anyway.
 const SHARES_FROM: usize = if cfg!(all(target_os = "linux", not(miri))) { 128 << 10 } else { usize::MAX };

@@ -8,8 +8,8 @@ use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-/// A cache line.
-pub(crate) const LINE: usize = 64;
+use crate::aligned::LINE;
+
 /// A large page of x86-64 and of aarch64 with pages of 4 KiB.
 const LARGE_PAGE: usize = 2 << 20;
 /// Bytes of a slab: more than any heap keeps for later. Only what is written takes memory.

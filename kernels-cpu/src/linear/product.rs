@@ -67,12 +67,13 @@ fn product<I: Target, E: Element, O: Element>(
                 panel.effect_of_next(segment, layer.packed, &mut adapter, &mut effect);
                 follow_on = effect.follow_on(&layer.expand, &block.hidden.at_row(at));
             }
+            let operand = &block.operand;
             let tile = TileCall {
-                a: block.operand.row(at),
-                stride: block.operand.stride,
+                a: operand.row(at),
+                stride: operand.stride,
                 panel: weights,
                 panel_stride: STEP_BYTES,
-                steps: block.operand.steps,
+                steps: operand.steps,
                 half: false,
                 ahead: AHEAD,
                 many_rows: many,

@@ -4,6 +4,7 @@ use super::{AHEAD, OperandForm, TileCall, TileKernel};
 use crate::aligned::AlignedBuffer;
 use crate::isa::Isa;
 use crate::packed_matrix::{PANEL, WeightFormat};
+use crate::tile_emulator::Numbers;
 
 /// Two neighbouring weights: the most that a format takes, of either sign, and others.
 fn pair(format: WeightFormat, draw: u64) -> [i8; 2] {
@@ -15,15 +16,6 @@ fn pair(format: WeightFormat, draw: u64) -> [i8; 2] {
         (_, 1) => [-127, -127],
         (_, _) => [(draw / 6 % 255) as u8 as i8, (draw / 2000 % 255) as u8 as i8],
     }
-}
-
-/// Numbers without an evident order.
-fn draws(seed: u64) -> impl Iterator<Item = u64> {
-    let mut state = seed;
-    std::iter::repeat_with(move || {
-        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        state >> 33
-    })
 }
 
 /// Columns and steps: whole panels, halves and narrower ones, over one turn and several.
@@ -45,15 +37,17 @@ fn sums_of_bytes_are_exact_at_their_largest() {
         let most = kernel.max_rows();
         let mut operand = AlignedBuffer::zeroed(most * steps * 4);
         let bytes = operand.values_mut::<u8>();
-        for (byte, draw) in bytes.iter_mut().zip(draws(1)) {
-            *byte = if draw % 3 == 0 { 255 } else { draw as u8 };
+        let mut numbers = Numbers(0x9E37_79B9_7F4A_7C15);
+        for byte in bytes {
+            let draw = numbers.next() >> 33;
+            *byte = if draw.is_multiple_of(3) { 255 } else { draw as u8 };
         }
         // The last step is read as wide as a whole panel, or half of one.
         let read = if columns <= PANEL / 2 { PANEL / 2 } else { PANEL };
         let mut panel = AlignedBuffer::zeroed((steps * columns + read - columns) * 4);
         let weights = panel.values_mut::<i8>();
-        for (weights, draw) in weights[..steps * columns * 4].chunks_exact_mut(2).zip(draws(2)) {
-            weights.copy_from_slice(&pair(format, draw));
+        for weights in weights[..steps * columns * 4].chunks_exact_mut(2) {
+            weights.copy_from_slice(&pair(format, numbers.next() >> 33));
         }
         let (operand, panel) = (operand.values::<u8>(), panel.values::<i8>());
         for (rows, many_rows) in (1..=most).flat_map(|rows| [(rows, false), (rows, true)]) {

@@ -11,6 +11,7 @@ mod wide;
 use std::arch::x86_64::*;
 
 use super::{OperandForm, TileKernel, by_rows};
+use crate::aligned::LINE;
 use crate::isa::Isa;
 use crate::packed_matrix::WeightFormat;
 use narrow::{f32_avx2, int8_avx2, int8_avxvnni, widened_avx2};
@@ -20,8 +21,9 @@ use wide::{bf16_avx512, f32_avx512, int8_avx512, widened_avx512};
 pub(super) fn kernel(isa: Isa, format: WeightFormat) -> Option<TileKernel> {
     let wide = isa >= Isa::Avx512;
     let (vnni, bf16) = (is_x86_feature_detected!("avx512vnni"), is_x86_feature_detected!("avx512bf16"));
-    let of =
-        |operand, functions, part, path| Some(TileKernel { operand, functions, tiles: false, part, path });
+    let of = |operand, functions, rows_at_once, path| {
+        Some(TileKernel { operand, functions, tiles: false, rows_at_once, path })
+    };
     match (isa, format) {
         (Isa::Scalar, _) => None,
         (_, WeightFormat::F32) if wide => {
@@ -58,14 +60,17 @@ pub(super) fn kernel(isa: Isa, format: WeightFormat) -> Option<TileKernel> {
     }
 }
 
-/// Bytes of a cache line.
-const LINE: usize = 64;
-
 /// Brings `lines` cache lines from an address on into the first-level cache.
 #[inline(always)]
 fn fetch(from: *const u8, lines: usize) {
+    fetch_into::<_MM_HINT_T0>(from, lines);
+}
+
+/// The same into the cache that a hint names.
+#[inline(always)]
+fn fetch_into<const HINT: i32>(from: *const u8, lines: usize) {
     for line in 0..lines {
         // SAFETY: fetching is a hint, which any address may be given to.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(line * LINE).cast()) };
+        unsafe { _mm_prefetch::<HINT>(from.wrapping_add(line * LINE).cast()) };
     }
 }

@@ -5,7 +5,8 @@ use std::arch::x86_64::*;
 
 use super::super::{AHEAD, TileCall};
 use super::narrow_steps::{UNROLLED, f32_steps, int8_steps, int8_vnni_steps, widened_steps};
-use super::{LINE, fetch};
+use super::{fetch, fetch_into};
+use crate::aligned::LINE;
 use crate::packed_matrix::{PANEL, STEP_BYTES};
 
 /// Most rows that the registers have by the whole panel at once.
@@ -119,8 +120,9 @@ macro_rules! narrow {
                                 next: next.as_ref().filter(|_| from + steps == call.steps),
                                 ..own
                             };
-                            if let Some(lines) = coming.next() {
-                                fetch_near(lines);
+                            if let Some(share) = coming.next() {
+                                // Into the second-level cache.
+                                fetch_into::<_MM_HINT_T1>(share.as_ptr(), share.len().div_ceil(LINE));
                             }
                             let [low, high] = match (by_halves, call.many_rows) {
                                 (true, false) => [2 * number, 2 * number + 1].map(|half| Share::of(half, 2 * parts)),
@@ -181,14 +183,6 @@ impl Share {
         if self.lines > 4 {
             fetch(from.wrapping_add(4 * LINE), 4);
         }
-    }
-}
-
-/// Brings what is in `lines` into the second-level cache.
-fn fetch_near(lines: &[u8]) {
-    for line in lines.chunks(LINE) {
-        // SAFETY: fetching is a hint, which any address may be given to.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
     }
 }
 
