@@ -96,6 +96,12 @@ impl Isa {
         TileKernel::choose(self, format).path
     }
 
+    /// About how many rows had better go through all of a model's layers together where weights have a format: more of them leave
+    /// the cache between layers, fewer compute for less time than the weights take to come.
+    pub fn rows_together(self, format: WeightFormat) -> usize {
+        TileKernel::choose(self, format).block_rows()
+    }
+
     fn choose(asked: Option<&str>) -> Result<Isa, IsaError> {
         let Some(name) = asked.filter(|name| !name.is_empty()) else {
             return Ok(Isa::widest());

@@ -22,10 +22,6 @@ use crate::tile::TileKernel;
 use block::{Block, SCRATCH, Scratch, place_block, prepare_rows_body};
 use product::{normalize_rows_body, some_panels_body};
 
-/// Most rows of one task: with their operand they stay in the second-level cache while the panels go by.
-const BLOCK_ROWS: usize = 112;
-/// The same for tiles, which are through a panel before the next one could come from memory.
-const TILE_BLOCK_ROWS: usize = 384;
 /// Panels rather than rows are split where a thread would have fewer rows than this.
 const FEW_ROWS: usize = 64;
 /// Fewest rows of a block, where there are several for each thread.
@@ -101,8 +97,7 @@ pub fn linear<E: Element>(isa: Isa, call: LinearCall<'_, E>, out: &mut [E]) {
     if threads > 1 && rows < FEW_ROWS * threads {
         return by_panels(isa, &layer, rows, threads);
     }
-    let tiles = layer.kernel.tiles;
-    let most = if tiles { TILE_BLOCK_ROWS } else { BLOCK_ROWS };
+    let most = layer.kernel.block_rows();
     // As many blocks for each thread; with registers, rows of a block are shared out evenly among its tiles.
     let parts = (rows / (threads * FEWEST_ROWS)).clamp(1, PARTS).max(rows.div_ceil(threads * most));
     let share =

@@ -167,6 +167,12 @@ impl TileKernel {
         if self.tiles { MAX_ROWS } else { self.functions.len() }
     }
 
+    /// Most rows of a block: with their operand they stay in the second-level cache while the panels go by. Tiles are through a panel
+    /// before the next one could come from memory, unless it meets more rows.
+    pub fn block_rows(&self) -> usize {
+        if self.tiles { 384 } else { 112 }
+    }
+
     /// Cuts `rows` rows: how many the tile that begins at row `at` takes. Registers share rows evenly, but for whole parts; tiles
     /// fill up.
     pub fn rows_of(&self, rows: usize, at: usize) -> usize {

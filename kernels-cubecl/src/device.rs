@@ -55,6 +55,12 @@ impl OpenDevice {
     pub fn product_path(&self) -> Option<&'static str> {
         Some(Isa::current().product_path(self.weight_format()?))
     }
+
+    /// About how many rows had better go through all layers together on one thread; `None` off the CPU.
+    pub fn rows_together(&self) -> Option<usize> {
+        let format = self.weight_format().unwrap_or(WeightFormat::F32);
+        is_cpu(&self.device).then(|| Isa::current().rows_together(format))
+    }
 }
 
 /// Why a device cannot be used.

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use burn::tensor::{DType, Device};
 use polylora_adapters::{BaseModel, Digest, LowRank, SiteCatalog};
-use polylora_kernels::device::{OpenDevice, is_cpu};
+use polylora_kernels::device::OpenDevice;
 use polylora_kernels::extent::SiteId;
 use polylora_kernels::{LoraBatch, team};
 
@@ -22,6 +22,8 @@ pub struct EmbeddingModel {
     digest: Digest,
     device: Device,
     dtype: DType,
+    /// About how many tokens a thread takes through all layers at once; `None` where the device takes the batch as it is.
+    share_tokens: Option<usize>,
     width: usize,
     vocab_size: usize,
     dir: PathBuf,
@@ -49,6 +51,7 @@ impl EmbeddingModel {
             digest,
             device: on.device.clone(),
             dtype: on.dtype,
+            share_tokens: on.rows_together(),
             width: config.hidden_size(),
             vocab_size: config.vocab_size(),
             dir: dir.to_owned(),
@@ -81,11 +84,11 @@ impl EmbeddingModel {
     ) -> Result<Vec<Vec<f32>>, BatchError> {
         assert_eq!(rows.len(), outputs.len(), "every row has an output");
         PackedBatch::check(rows, self.max_tokens(), self.vocab_size)?;
-        if !is_cpu(&self.device) {
+        let Some(share_tokens) = self.share_tokens else {
             return Ok(self.compute_at_once(rows, outputs, lora));
-        }
+        };
         let lengths: Vec<usize> = rows.iter().map(|row| row.len()).collect();
-        let shares = text_shares(&lengths, team::threads());
+        let shares = text_shares(&lengths, team::threads(), share_tokens);
         if shares.len() <= 1 {
             return Ok(self.compute_at_once(rows, outputs, lora));
         }

@@ -3,17 +3,16 @@
 
 use std::ops::Range;
 
-/// Most tokens of a share, unless one text has more: beyond it activations leave the cache between ops.
-const MOST_TOKENS: usize = 384;
 /// Fewer tokens a thread are not worth a share of their own: each share reads all weights, and reading them would cost more
 /// than sharing out every op.
 const FEWEST_TOKENS: usize = 64;
 /// So many threads with shares are better than more that share out every op.
 const ENOUGH_THREADS: usize = 8;
 
-/// The shares of texts with `lengths` tokens for `threads` threads, in order; one share where the ops had better be shared
-/// out themselves.
-pub(crate) fn text_shares(lengths: &[usize], threads: usize) -> Vec<Range<usize>> {
+/// The shares of texts with `lengths` tokens for `threads` threads, in order, of about `goal` tokens each: as many for every
+/// thread, and no more than half as many tokens again unless a text's own. One share where the ops had better be shared out
+/// themselves.
+pub(crate) fn text_shares(lengths: &[usize], threads: usize, goal: usize) -> Vec<Range<usize>> {
     let total: usize = lengths.iter().sum();
     let whole = 0..lengths.len();
     // Of many threads some may have nothing to do: a few that go through all layers by themselves are as good.
@@ -22,14 +21,15 @@ pub(crate) fn text_shares(lengths: &[usize], threads: usize) -> Vec<Range<usize>
         return vec![whole];
     }
     let threads = useful.max(1);
-    let count = total.div_ceil(MOST_TOKENS).next_multiple_of(threads).min(lengths.len());
+    let each = ((total + threads * goal / 2) / (threads * goal)).max(1);
+    let count = (each * threads).min(lengths.len());
     let mut shares = vec![];
     let (mut start, mut before) = (0, 0);
     for share in 0..count {
-        let goal = total * (share + 1) / count;
+        let until = total * (share + 1) / count;
         let mut end = start;
         // A text belongs to the share in which its middle lies.
-        while end < lengths.len() && before + lengths[end] / 2 < goal {
+        while end < lengths.len() && before + lengths[end] / 2 < until {
             before += lengths[end];
             end += 1;
         }
@@ -53,8 +53,9 @@ mod tests {
         #[test]
         fn shares_cover_every_text_once_and_in_order(
             lengths in proptest::collection::vec(1usize..300, 1..150), threads in 1usize..9,
+            goal in 64usize..500,
         ) {
-            let shares = text_shares(&lengths, threads);
+            let shares = text_shares(&lengths, threads, goal);
             let mut next = 0;
             for share in &shares {
                 prop_assert_eq!(share.start, next);
@@ -65,13 +66,13 @@ mod tests {
             let longest = *lengths.iter().max().expect("a text");
             let tokens = |share: &Range<usize>| lengths[share.clone()].iter().sum::<usize>();
             if shares.len() > 1 {
-                prop_assert!(shares.iter().all(|share| tokens(share) <= MOST_TOKENS + longest));
+                prop_assert!(shares.iter().all(|share| tokens(share) <= goal + goal / 2 + longest));
             }
         }
 
         #[test]
         fn equal_texts_are_shared_out_evenly(texts in 20usize..300, length in 16usize..40, threads in 1usize..5) {
-            let shares = text_shares(&vec![length; texts], threads);
+            let shares = text_shares(&vec![length; texts], threads, 112);
             let (least, most) = (shares.iter().map(Range::len).min(), shares.iter().map(Range::len).max());
             prop_assert!(most.expect("a share") - least.expect("a share") <= 1);
             prop_assert!(shares.len().is_multiple_of(threads));
@@ -80,11 +81,11 @@ mod tests {
 
     #[test]
     fn a_few_tokens_stay_together() {
-        assert_eq!(text_shares(&[16], 2), vec![0..1]);
-        assert_eq!(text_shares(&[500], 2), vec![0..1]);
-        assert_eq!(text_shares(&[10, 10, 10], 2), vec![0..3]);
-        assert_eq!(text_shares(&[200, 200], 2), vec![0..1, 1..2]);
-        assert_eq!(text_shares(&[64; 7], 64), vec![0..7]);
-        assert_eq!(text_shares(&[64; 32], 64).len(), 32);
+        assert_eq!(text_shares(&[16], 2, 112), vec![0..1]);
+        assert_eq!(text_shares(&[500], 2, 112), vec![0..1]);
+        assert_eq!(text_shares(&[10, 10, 10], 2, 112), vec![0..3]);
+        assert_eq!(text_shares(&[200, 200], 2, 112), vec![0..1, 1..2]);
+        assert_eq!(text_shares(&[64; 7], 64, 112), vec![0..7]);
+        assert_eq!(text_shares(&[64; 32], 64, 112).len(), 32);
     }
 }
