@@ -43,7 +43,7 @@ enum Format {
     F32,
     Bf16,
     Int8,
-    Int8InPairs,
+    Int8InEights,
 }
 
 #[derive(Arbitrary, Clone, Copy, Debug)]
@@ -123,7 +123,7 @@ impl<E: Element> Layer<E> {
             Format::F32 => WeightFormat::F32,
             Format::Bf16 => WeightFormat::Bf16,
             Format::Int8 => WeightFormat::Int8,
-            Format::Int8InPairs => WeightFormat::Int8InPairs,
+            Format::Int8InEights => WeightFormat::Int8InEights,
         };
         let weight = values::<f32>(seed, outputs * inputs);
         let mut at = 0;
@@ -229,7 +229,7 @@ impl<E: Element> Layer<E> {
             (WeightFormat::Bf16, true) => 3e-4,
             (WeightFormat::F32, true) => 3e-4,
             (WeightFormat::Bf16, false) => 6e-2,
-            (WeightFormat::Int8 | WeightFormat::Int8InPairs, _) => 6e-2,
+            (WeightFormat::Int8 | WeightFormat::Int8InEights, _) => 6e-2,
         };
         let result = if rounded { 1.7e-2 } else { 0.0 };
         let norm = sums.map(|sums| {

@@ -4,8 +4,12 @@ use crate::packed_matrix::WeightFormat;
 
 /// Largest magnitude of one integer.
 const MOST: f32 = 127.0;
-/// Largest magnitude of the sum of two neighbours where they must go in pairs: 255 times as much fits 16 bits.
-const MOST_IN_PAIRS: f32 = 128.0;
+/// Largest sum of the weights of one sign of an eight: 255 times as much fits 16 bits.
+const MOST_IN_EIGHT: i32 = 128;
+/// The same before they are rounded, each by a half at most.
+const MOST_BEFORE_ROUNDING: f32 = 124.0;
+/// Inputs of two eights: four steps of four inputs, of which one eight has the first two of each step, and the other the last two.
+const TWO_EIGHTS: usize = 16;
 
 /// What a row's integers are to be multiplied by, and what they come to.
 pub(crate) struct Int8Row {
@@ -15,38 +19,50 @@ pub(crate) struct Int8Row {
     pub total: f32,
 }
 
-/// Quantises `row`, giving each input's integer to `put`. The scale is the smallest at which no weight is beyond 127 and, with
-/// [`WeightFormat::Int8InPairs`], no sum of the inputs `2 i` and `2 i + 1` beyond 128; NaNs count nothing in it and become 0. It is 1
-/// where there is none: in rows of zeros, of less than f32 divides, or with infinities. Integers keep the bounds in any case.
+/// Quantises `row`, giving each input's integer to `put`, in order. The scale is the smallest at which no weight is beyond 127 and,
+/// with [`WeightFormat::Int8InEights`], the weights of one sign of no eight beyond 124; NaNs count nothing in it and become 0. It is 1
+/// where there is none: in rows of zeros, of less than f32 divides, or with infinities. Integers keep the bounds in any case, which
+/// are 127 and, for those of an eight, 128.
 pub(crate) fn quantize_row(row: &[f32], format: WeightFormat, mut put: impl FnMut(usize, i8)) -> Int8Row {
-    let in_pairs = format == WeightFormat::Int8InPairs;
-    let scale = row_scale(row, in_pairs);
+    let in_eights = format == WeightFormat::Int8InEights;
+    let scale = row_scale(row, in_eights);
     let mut sum = 0;
-    for (at, pair) in row.chunks(2).enumerate() {
-        let quotients = [pair[0] / scale, pair.get(1).map_or(0.0, |w| w / scale)];
-        let mut integers = quotients.map(|q| q.round_ties_even().clamp(-MOST, MOST) as i32);
-        let beyond = (integers[0] + integers[1]).abs() - MOST_IN_PAIRS as i32;
-        if in_pairs && beyond > 0 {
-            // Only where the scale says nothing of the row: rounding does not take a pair of up to 128 beyond it.
-            integers[0] -= beyond * integers[0].signum();
-        }
-        for (i, integer) in integers.into_iter().take(pair.len()).enumerate() {
+    for (at, inputs) in row.chunks(TWO_EIGHTS).enumerate() {
+        // What is left for the weights of each sign of each eight. All that the scale knows of fits.
+        let mut left = [[MOST_IN_EIGHT; 2]; 2];
+        for (i, w) in inputs.iter().enumerate() {
+            let mut integer = (w / scale).round_ties_even().clamp(-MOST, MOST) as i32;
+            if in_eights {
+                let left = &mut left[eight_of(i)][usize::from(integer < 0)];
+                integer = integer.clamp(-*left, *left);
+                *left -= integer.abs();
+            }
             sum += integer;
-            put(2 * at + i, integer as i8);
+            put(at * TWO_EIGHTS + i, integer as i8);
         }
     }
     Int8Row { scale, total: scale * sum as f32 }
 }
 
-fn row_scale(row: &[f32], in_pairs: bool) -> f32 {
-    let single = row.iter().fold(0f32, |most, w| most.max(w.abs() / MOST));
-    let scale = if in_pairs {
-        let sum_of = |pair: &[f32]| pair.iter().map(|w| w / MOST_IN_PAIRS).sum::<f32>().abs();
-        row.chunks(2).map(sum_of).fold(single, f32::max)
-    } else {
-        single
-    };
+fn row_scale(row: &[f32], in_eights: bool) -> f32 {
+    let mut scale = row.iter().fold(0f32, |most, w| most.max(w.abs() / MOST));
+    if in_eights {
+        for inputs in row.chunks(TWO_EIGHTS) {
+            let mut sums = [[0f32; 2]; 2];
+            for (i, w) in inputs.iter().enumerate() {
+                let [above, below] = &mut sums[eight_of(i)];
+                *above += w.max(0.0) / MOST_BEFORE_ROUNDING;
+                *below -= w.min(0.0) / MOST_BEFORE_ROUNDING;
+            }
+            scale = sums.as_flattened().iter().fold(scale, |most, sum| most.max(*sum));
+        }
+    }
     if scale > 0.0 && scale.is_finite() { scale } else { 1.0 }
+}
+
+/// Which eight the `i`th input of two is of.
+fn eight_of(i: usize) -> usize {
+    i % 4 / 2
 }
 
 #[cfg(test)]
@@ -76,19 +92,23 @@ mod tests {
 
     proptest! {
         #[test]
-        fn products_of_a_pair_with_bytes_fit_16_bits(row in weights()) {
-            let (_, integers) = quantized(&row, WeightFormat::Int8InPairs);
-            for pair in integers.chunks(2) {
-                for bytes in [[255, 255], [255, 0], [0, 255]] {
-                    let sum: i32 = pair.iter().zip(bytes).map(|(q, x)| q * x).sum();
-                    prop_assert!(i16::try_from(sum).is_ok(), "{pair:?} times {bytes:?}");
+        fn products_of_an_eight_with_bytes_fit_16_bits(row in weights()) {
+            let (_, integers) = quantized(&row, WeightFormat::Int8InEights);
+            for inputs in integers.chunks(TWO_EIGHTS) {
+                for eight in 0..2 {
+                    let weights = inputs.iter().enumerate().filter(|(i, _)| i % 4 / 2 == eight).map(|(_, q)| *q);
+                    let (above, below): (Vec<i32>, Vec<i32>) = weights.partition(|q| *q > 0);
+                    for products in [above, below] {
+                        let sum = 255 * products.iter().sum::<i32>();
+                        prop_assert!(i16::try_from(sum).is_ok(), "{inputs:?}");
+                    }
                 }
             }
         }
 
         #[test]
         fn an_integer_is_within_half_a_step_of_its_weight(row in prop::collection::vec(-10f32..10.0, 0..40)) {
-            for format in [WeightFormat::Int8, WeightFormat::Int8InPairs] {
+            for format in [WeightFormat::Int8, WeightFormat::Int8InEights] {
                 let (found, integers) = quantized(&row, format);
                 prop_assert_eq!(integers.len(), row.len());
                 let sum: i32 = integers.iter().sum();
@@ -102,18 +122,22 @@ mod tests {
 
     #[test]
     fn a_nan_leaves_the_rest_of_its_row() {
-        for format in [WeightFormat::Int8, WeightFormat::Int8InPairs] {
+        for (format, want) in [(WeightFormat::Int8, [0, 3, -127]), (WeightFormat::Int8InEights, [0, 2, -124])]
+        {
             let (found, integers) = quantized(&[f32::NAN, 0.01, -0.5], format);
-            assert_eq!((found.scale, &integers[..]), (0.5 / 127.0, &[0, 3, -127][..]), "{format:?}");
+            assert_eq!((found.scale, &integers[..]), (0.5 / -want[2] as f32, &want[..]), "{format:?}");
         }
     }
 
     #[test]
-    fn pairs_of_unlike_signs_and_lone_weights_keep_all_seven_bits() {
-        let row = [1.0, -1.0, 0.0, 0.5, 0.25];
-        let (single, pairs) =
-            (quantized(&row, WeightFormat::Int8), quantized(&row, WeightFormat::Int8InPairs));
-        assert_eq!(single.0.scale, pairs.0.scale);
-        assert_eq!(single.1, pairs.1);
+    fn eights_of_unlike_signs_keep_seven_bits_and_others_share_them() {
+        let even = quantized(&[1.0, -1.0, 1.0, 0.0, 0.0, 0.0, 0.0, -1.0], WeightFormat::Int8InEights);
+        assert_eq!((even.0.scale, &even.1[..]), (1.0 / 124.0, &[124, -124, 124, 0, 0, 0, 0, -124][..]));
+        // The fifth input is of the first one's eight, the third one is not.
+        let shared = quantized(&[1.0, 0.0, 0.5, 0.0, 1.0], WeightFormat::Int8InEights);
+        assert_eq!((shared.0.scale, &shared.1[..]), (1.0 / 62.0, &[62, 0, 31, 0, 62][..]));
+        let apart: Vec<f32> =
+            (0..2 * TWO_EIGHTS).map(|i| if i % TWO_EIGHTS == 0 { 1.0 } else { 0.0 }).collect();
+        assert_eq!(quantized(&apart, WeightFormat::Int8InEights).0.scale, 1.0 / 124.0);
     }
 }

@@ -80,13 +80,13 @@ impl Isa {
         TileKernel::choose(self, WeightFormat::Bf16).operand == OperandForm::Bf16
     }
 
-    /// The format of 8-bit weights that this machine multiplies fastest with it: in pairs where it has AVX2 without dot products
+    /// The format of 8-bit weights that this machine multiplies fastest with it: in eights where it has AVX2 without dot products
     /// of bytes.
     pub fn int8_format(self) -> WeightFormat {
         // The form for all integers is the faster one wherever instructions have it.
         let has_instructions = |format| TileKernel::choose(self, format).has_instructions();
-        let in_pairs = has_instructions(WeightFormat::Int8InPairs) && !has_instructions(WeightFormat::Int8);
-        if in_pairs { WeightFormat::Int8InPairs } else { WeightFormat::Int8 }
+        let in_eights = has_instructions(WeightFormat::Int8InEights) && !has_instructions(WeightFormat::Int8);
+        if in_eights { WeightFormat::Int8InEights } else { WeightFormat::Int8 }
     }
 
     /// What this machine multiplies by with it where weights have a format: `AMX tiles`, `AVX-512`, `AVX-512 BF16`,
@@ -162,7 +162,7 @@ mod tests {
             assert_eq!(named(WeightFormat::Int8) == "AVX-VNNI", isa == Isa::AvxVnni);
             assert_eq!(named(WeightFormat::Bf16) == "AMX tiles", isa == Isa::Amx);
             // Weights are in pairs just where plain AVX2 multiplies them, which cannot take others.
-            assert_eq!(isa.int8_format() == WeightFormat::Int8InPairs, named(isa.int8_format()) == "AVX2");
+            assert_eq!(isa.int8_format() == WeightFormat::Int8InEights, named(isa.int8_format()) == "AVX2");
             assert_ne!(named(isa.int8_format()), "plain loops");
         }
     }

@@ -24,28 +24,28 @@ pub enum WeightFormat {
     Bf16,
     /// 8-bit integers with one scale a row (an output), symmetric; inputs are quantised row by row as they come.
     Int8,
-    /// The same on a scale at which two neighbours of one sign come to 128 at most: then two products with bytes fit 16 bits, in
-    /// which AVX2 adds them. [`Isa::int8_format`](crate::isa::Isa::int8_format) says where it is the faster one.
-    Int8InPairs,
+    /// The same on a scale at which those of one sign among certain eights of inputs come to 128 at most: then eight products with
+    /// bytes fit 16 bits, in which AVX2 adds them. [`Isa::int8_format`](crate::isa::Isa::int8_format) says where it is the faster one.
+    Int8InEights,
 }
 
 impl WeightFormat {
     /// All there are.
     pub const ALL: [WeightFormat; 4] =
-        [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8, WeightFormat::Int8InPairs];
+        [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8, WeightFormat::Int8InEights];
 
     /// Inputs of one four-byte group.
     pub(crate) fn group(self) -> usize {
         match self {
             WeightFormat::F32 => 1,
             WeightFormat::Bf16 => 2,
-            WeightFormat::Int8 | WeightFormat::Int8InPairs => 4,
+            WeightFormat::Int8 | WeightFormat::Int8InEights => 4,
         }
     }
 
     /// Whether values are 8-bit integers.
     pub(crate) fn is_int8(self) -> bool {
-        matches!(self, WeightFormat::Int8 | WeightFormat::Int8InPairs)
+        matches!(self, WeightFormat::Int8 | WeightFormat::Int8InEights)
     }
 }
 
@@ -94,7 +94,7 @@ impl PackedMatrix {
                     row.iter().enumerate().for_each(|(i, w)| values[place(r, i)] = bf16::from_f32(*w));
                 }
             }
-            WeightFormat::Int8 | WeightFormat::Int8InPairs => {
+            WeightFormat::Int8 | WeightFormat::Int8InEights => {
                 (packed.scales, packed.sums) = (vec![0.0; padded], vec![0.0; padded]);
                 let values = packed.panels.values_mut::<i8>();
                 for (r, row) in rows {
@@ -116,7 +116,7 @@ impl PackedMatrix {
                 weight.push(match self.format {
                     WeightFormat::F32 => self.panels.values::<f32>()[at],
                     WeightFormat::Bf16 => self.panels.values::<bf16>()[at].to_f32(),
-                    WeightFormat::Int8 | WeightFormat::Int8InPairs => {
+                    WeightFormat::Int8 | WeightFormat::Int8InEights => {
                         self.panels.values::<i8>()[at] as f32 * self.scales[row]
                     }
                 });
@@ -197,7 +197,7 @@ mod tests {
                             WeightFormat::F32 => 0.0,
                             WeightFormat::Bf16 => w.abs() / 256.0,
                             WeightFormat::Int8 => largest / 253.0,
-                            WeightFormat::Int8InPairs => largest / 127.9,
+                            WeightFormat::Int8InEights => largest / 30.9,
                         };
                         prop_assert!((g - w).abs() <= allowed, "{format:?} row {row}: {g} for {w}");
                     }

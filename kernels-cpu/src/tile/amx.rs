@@ -22,7 +22,7 @@ pub(super) fn functions(format: WeightFormat) -> Option<&'static [TileFn]> {
     match format {
         WeightFormat::F32 => None,
         WeightFormat::Bf16 => Some(&[bf16_16 as TileFn, bf16_32]),
-        WeightFormat::Int8 | WeightFormat::Int8InPairs => Some(&[int8_16 as TileFn, int8_32]),
+        WeightFormat::Int8 | WeightFormat::Int8InEights => Some(&[int8_16 as TileFn, int8_32]),
     }
 }
 

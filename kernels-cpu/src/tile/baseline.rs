@@ -8,7 +8,7 @@ pub(super) fn functions(format: WeightFormat) -> (OperandForm, &'static [TileFn]
     match format {
         WeightFormat::F32 => (OperandForm::F32, by_rows!(f32_rows: 1 2 3 4)),
         WeightFormat::Bf16 => (OperandForm::Widened, by_rows!(widened_rows: 1 2 3 4)),
-        WeightFormat::Int8 | WeightFormat::Int8InPairs => (OperandForm::Bytes, by_rows!(int8_rows: 1 2 3 4)),
+        WeightFormat::Int8 | WeightFormat::Int8InEights => (OperandForm::Bytes, by_rows!(int8_rows: 1 2 3 4)),
     }
 }
 

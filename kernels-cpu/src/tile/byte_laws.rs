@@ -6,15 +6,18 @@ use crate::isa::Isa;
 use crate::packed_matrix::{PANEL, WeightFormat};
 use crate::tile_emulator::Numbers;
 
-/// Two neighbouring weights: the most that a format takes, of either sign, and others.
-fn pair(format: WeightFormat, draw: u64) -> [i8; 2] {
+/// The weights of two inputs in each of four steps: the most that a format takes, of either sign, and others.
+fn eight(format: WeightFormat, numbers: &mut Numbers) -> [i8; 8] {
+    let draw = numbers.next() >> 33;
+    let any = [0; 8].map(|_| (numbers.next() >> 40) as i8);
     match (format, draw % 6) {
-        (WeightFormat::Int8InPairs, 0) => [64, 64],
-        (WeightFormat::Int8InPairs, 1) => [-1, -127],
-        (WeightFormat::Int8InPairs, _) => [(draw / 6 % 65) as i8, (draw / 400 % 127) as i8 - 63],
-        (_, 0) => [127, 127],
-        (_, 1) => [-127, -127],
-        (_, _) => [(draw / 6 % 255) as u8 as i8, (draw / 2000 % 255) as u8 as i8],
+        (WeightFormat::Int8InEights, 0) => [16; 8],
+        (WeightFormat::Int8InEights, 1) => [-127, 0, 0, 0, -1, 0, 0, 0],
+        (WeightFormat::Int8InEights, 2) => [64, -64, 0, -64, 0, 0, 63, 1],
+        (WeightFormat::Int8InEights, _) => any.map(|q| q % 17),
+        (_, 0) => [127; 8],
+        (_, 1) => [-127; 8],
+        (_, _) => any.map(|q| q.max(-127)),
     }
 }
 
@@ -24,7 +27,7 @@ const SHAPES: [(usize, usize); 7] =
 
 #[test]
 fn sums_of_bytes_are_exact_at_their_largest() {
-    let int8 = [WeightFormat::Int8, WeightFormat::Int8InPairs];
+    let int8 = [WeightFormat::Int8, WeightFormat::Int8InEights];
     let forms: Vec<(Isa, WeightFormat, TileKernel)> = Isa::available()
         .into_iter()
         .flat_map(|isa| int8.map(|format| (isa, format, TileKernel::choose(isa, format))))
@@ -46,8 +49,13 @@ fn sums_of_bytes_are_exact_at_their_largest() {
         let read = if columns <= PANEL / 2 { PANEL / 2 } else { PANEL };
         let mut panel = AlignedBuffer::zeroed((steps * columns + read - columns) * 4);
         let weights = panel.values_mut::<i8>();
-        for weights in weights[..steps * columns * 4].chunks_exact_mut(2) {
-            weights.copy_from_slice(&pair(format, numbers.next() >> 33));
+        for four in (0..steps).step_by(4) {
+            for pair in 0..columns * 2 {
+                let eight = eight(format, &mut numbers);
+                for (step, weights_of_two) in (four..steps.min(four + 4)).zip(eight.chunks_exact(2)) {
+                    weights[(step * columns * 2 + pair) * 2..][..2].copy_from_slice(weights_of_two);
+                }
+            }
         }
         let (operand, panel) = (operand.values::<u8>(), panel.values::<i8>());
         for (rows, many_rows) in (1..=most).flat_map(|rows| [(rows, false), (rows, true)]) {

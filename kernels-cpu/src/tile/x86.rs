@@ -44,16 +44,16 @@ pub(super) fn kernel(isa: Isa, format: WeightFormat) -> Option<TileKernel> {
             let rows = by_rows!(widened_avx2: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20);
             of(OperandForm::Widened, rows, 5, "AVX2, widened to f32")
         }
-        (_, WeightFormat::Int8 | WeightFormat::Int8InPairs) if wide && vnni => {
+        (_, WeightFormat::Int8 | WeightFormat::Int8InEights) if wide && vnni => {
             of(OperandForm::Bytes, by_rows!(int8_avx512: 1 2 3 4 5 6 7 8 9 10 11 12 13 14), 1, "AVX-512 VNNI")
         }
-        (Isa::AvxVnni, WeightFormat::Int8 | WeightFormat::Int8InPairs) => {
+        (Isa::AvxVnni, WeightFormat::Int8 | WeightFormat::Int8InEights) => {
             let rows = by_rows!(int8_avxvnni: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16);
             of(OperandForm::Bytes, rows, 1, "AVX-VNNI")
         }
         // AVX2 has no exact sum of four products of bytes.
         (_, WeightFormat::Int8) => None,
-        (_, WeightFormat::Int8InPairs) => {
+        (_, WeightFormat::Int8InEights) => {
             let rows = by_rows!(int8_avx2: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24);
             of(OperandForm::Bytes, rows, 3, "AVX2")
         }

@@ -43,7 +43,7 @@ proptest! {
     ) {
         let plain = exact(LayerFixture::new(seed, rows, inputs, outputs, &ranks));
         for isa in Isa::available() {
-            for format in [WeightFormat::Bf16, WeightFormat::Int8, WeightFormat::Int8InPairs] {
+            for format in [WeightFormat::Bf16, WeightFormat::Int8, WeightFormat::Int8InEights] {
                 let want = plain.run::<f32>(isa, format, Activation::Identity, After::Nothing);
                 let layer = exact(LayerFixture::new(seed, rows, inputs, outputs, &ranks));
                 let got = LayerFixture { packed: true, ..layer }.run::<f32>(isa, format, Activation::Identity, After::Nothing);
@@ -57,7 +57,7 @@ proptest! {
         seed in 0u64..1000, inputs in 1usize..100, outputs in 1usize..110, rank in 1usize..40,
     ) {
         let layer = LayerFixture::new(seed, 1, inputs, outputs, &[rank]);
-        for format in [WeightFormat::Bf16, WeightFormat::Int8, WeightFormat::Int8InPairs] {
+        for format in [WeightFormat::Bf16, WeightFormat::Int8, WeightFormat::Int8InEights] {
             let spans = LayerFixture::spans(&layer.segments[0].1);
             let most = PackedLora::most_bytes(inputs, spans.iter().map(|s| (s.rank, s.columns.len())));
             let packed = PackedLora::pack(&spans, outputs, inputs, format).expect("a low-rank part");
@@ -69,7 +69,7 @@ proptest! {
 #[test]
 fn an_adapter_packed_for_another_format_is_read_as_it_is() {
     let plain = LayerFixture::new(3, 20, 30, 40, &[4, 5]);
-    let (bf16, int8, pairs) = (WeightFormat::Bf16, WeightFormat::Int8, WeightFormat::Int8InPairs);
+    let (bf16, int8, pairs) = (WeightFormat::Bf16, WeightFormat::Int8, WeightFormat::Int8InEights);
     for (format, other) in [(bf16, int8), (int8, bf16), (pairs, int8), (int8, pairs)] {
         let weight = PackedMatrix::pack(&plain.weight, 40, 30, format);
         let spans: Vec<_> = plain.segments.iter().map(|(_, spans)| LayerFixture::spans(spans)).collect();

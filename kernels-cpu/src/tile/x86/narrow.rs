@@ -4,7 +4,9 @@
 use std::arch::x86_64::*;
 
 use super::super::{AHEAD, TileCall};
-use super::narrow_steps::{UNROLLED, f32_steps, int8_steps, int8_vnni_steps, widened_steps};
+use super::narrow_steps::{
+    UNROLLED, f32_steps, four_spread_int8_steps, int8_steps, int8_vnni_steps, widened_steps,
+};
 use super::{fetch, fetch_into};
 use crate::aligned::LINE;
 use crate::packed_matrix::{PANEL, STEP_BYTES};
@@ -12,7 +14,7 @@ use crate::packed_matrix::{PANEL, STEP_BYTES};
 /// Most rows that the registers have by the whole panel at once.
 const WHOLE_ROWS: usize = 2;
 /// Bytes of a panel in a turn: what is fetched ahead, and one part after another reads from the first-level cache.
-const TURN_BYTES: usize = 4096;
+const TURN_BYTES: usize = 8192;
 /// Most steps of a turn where the panel meets many rows: it comes from the second-level cache then, which gives it faster than a part
 /// computes, and sums are put down and taken up again seldom.
 const MANY_STEPS: usize = 512;
@@ -25,9 +27,10 @@ const MANY_STEPS: usize = 512;
 /// half of one; by turns: all parts take some steps before the next ones come, so that a panel comes from memory once and while
 /// all of them compute.
 ///
-/// `$dot` adds the products of some steps (`narrow_steps`), of which each takes `$step` bytes of a row.
+/// `$dot` adds the products of some steps (`narrow_steps`), of which each takes `$step` bytes of a row, and `$spread` those of four steps
+/// that do not lie as in a packed matrix.
 macro_rules! narrow {
-    ($name:ident: $dot:ident, $features:literal, $step:literal, $most:literal by $width:literal: $($part:literal)*,
+    ($name:ident: $dot:ident $(and $spread:ident)?, $features:literal, $step:literal, $most:literal by $width:literal: $($part:literal)*,
         $of_half:literal of half: $($half:literal)*, $zero:expr,
         $load:ident, $store:ident) => {
         #[target_feature(enable = $features)]
@@ -49,18 +52,33 @@ macro_rules! narrow {
                     let mut part = Some(call);
                     while let Some(call) = part {
                         let (mut a, mut panel, stride) = (call.a, call.panel.add(first * 4), call.stride);
-                        let rounds = if call.panel_stride == STEP_BYTES { call.steps / UNROLLED } else { 0 };
-                        let mut ahead = call.panel.wrapping_add(call.ahead + share.number * rounds * share.lines * LINE);
-                        for _ in 0..rounds {
-                            if share.lines > 0 {
-                                share.fetch(ahead);
-                                ahead = ahead.wrapping_add(share.lines * LINE);
+                        let mut done = 0;
+                        if call.panel_stride == STEP_BYTES {
+                            done = call.steps - call.steps % UNROLLED;
+                            let lines = done / UNROLLED * share.lines;
+                            let mut ahead = call.panel.wrapping_add(call.ahead + share.number * lines * LINE);
+                            for _ in 0..done / UNROLLED {
+                                if share.lines > 0 {
+                                    share.fetch(ahead);
+                                    ahead = ahead.wrapping_add(share.lines * LINE);
+                                }
+                                $dot::<R, C, UNROLLED>(a, stride, panel, &mut acc);
+                                a = a.add(UNROLLED * $step);
+                                panel = panel.wrapping_add(UNROLLED * STEP_BYTES);
                             }
-                            $dot::<R, C, UNROLLED>(a, stride, panel, &mut acc);
-                            a = a.add(UNROLLED * $step);
-                            panel = panel.wrapping_add(UNROLLED * STEP_BYTES);
                         }
-                        for _ in rounds * UNROLLED..call.steps {
+                        $(
+                            while call.steps - done >= UNROLLED {
+                                if share.lines > 0 && share.number == 0 {
+                                    fetch(panel.wrapping_add(call.ahead), (UNROLLED * call.panel_stride).div_ceil(LINE));
+                                }
+                                $spread::<R, C>(a, stride, (panel, call.panel_stride), &mut acc);
+                                a = a.add(UNROLLED * $step);
+                                panel = panel.wrapping_add(UNROLLED * call.panel_stride);
+                                done += UNROLLED;
+                            }
+                        )?
+                        for _ in done..call.steps {
                             if share.lines > 0 && share.number == 0 {
                                 fetch(panel.wrapping_add(call.ahead), STEP_BYTES / LINE);
                             }
@@ -96,6 +114,8 @@ macro_rules! narrow {
                 let parts = rows.div_ceil(if call.half { $of_half } else { $most });
                 let by_halves = $width == 2 && !call.half;
                 let most = if call.many_rows { MANY_STEPS } else { TURN_BYTES / call.panel_stride.min(STEP_BYTES) };
+                // What is added up in 16 bits must not be cut elsewhere.
+                let most = most - most % UNROLLED;
                 // A distance that was chosen shorter is left: what is asked for too early is gone again.
                 let few_of_base = !call.many_rows && call.ahead >= AHEAD;
                 let ahead = if few_of_base { call.ahead.max(TURN_BYTES) } else { call.ahead };
@@ -220,10 +240,10 @@ narrow!(
 );
 
 narrow!(
-    int8_avx2: int8_steps,
+    int8_avx2: int8_steps and four_spread_int8_steps,
     "avx2",
     4,
-    3 by 4: 1 2 3,
+    2 by 4: 1 2,
     4 of half: 1 2 3 4,
     _mm256_setzero_si256(),
     _mm256_loadu_si256,

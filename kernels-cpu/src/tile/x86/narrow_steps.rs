@@ -223,7 +223,7 @@ pub(super) unsafe fn int8_vnni_steps<const R: usize, const C: usize, const N: us
     }
 }
 
-/// Bytes of which two products fit 16 bits.
+/// Bytes of which eight products fit 16 bits (`int8_row`): those of four steps by a pair of inputs each.
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(super) unsafe fn int8_steps<const R: usize, const C: usize, const N: usize>(
@@ -232,18 +232,16 @@ pub(super) unsafe fn int8_steps<const R: usize, const C: usize, const N: usize>(
     panel: *const u8,
     acc: &mut [[__m256i; C]; R],
 ) {
-    let ones = _mm256_set1_epi16(1);
-    for (r, acc) in acc.iter_mut().enumerate() {
-        // SAFETY: see above.
-        unsafe {
-            let a = a.add(r * stride);
-            if let (UNROLLED, Some([acc])) = (N, of_size(std::array::from_mut(acc))) {
-                four_int8_steps(a, panel, ones, acc);
-                continue;
-            }
-            for step in 0..N {
-                let registers = step_of::<C>(panel.add(step * STEP_BYTES));
-                let x = _mm256_set1_epi32(a.add(step * 4).cast::<i32>().read_unaligned());
+    // SAFETY: see above.
+    unsafe {
+        if N == UNROLLED {
+            return four_int8_steps::<R, C, true>(a, stride, (panel, STEP_BYTES), acc);
+        }
+        let ones = _mm256_set1_epi16(1);
+        for step in 0..N {
+            let registers = step_of::<C>(panel.add(step * STEP_BYTES));
+            for (r, acc) in acc.iter_mut().enumerate() {
+                let x = _mm256_set1_epi32(a.add(r * stride + step * 4).cast::<i32>().read_unaligned());
                 for (acc, b) in acc.iter_mut().zip(registers) {
                     *acc = _mm256_add_epi32(*acc, _mm256_madd_epi16(_mm256_maddubs_epi16(x, b), ones));
                 }
@@ -252,53 +250,110 @@ pub(super) unsafe fn int8_steps<const R: usize, const C: usize, const N: usize>(
     }
 }
 
-/// One row of [`int8_steps`] by a whole panel over four steps. Written out, because a panel's registers are to be read where they are
-/// used, which takes no instruction of its own, and because the compiler would add the steps to one another before it adds them
-/// to the sums, for which there are too few registers.
+/// [`int8_steps`] over four steps that lie `apart` bytes apart.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn four_int8_steps(a: *const u8, panel: *const u8, ones: __m256i, acc: &mut [__m256i; 4]) {
-    macro_rules! step {
-        ($a:literal, $panel:literal) => {
-            concat!(
-                "vpbroadcastd {x}, [{a} + ", $a, "]\n",
-                step!(@ $panel, "0", "s0", "s1"),
-                step!(@ $panel, "64", "s2", "s3"),
-            )
-        };
-        (@ $panel:literal, $at:literal, $low:literal, $high:literal) => {
-            concat!(
-                "vpmaddubsw {t}, {x}, [{panel} + ", $panel, " + ", $at, "]\n",
-                "vpmaddubsw {u}, {x}, [{panel} + ", $panel, " + ", $at, " + 32]\n",
-                "vpmaddwd {t}, {t}, {ones}\n",
-                "vpmaddwd {u}, {u}, {ones}\n",
-                "vpaddd {", $low, "}, {", $low, "}, {t}\n",
-                "vpaddd {", $high, "}, {", $high, "}, {u}\n",
-            )
-        };
-    }
-    let [s0, s1, s2, s3] = acc;
-    // SAFETY: callers have AVX2; nothing is read but four steps of the row and of the panel, and nothing is written.
-    unsafe {
-        asm!(
-            step!("0", "0"),
-            step!("4", "128"),
-            step!("8", "256"),
-            step!("12", "384"),
-            a = in(reg) a,
-            panel = in(reg) panel,
-            ones = in(ymm_reg) ones,
-            s0 = inout(ymm_reg) *s0,
-            s1 = inout(ymm_reg) *s1,
-            s2 = inout(ymm_reg) *s2,
-            s3 = inout(ymm_reg) *s3,
-            x = out(ymm_reg) _,
-            t = out(ymm_reg) _,
-            u = out(ymm_reg) _,
-            options(pure, readonly, nostack, preserves_flags),
-        );
+pub(super) unsafe fn four_spread_int8_steps<const R: usize, const C: usize>(
+    a: *const u8,
+    stride: usize,
+    (panel, apart): (*const u8, usize),
+    acc: &mut [[__m256i; C]; R],
+) {
+    // SAFETY: see above.
+    unsafe { four_int8_steps::<R, C, false>(a, stride, (panel, apart), acc) };
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn four_int8_steps<const R: usize, const C: usize, const PACKED: bool>(
+    a: *const u8,
+    stride: usize,
+    (panel, apart): (*const u8, usize),
+    acc: &mut [[__m256i; C]; R],
+) {
+    let ones = _mm256_set1_epi16(1);
+    for (r, acc) in acc.iter_mut().enumerate() {
+        let acc = std::array::from_mut(acc);
+        // SAFETY: see above.
+        unsafe {
+            let a = a.add(r * stride);
+            if let Some([acc]) = of_size(acc) {
+                if PACKED {
+                    four_by_whole(a, panel, ones, acc);
+                } else {
+                    four_by_whole_spread(a, panel, apart, ones, acc);
+                }
+            } else if let Some([acc]) = of_size(acc) {
+                four_by_half_spread(a, panel, apart, ones, acc);
+            } else {
+                unreachable!("a panel or half of one");
+            }
+        }
     }
 }
+
+/// One row of [`four_int8_steps`], added up in 16 bits. Written out, because a panel's registers are to be read where they are used,
+/// which takes no instruction of its own, and because the compiler runs out of registers.
+macro_rules! four_int8_steps {
+    ($name:ident: [$($apart:ident)?], [$second:literal, $third:literal, $fourth:literal], $registers:literal,
+        $($sum:ident at $at:literal),*) => {
+        #[inline]
+        #[target_feature(enable = "avx2")]
+        unsafe fn $name(
+            a: *const u8, panel: *const u8, $($apart: usize,)? ones: __m256i, acc: &mut [__m256i; $registers],
+        ) {
+            let [$($sum),*] = acc;
+            // SAFETY: callers have AVX2; nothing is read but four steps of the row and of the panel, and nothing is written.
+            unsafe {
+                asm!(
+                    "vpbroadcastd {x0}, [{a}]",
+                    "vpbroadcastd {x1}, [{a} + 4]",
+                    "vpbroadcastd {x2}, [{a} + 8]",
+                    "vpbroadcastd {x3}, [{a} + 12]",
+                    $(
+                        concat!("vpmaddubsw {t}, {x0}, [{panel} + ", $at, "]"),
+                        concat!("vpmaddubsw {u}, {x1}, [", $second, " + ", $at, "]"),
+                        "vpaddw {t}, {t}, {u}",
+                        concat!("vpmaddubsw {u}, {x2}, [", $third, " + ", $at, "]"),
+                        "vpaddw {t}, {t}, {u}",
+                        concat!("vpmaddubsw {u}, {x3}, [", $fourth, " + ", $at, "]"),
+                        "vpaddw {t}, {t}, {u}",
+                        "vpmaddwd {t}, {t}, {ones}",
+                        concat!("vpaddd {", stringify!($sum), "}, {", stringify!($sum), "}, {t}"),
+                    )*
+                    a = in(reg) a,
+                    panel = in(reg) panel,
+                    $(
+                        $apart = in(reg) $apart,
+                        last = in(reg) panel.add(3 * $apart),
+                    )?
+                    ones = in(ymm_reg) ones,
+                    $($sum = inout(ymm_reg) *$sum,)*
+                    x0 = out(ymm_reg) _,
+                    x1 = out(ymm_reg) _,
+                    x2 = out(ymm_reg) _,
+                    x3 = out(ymm_reg) _,
+                    t = out(ymm_reg) _,
+                    u = out(ymm_reg) _,
+                    options(pure, readonly, nostack, preserves_flags),
+                );
+            }
+        }
+    };
+}
+
+four_int8_steps!(
+    four_by_whole: [], ["{panel} + 128", "{panel} + 256", "{panel} + 384"], 4,
+    s0 at "0", s1 at "32", s2 at "64", s3 at "96"
+);
+four_int8_steps!(
+    four_by_whole_spread: [apart], ["{panel} + {apart}", "{panel} + 2 * {apart}", "{last}"], 4,
+    s0 at "0", s1 at "32", s2 at "64", s3 at "96"
+);
+four_int8_steps!(
+    four_by_half_spread: [apart], ["{panel} + {apart}", "{panel} + 2 * {apart}", "{last}"], 2,
+    s0 at "0", s1 at "32"
+);
 
 /// Sums of `R` rows by `C` registers as what they are where there are so many.
 #[inline]
