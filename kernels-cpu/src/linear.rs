@@ -81,7 +81,6 @@ pub fn linear<E: Element>(isa: Isa, call: LinearCall<'_, E>, out: &mut [E]) {
     let packed = format != WeightFormat::F32 && call.lora.iter().all(is_packed);
     // Rows of an adapter begin and end within tiles, whose sums only registers add to.
     let registers = if isa == Isa::Amx { Isa::Avx512 } else { isa };
-    let expand = if packed { WeightFormat::Bf16 } else { WeightFormat::F32 };
     let kernel = TileKernel::choose(isa, format);
     let vectors = |span: &LoraSpan<'_>| span.gain.is_some() || span.bias.is_some();
     let layer = Layer {
@@ -89,8 +88,12 @@ pub fn linear<E: Element>(isa: Isa, call: LinearCall<'_, E>, out: &mut [E]) {
         kernel,
         packed,
         low_rank_alone: packed && !call.lora.iter().flat_map(|s| &s.spans).any(vectors),
-        expand: TileKernel::choose(registers, expand),
-        in_registers: !kernel.tiles && format == expand,
+        expand: match format {
+            WeightFormat::Int8InEights if packed => TileKernel::int16(registers),
+            _ if packed => TileKernel::choose(registers, WeightFormat::Bf16),
+            _ => TileKernel::choose(registers, WeightFormat::F32),
+        },
+        in_registers: !kernel.tiles && !format.is_int8() && packed == (format == WeightFormat::Bf16),
         out: SharedOut(out.as_mut_ptr()),
     };
     let threads = team::threads();

@@ -14,7 +14,8 @@ use crate::target::LANES;
 const COLUMN_BYTES: usize = STEP_BYTES / PANEL;
 
 /// `A` and `B` of the spans of one fused layer, for a base in bf16 or int8: `A` in the base's format, so that the layer's
-/// own operand and products serve it, `B` in bf16.
+/// own operand and products serve it, `B` in bf16, or, for [`WeightFormat::Int8InEights`], in 16-bit integers with one scale a panel: what
+/// has neither dot products of bytes has none of bf16.
 ///
 /// The rows of all spans' `A` stand side by side, each span's padded to pairs, as columns of panels like those of a
 /// [`PackedMatrix`](crate::PackedMatrix); the last panel has no more columns than there are, as a decode step reads an
@@ -32,6 +33,8 @@ pub struct PackedLora {
     scales: Vec<f32>,
     sums: Vec<f32>,
     b: AlignedBuffer,
+    /// For 16-bit integers, by panel that spans have columns of: the scale.
+    b_scales: Vec<f32>,
     expands: Vec<ExpandRun>,
 }
 
@@ -57,6 +60,8 @@ pub(crate) struct ExpandPanel {
     pub steps: usize,
     /// Its first step.
     pub data: *const u8,
+    /// What its integers are to be multiplied by; 1 for floats.
+    pub scale: f32,
 }
 
 /// Panels one after the other that the same spans have columns of. A layer has few runs, and so they stay in a cache while
@@ -68,8 +73,9 @@ struct ExpandRun {
     first: usize,
     /// Pairs of ranks; 0 where no span has columns.
     steps: usize,
-    /// Where the first panel lies, in bytes.
+    /// Where the first panel lies, in bytes, and its scale.
     at: usize,
+    scale: usize,
 }
 
 impl ExpandRun {
@@ -109,6 +115,7 @@ impl PackedLora {
             scales: vec![],
             sums: vec![],
             b: AlignedBuffer::default(),
+            b_scales: vec![],
             expands: vec![],
         };
         packed.pack_a(spans);
@@ -123,7 +130,7 @@ impl PackedLora {
 
     /// Size in bytes.
     pub fn bytes(&self) -> usize {
-        let vectors = (self.scales.len() + self.sums.len()) * size_of::<f32>();
+        let vectors = (self.scales.len() + self.sums.len() + self.b_scales.len()) * size_of::<f32>();
         self.a.bytes() + self.b.bytes() + vectors + self.expands.len() * size_of::<ExpandRun>()
     }
 
@@ -134,7 +141,7 @@ impl PackedLora {
             columns += padded(rank);
             // A span may begin and end within panels.
             let touched = outputs.div_ceil(PANEL) + 1;
-            b += padded(rank) / 2 * touched * STEP_BYTES;
+            b += (padded(rank) / 2 * STEP_BYTES + size_of::<f32>()) * touched;
             // Its first panel, those within, its last one, and what lies between it and the next span.
             runs += 4;
         }
@@ -151,6 +158,11 @@ impl PackedLora {
             (inputs, outputs),
             "the adapter was packed for another layer"
         );
+    }
+
+    /// Columns of `A x`.
+    pub(crate) fn columns(&self) -> usize {
+        self.columns
     }
 
     /// Values of a row of `A x`: its columns up to a multiple of [`LANES`]; what those beyond hold means nothing.
@@ -176,15 +188,21 @@ impl PackedLora {
     /// `B` for panel `index` of the layer; `None` where no span has columns of it.
     #[inline(always)]
     pub(crate) fn expand(&self, index: usize) -> Option<ExpandPanel> {
-        let run = self.run(index);
+        let run = run_of(&self.expands, index);
         let data = || self.b.values::<u8>()[run.place(index)..].as_ptr();
-        (run.steps > 0).then(|| ExpandPanel { first: run.first, steps: run.steps, data: data() })
+        let scale = || self.b_scales.get(run.scale + index - run.panels.start).copied().unwrap_or(1.0);
+        (run.steps > 0).then(|| ExpandPanel {
+            first: run.first,
+            steps: run.steps,
+            data: data(),
+            scale: scale(),
+        })
     }
 
-    /// The run that panel `index` is of.
-    #[inline(always)]
-    fn run(&self, index: usize) -> &ExpandRun {
-        &self.expands[self.expands.partition_point(|run| run.panels.end <= index)]
+    /// Where `A x` and `B` are 16-bit integers: the largest magnitude of either.
+    pub(crate) fn most(&self) -> Option<f32> {
+        let steps = self.expands.iter().map(|run| run.steps).max().unwrap_or(0);
+        (self.format == WeightFormat::Int8InEights).then(|| most_of(2 * steps))
     }
 
     fn pack_a(&mut self, spans: &[LoraSpan<'_>]) {
@@ -219,7 +237,7 @@ impl PackedLora {
     }
 
     fn pack_b(&mut self, spans: &[LoraSpan<'_>]) {
-        let mut at = 0;
+        let (mut at, mut scale) = (0, 0);
         for index in 0..self.outputs.div_ceil(PANEL) {
             let columns = index * PANEL..(index + 1) * PANEL;
             let touching =
@@ -230,30 +248,69 @@ impl PackedLora {
             let (first, steps) = (before / 2, ranks / 2);
             match self.expands.last_mut() {
                 Some(run) if (run.first, run.steps) == (first, steps) => run.panels.end += 1,
-                _ => self.expands.push(ExpandRun { panels: index..index + 1, first, steps, at }),
+                _ => self.expands.push(ExpandRun { panels: index..index + 1, first, steps, at, scale }),
             }
             at += steps * STEP_BYTES;
+            scale += usize::from(steps > 0);
         }
         self.b = AlignedBuffer::zeroed(at);
-        let mut before = 0;
-        for span in spans {
-            let Range { start, end } = span.columns;
-            for index in start / PANEL..end.div_ceil(PANEL) {
-                let run = self.run(index);
-                let (place, before) = (run.place(index) / size_of::<bf16>(), before - 2 * run.first);
-                let here = start.max(index * PANEL)..end.min((index + 1) * PANEL);
-                let values = &mut self.b.values_mut::<bf16>()[place..];
-                for (j, row) in span.b.chunks_exact((end - start).max(1)).enumerate() {
-                    let rank = before + j;
-                    for column in here.clone() {
-                        values[(rank / 2 * PANEL + column % PANEL) * 2 + rank % 2] =
-                            rounded(row[column - start]);
-                    }
+        let Some(most) = self.most() else {
+            let values = self.b.values_mut::<bf16>();
+            return each_of_b(&self.expands, spans, |place, value| values[place.at] = rounded(value));
+        };
+        let mut scales = vec![0f32; scale];
+        each_of_b(&self.expands, spans, |place, value| {
+            scales[place.scale] = scales[place.scale].max(value.abs() / most);
+        });
+        for scale in scales.iter_mut().filter(|scale| **scale == 0.0 || !scale.is_finite()) {
+            *scale = 1.0;
+        }
+        let values = self.b.values_mut::<i16>();
+        each_of_b(&self.expands, spans, |place, value| {
+            let integer = (value / scales[place.scale]).round_ties_even().clamp(-most, most);
+            values[place.at] = integer as i16;
+        });
+        self.b_scales = scales;
+    }
+}
+
+/// Where a value of `B` goes, in values of two bytes, and where its panel's scale lies.
+struct PlaceInB {
+    at: usize,
+    scale: usize,
+}
+
+/// Gives each value of the spans' `B` with its place to `put`.
+fn each_of_b(runs: &[ExpandRun], spans: &[LoraSpan<'_>], mut put: impl FnMut(PlaceInB, f32)) {
+    let mut before = 0;
+    for span in spans {
+        let Range { start, end } = span.columns;
+        for index in start / PANEL..end.div_ceil(PANEL) {
+            let run = run_of(runs, index);
+            let (place, before) = (run.place(index) / size_of::<bf16>(), before - 2 * run.first);
+            let here = start.max(index * PANEL)..end.min((index + 1) * PANEL);
+            for (j, row) in span.b.chunks_exact((end - start).max(1)).enumerate() {
+                let rank = before + j;
+                for column in here.clone() {
+                    let at = place + (rank / 2 * PANEL + column % PANEL) * 2 + rank % 2;
+                    put(PlaceInB { at, scale: run.scale + index - run.panels.start }, row[column - start]);
                 }
             }
-            before += padded(span.rank);
         }
+        before += padded(span.rank);
     }
+}
+
+/// The run that a panel is of.
+#[inline(always)]
+fn run_of(runs: &[ExpandRun], panel: usize) -> &ExpandRun {
+    &runs[runs.partition_point(|run| run.panels.end <= panel)]
+}
+
+/// The largest magnitude of two rows of 16-bit integers of which so many products fit 32 bits.
+pub(crate) fn most_of(products: usize) -> f32 {
+    let most = (i32::MAX as f64 / products.max(1) as f64).sqrt().floor();
+    most.min(i16::MAX as f64) as f32
 }
 
 /// A span's columns of `A x`: pairs, as bf16's products take them.

@@ -53,6 +53,11 @@ pub trait Target: Copy + 'static {
     /// # Safety
     /// There is room.
     unsafe fn store_u8(lanes: Self::Lanes, to: *mut u8);
+    /// Writes sixteen values, rounded to the nearest 16-bit integer; what is no number becomes any.
+    ///
+    /// # Safety
+    /// There is room.
+    unsafe fn store_i16(lanes: Self::Lanes, to: *mut i16);
     /// `a + b`.
     fn add(a: Self::Lanes, b: Self::Lanes) -> Self::Lanes;
     /// `a - b`.
@@ -137,6 +142,11 @@ impl Target for Baseline {
             *out = lane as u8;
         }
         unsafe { to.cast::<[u8; LANES]>().write_unaligned(out) }
+    }
+    #[inline(always)]
+    unsafe fn store_i16(lanes: Array, to: *mut i16) {
+        let out = Self::round(lanes).map(|lane| lane as i16);
+        unsafe { to.cast::<[i16; LANES]>().write_unaligned(out) }
     }
     #[inline(always)]
     fn add(a: Array, b: Array) -> Array {

@@ -7,7 +7,7 @@
 mod amx;
 mod baseline;
 #[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
-mod byte_laws;
+mod integer_laws;
 #[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
 mod register_laws;
 #[cfg(target_arch = "x86_64")]
@@ -50,7 +50,7 @@ pub(crate) struct TileCall<'n> {
     pub coming: &'n [u8],
     /// Whether what lies in `out` is added to. Floats only, and not in tiles.
     pub accumulate: bool,
-    /// Sums, `[rows, PANEL]`: f32, or i32 for int8.
+    /// Sums, `[rows, PANEL]`: f32, or i32 of integers.
     pub out: *mut u32,
     /// What is added to the same sums before they are written: only rows, panel and steps of it count. Not in tiles.
     pub next: Option<&'n TileCall<'n>>,
@@ -92,6 +92,8 @@ pub(crate) enum OperandForm {
     Widened,
     /// Unsigned bytes, four a step.
     Bytes,
+    /// 16-bit integers, two a step, by such weights.
+    Int16,
 }
 
 impl OperandForm {
@@ -139,6 +141,17 @@ impl TileKernel {
         }
         let _ = isa;
         let (operand, functions) = baseline::functions(format);
+        Self { operand, functions, tiles: false, rows_at_once: 1, path: Self::PLAIN }
+    }
+
+    /// The form for 16-bit integers, of which two products and all sums fit 32 bits.
+    pub fn int16(isa: Isa) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if isa > Isa::Scalar {
+            return x86::int16();
+        }
+        let _ = isa;
+        let (operand, functions) = baseline::int16();
         Self { operand, functions, tiles: false, rows_at_once: 1, path: Self::PLAIN }
     }
 

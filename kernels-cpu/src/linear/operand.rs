@@ -67,7 +67,7 @@ impl Operand {
         let as_it_is = match kernel.operand {
             OperandForm::F32 => E::FORMAT == WeightFormat::F32,
             OperandForm::Bf16 => E::FORMAT == WeightFormat::Bf16,
-            OperandForm::Widened | OperandForm::Bytes => false,
+            OperandForm::Widened | OperandForm::Bytes | OperandForm::Int16 => false,
         };
         if as_it_is && steps * weight.format().group() == inputs {
             let (data, stride) = (x.as_ptr().cast::<u8>(), inputs * size_of::<E>());
@@ -116,6 +116,7 @@ impl Operand {
                 OperandForm::Bf16 => convert::<I, E, bf16>(x, row),
                 // SAFETY: as above.
                 OperandForm::Bytes => unsafe { *scales.add(r) = quantize::<I, E>(x, row) },
+                OperandForm::Int16 => unreachable!("no layer's weights are 16-bit integers"),
             }
         }
     }

@@ -4,14 +4,14 @@ use std::ops::Range;
 
 use super::LinearCall;
 use super::shrink::Hidden;
-use super::sums::{Rows, sums_of};
+use super::sums::{Apart, Rows, sums_of};
 use crate::element::{Element, load_part, store_part};
 use crate::epilogue::activate;
 use crate::lora::{LoraSegment, LoraSpan, segments_in};
 use crate::packed_lora::PackedLora;
 use crate::packed_matrix::{PANEL, STEP_BYTES};
 use crate::target::{LANES, Target};
-use crate::tile::{SumsTile, TileCall, TileKernel};
+use crate::tile::{MAX_ROWS, OperandForm, SumsTile, TileCall, TileKernel};
 
 /// One panel of the layer: its columns and what the base model adds to them.
 pub(super) struct Panel<'a, 'c, E> {
@@ -42,6 +42,21 @@ struct Expand {
     steps: usize,
     /// In `B`, with its bytes from step to step; or in `pieces`.
     b: Source,
+    /// What integers of it are to be multiplied by.
+    scale: f32,
+}
+
+/// `B h` of a tile's rows by itself.
+pub(super) struct ApartTile {
+    sums: SumsTile,
+    /// By row, for integers: scale of `A x` times scale of `B`.
+    factors: [f32; MAX_ROWS],
+}
+
+impl Default for ApartTile {
+    fn default() -> Self {
+        Self { sums: SumsTile::default(), factors: [0.0; MAX_ROWS] }
+    }
 }
 
 enum Source {
@@ -95,7 +110,8 @@ impl<'a, 'c, E: Element> Panel<'a, 'c, E> {
     #[inline(always)]
     fn expand_of(&self, packed: &PackedLora) -> Option<Expand> {
         let panel = packed.expand(self.first / PANEL)?;
-        Some(Expand { first: panel.first, steps: panel.steps, b: Source::Steps(panel.data, STEP_BYTES) })
+        let b = Source::Steps(panel.data, STEP_BYTES);
+        Some(Expand { first: panel.first, steps: panel.steps, b, scale: panel.scale })
     }
 
     /// `first`: the span's place in a row of `A x`, and whether its own values are to be used.
@@ -127,7 +143,7 @@ impl<'a, 'c, E: Element> Panel<'a, 'c, E> {
             }
             Source::Piece(at)
         };
-        effect.expands.push(Expand { first, steps: span.rank, b });
+        effect.expands.push(Expand { first, steps: span.rank, b, scale: 1.0 });
     }
 
     /// Finishes some rows of the panel.
@@ -147,7 +163,7 @@ impl<'a, 'c, E: Element> Panel<'a, 'c, E> {
                 let mut v = sums_of::<I, O>(rows, r, self.scales, gain);
                 if let Some(apart) = rows.apart {
                     for (c, v) in v.iter_mut().enumerate() {
-                        *v = I::add(*v, I::load(apart.add(r * PANEL + c * LANES)));
+                        *v = apart.add_to::<I>(*v, r, c * LANES);
                     }
                 }
                 for (c, v) in v.iter_mut().enumerate() {
@@ -191,17 +207,19 @@ impl<'a, 'c, E: Element> Panel<'a, 'c, E> {
         kernel: &TileKernel,
         rows: &mut Rows<O>,
         effect: &Effect,
-        apart: &mut SumsTile,
+        apart: &mut ApartTile,
     ) {
         let by_itself = self.scales.is_some() || effect.gain.is_some();
         for (i, expand) in effect.expands.iter().enumerate() {
+            // SAFETY: as the caller promises.
+            unsafe { apart.take_factors(0..rows.count, &rows.hidden, expand.scale) };
             let mut call = expand.call(&effect.pieces, kernel, &rows.hidden);
             call.accumulate = !by_itself || i > 0;
-            call.out = if by_itself { apart.0.as_mut_ptr() } else { rows.sums };
+            call.out = if by_itself { apart.sums.0.as_mut_ptr() } else { rows.sums };
             // SAFETY: as the caller promises; `B` has as many steps with a panel's columns from here on.
             unsafe { over_rows(kernel, &call, rows.count) };
         }
-        rows.apart = (by_itself && !effect.expands.is_empty()).then_some(apart.0.as_ptr().cast());
+        rows.apart = (by_itself && !effect.expands.is_empty()).then(|| apart.read(kernel));
     }
 
     /// The same for the rows of several adapters, all packed, which bring nothing but `A` and `B`.
@@ -214,24 +232,24 @@ impl<'a, 'c, E: Element> Panel<'a, 'c, E> {
         kernel: &TileKernel,
         segments: &[LoraSegment<'_>],
         rows: &mut Rows<O>,
-        apart: &mut SumsTile,
+        apart: &mut ApartTile,
     ) {
         let all = rows.first..rows.first + rows.count;
         let by_itself = self.scales.is_some() && segments_in(segments, all.clone()).next().is_some();
-        let sums = if by_itself { apart.0.as_mut_ptr() } else { rows.sums };
+        let sums = if by_itself { apart.sums.0.as_mut_ptr() } else { rows.sums };
         // Rows of the base among them: what is added to those must not change a bit, a zero's sign included.
-        let leave = |rows: Range<usize>| {
+        let leave = |apart: &mut ApartTile, rows: Range<usize>| {
             if by_itself {
-                let (first, len) = (sums.wrapping_add(rows.start * PANEL), rows.len() * PANEL);
-                // SAFETY: a tile has room for the most rows of any kernel, and nobody else holds it.
-                unsafe { std::slice::from_raw_parts_mut(first, len) }.fill((-0.0f32).to_bits());
+                apart.leave(rows, kernel);
             }
         };
         let mut done = 0;
         for (part, segment) in segments_in(segments, all) {
             let Some(expand) = segment.packed.and_then(|packed| self.expand_of(packed)) else { continue };
             let at = part.start - rows.first;
-            leave(done..at);
+            leave(apart, done..at);
+            // SAFETY: as the caller promises.
+            unsafe { apart.take_factors(at..at + part.len(), &rows.hidden, expand.scale) };
             let mut call = expand.call(&[], kernel, &rows.hidden.at_row(at));
             call.accumulate = !by_itself;
             call.out = sums.wrapping_add(at * PANEL);
@@ -239,8 +257,40 @@ impl<'a, 'c, E: Element> Panel<'a, 'c, E> {
             unsafe { over_rows(kernel, &call, part.len()) };
             done = at + part.len();
         }
-        leave(done..rows.count);
-        rows.apart = by_itself.then_some(sums.cast_const().cast());
+        leave(apart, done..rows.count);
+        rows.apart = by_itself.then(|| apart.read(kernel));
+    }
+}
+
+impl ApartTile {
+    /// Takes the factors of the tile's rows `rows`, where their `A x` is integers.
+    ///
+    /// # Safety
+    /// Their `A x` lies where `hidden`, of the tile's rows, says.
+    #[inline(always)]
+    unsafe fn take_factors(&mut self, rows: Range<usize>, hidden: &Hidden, scale: f32) {
+        for row in rows {
+            // SAFETY: as the caller promises.
+            let Some(of_row) = (unsafe { hidden.scale(row) }) else { return };
+            let factor = of_row * scale;
+            // Beyond f32 not even zeros would stay zeros.
+            self.factors[row] = if factor.is_infinite() { f32::MAX } else { factor };
+        }
+    }
+
+    /// Nothing for the tile's rows `rows`: what changes no bit of a sum.
+    fn leave(&mut self, rows: Range<usize>, kernel: &TileKernel) {
+        let integers = kernel.operand == OperandForm::Int16;
+        let nothing = if integers { 0 } else { (-0.0f32).to_bits() };
+        self.sums.0[rows.start * PANEL..rows.end * PANEL].fill(nothing);
+        // 0 times it is a zero below zero.
+        self.factors[rows].fill(-1.0);
+    }
+
+    /// What [`Panel::finish`] adds.
+    fn read(&self, kernel: &TileKernel) -> Apart {
+        let integers = kernel.operand == OperandForm::Int16;
+        Apart { sums: self.sums.0.as_ptr(), factors: integers.then_some(self.factors.as_ptr()) }
     }
 }
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::Layer;
 use super::block::Block;
-use super::panel::{Effect, Panel};
+use super::panel::{ApartTile, Effect, Panel};
 use crate::element::Element;
 use crate::lora::{LoraSegment, segments_in};
 use crate::norm::layer_norm;
@@ -42,7 +42,7 @@ fn product<I: Target, E: Element, O: Element>(
     out: (*mut O, usize),
 ) {
     let Layer { call, kernel, .. } = layer;
-    let (mut sums, mut apart, mut effect) = (SumsTile::default(), SumsTile::default(), Effect::none());
+    let (mut sums, mut apart, mut effect) = (SumsTile::default(), ApartTile::default(), Effect::none());
     let sums = sums.0.as_mut_ptr();
     let count = block.rows.len();
     let many = count > kernel.max_rows();

@@ -14,26 +14,27 @@ use crate::packed_matrix::PANEL;
 use crate::target::{LANES, Target};
 use crate::tile::{AHEAD, OperandForm, SumsTile, TileCall, TileKernel};
 
-/// `A x` of some rows as the expand's kernel reads it: bf16 where it has their dot product, else f32.
+/// `A x` of some rows as the expand's kernel reads it: bf16 or 16-bit integers where it has their dot product, else f32.
 #[derive(Clone, Copy)]
 pub(super) struct Hidden {
     data: *mut u8,
     /// Bytes from row to row.
     pub stride: usize,
-    is_bf16: bool,
+    form: OperandForm,
 }
 
 impl Hidden {
     /// Of no rows.
     pub fn nothing() -> Self {
-        Self { data: std::ptr::null_mut(), stride: 0, is_bf16: false }
+        Self { data: std::ptr::null_mut(), stride: 0, form: OperandForm::F32 }
     }
 
     /// Place for `rows` rows of `width` values.
     pub fn new(expand: &TileKernel, width: usize, rows: usize, buffer: &mut AlignedBuffer) -> Self {
-        let is_bf16 = expand.operand == OperandForm::Bf16;
-        let stride = width * if is_bf16 { size_of::<bf16>() } else { size_of::<f32>() };
-        Self { data: buffer.at_least::<u8>(rows * stride).as_mut_ptr(), stride, is_bf16 }
+        let form = expand.operand;
+        let value = if form == OperandForm::Bf16 { size_of::<bf16>() } else { size_of::<f32>() };
+        let stride = width * value;
+        Self { data: buffer.at_least::<u8>(rows * stride).as_mut_ptr(), stride, form }
     }
 
     /// Where row `row` lies.
@@ -51,7 +52,17 @@ impl Hidden {
         (self.data.wrapping_add(row * self.stride).cast(), self.stride / size_of::<f32>())
     }
 
-    /// Writes sixteen values of row `row`, from column `column` on.
+    /// What the integers of row `row` are to be multiplied by; `None` where they are floats.
+    ///
+    /// # Safety
+    /// The row has been made integers of, if they are to be.
+    #[inline(always)]
+    pub unsafe fn scale(&self, row: usize) -> Option<f32> {
+        // SAFETY: as the caller promises; see `round`.
+        (self.form == OperandForm::Int16).then(|| unsafe { *self.place_of_scale(row) })
+    }
+
+    /// Writes sixteen values of row `row`, from column `column` on; as f32 where [`Self::round`] is to follow.
     ///
     /// # Safety
     /// They are within the place made.
@@ -60,12 +71,47 @@ impl Hidden {
         // SAFETY: as the caller promises.
         unsafe {
             let row = self.data.add(row * self.stride);
-            if self.is_bf16 {
+            if self.form == OperandForm::Bf16 {
                 bf16::store::<I>(values, row.cast::<bf16>().add(column));
             } else {
                 I::store(values, row.cast::<f32>().add(column));
             }
         }
+    }
+
+    /// Makes row `row`, of which `columns` values mean something, integers of `most` at most, where it lies: they take half of its
+    /// place, and the scale follows. A row that is not finite gets a scale of NaN.
+    ///
+    /// # Safety
+    /// The row lies there in f32.
+    #[inline(always)]
+    unsafe fn round<I: Target>(&self, row: usize, columns: usize, most: f32) {
+        let values = self.data.wrapping_add(row * self.stride).cast::<f32>();
+        // SAFETY: columns are within the row, up to whole lanes, and integers are written where values have been read.
+        unsafe {
+            for column in columns..columns.next_multiple_of(LANES) {
+                *values.add(column) = 0.0;
+            }
+            let (mut highest, mut flaw) = (I::splat(0.0), I::splat(0.0));
+            for column in (0..columns).step_by(LANES) {
+                let v = I::load(values.add(column));
+                highest = I::max(I::max(highest, v), I::sub(I::splat(0.0), v));
+                // Zero as long as all is finite: the highest alone does not show a NaN.
+                flaw = I::fma(v, I::splat(0.0), flaw);
+            }
+            let step = I::highest(highest) / most;
+            let scale = if step >= f32::MIN_POSITIVE { step } else { 1.0 };
+            let inverse = I::splat(1.0 / scale);
+            for column in (0..columns).step_by(LANES) {
+                let v = I::mul(I::load(values.add(column)), inverse);
+                I::store_i16(v, values.cast::<i16>().add(column));
+            }
+            *self.place_of_scale(row) = scale + I::sum(flaw);
+        }
+    }
+
+    fn place_of_scale(&self, row: usize) -> *mut f32 {
+        self.data.wrapping_add(row * self.stride + self.stride / 2).cast()
     }
 }
 
@@ -134,6 +180,12 @@ pub(super) fn shrink_packed<I: Target>(
                             hidden,
                         )
                     };
+                }
+            }
+            if let Some(most) = packed.most() {
+                for row in at..end {
+                    // SAFETY: all columns of the row have been written as f32.
+                    unsafe { hidden.round::<I>(row, packed.columns(), most) };
                 }
             }
             at = end;

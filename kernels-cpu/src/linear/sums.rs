@@ -16,10 +16,37 @@ pub(super) struct Rows<O> {
     pub scales: *const [f32; 2],
     /// `A x` of these rows.
     pub hidden: Hidden,
-    /// `B h` of these rows, `[rows, PANEL]`, where it could not be added to the sums: these are integers, or get a gain first.
-    pub apart: Option<*const f32>,
+    /// `B h` of these rows where it could not be added to the sums: these are integers, or get a gain first.
+    pub apart: Option<Apart>,
     /// Where the first row's first column of the layer lies, and values from row to row.
     pub out: (*mut O, usize),
+}
+
+/// Sums by themselves.
+#[derive(Clone, Copy)]
+pub(super) struct Apart {
+    /// `[rows, PANEL]`: f32, or i32 where there are factors.
+    pub sums: *const u32,
+    /// By row, what its integers are to be multiplied by.
+    pub factors: Option<*const f32>,
+}
+
+impl Apart {
+    /// `v` and sixteen of the sums of row `r`, from column `column` of the panel on.
+    ///
+    /// # Safety
+    /// They lie there.
+    #[inline(always)]
+    pub unsafe fn add_to<I: Target>(&self, v: I::Lanes, r: usize, column: usize) -> I::Lanes {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let sums = self.sums.add(r * PANEL + column);
+            match self.factors {
+                None => I::add(v, I::load(sums.cast())),
+                Some(factors) => I::fma(I::load_i32(sums.cast()), I::splat(*factors.add(r)), v),
+            }
+        }
+    }
 }
 
 /// The sums of row `r` as f32, times the gain; with `scales` they are integers.

@@ -73,6 +73,13 @@ impl Target for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn store_i16(lanes: Pair, to: *mut i16) {
+        unsafe {
+            let words = _mm256_packs_epi32(_mm256_cvtps_epi32(lanes.0), _mm256_cvtps_epi32(lanes.1));
+            _mm256_storeu_si256(to.cast(), _mm256_permute4x64_epi64::<0b11_01_10_00>(words));
+        }
+    }
+    #[inline(always)]
     fn add(a: Pair, b: Pair) -> Pair {
         both!(_mm256_add_ps(a, b))
     }
@@ -177,6 +184,10 @@ impl Target for Avx512 {
             let words = _mm512_max_epi32(_mm512_cvtps_epi32(lanes), _mm512_setzero_si512());
             _mm_storeu_si128(to.cast(), _mm512_cvtusepi32_epi8(words));
         }
+    }
+    #[inline(always)]
+    unsafe fn store_i16(lanes: __m512, to: *mut i16) {
+        unsafe { _mm256_storeu_si256(to.cast(), _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(lanes))) }
     }
     #[inline(always)]
     fn add(a: __m512, b: __m512) -> __m512 {

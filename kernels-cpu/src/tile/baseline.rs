@@ -12,6 +12,11 @@ pub(super) fn functions(format: WeightFormat) -> (OperandForm, &'static [TileFn]
     }
 }
 
+/// The form for 16-bit integers.
+pub(super) fn int16() -> (OperandForm, &'static [TileFn]) {
+    (OperandForm::Int16, by_rows!(int16_rows: 1 2 3 4))
+}
+
 /// Columns of one pass: what the registers of SSE2 and NEON hold for four rows.
 const COLUMNS: usize = 8;
 
@@ -71,6 +76,27 @@ unsafe fn widened_rows<const R: usize>(call: &TileCall<'_>) {
         }
         // SAFETY: see above.
         unsafe { write_sums(call.out, from, &acc.map(|row| row.map(f32::to_bits))) };
+    }
+}
+
+unsafe fn int16_rows<const R: usize>(call: &TileCall<'_>) {
+    for from in (0..width(call)).step_by(COLUMNS) {
+        let mut acc = [[0i32; COLUMNS]; R];
+        for step in 0..call.steps {
+            // SAFETY: see above.
+            let pairs = unsafe { at(call, step, from).cast::<[[i16; 2]; COLUMNS]>().read_unaligned() };
+            for (r, acc) in acc.iter_mut().enumerate() {
+                // SAFETY: see above.
+                let x = unsafe { call.a.add(r * call.stride).cast::<[i16; 2]>().add(step).read_unaligned() };
+                for (acc, pair) in acc.iter_mut().zip(pairs) {
+                    // Of a row that is not finite, whose sums mean nothing, they may be too many.
+                    let products = x[0] as i32 * pair[0] as i32 + x[1] as i32 * pair[1] as i32;
+                    *acc = acc.wrapping_add(products);
+                }
+            }
+        }
+        // SAFETY: see above.
+        unsafe { write_sums(call.out, from, &acc.map(|row| row.map(|v| v as u32))) };
     }
 }
 

@@ -5,6 +5,7 @@
 //! fetch ahead of their loads.
 
 mod narrow;
+mod narrow_int16;
 mod narrow_steps;
 mod wide;
 
@@ -15,6 +16,7 @@ use crate::aligned::LINE;
 use crate::isa::Isa;
 use crate::packed_matrix::WeightFormat;
 use narrow::{f32_avx2, int8_avx2, int8_avxvnni, widened_avx2};
+use narrow_int16::int16_avx2;
 use wide::{bf16_avx512, f32_avx512, int8_avx512, widened_avx512};
 
 /// The form that `isa` has.
@@ -58,6 +60,12 @@ pub(super) fn kernel(isa: Isa, format: WeightFormat) -> Option<TileKernel> {
             of(OperandForm::Bytes, rows, 3, "AVX2")
         }
     }
+}
+
+/// The form for 16-bit integers, of all instruction sets from AVX2 on.
+pub(super) fn int16() -> TileKernel {
+    let functions = by_rows!(int16_avx2: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24);
+    TileKernel { operand: OperandForm::Int16, functions, tiles: false, rows_at_once: 5, path: "AVX2" }
 }
 
 /// Brings `lines` cache lines from an address on into the first-level cache.

@@ -1,9 +1,10 @@
-//! Products of bytes in registers: exact, in memory that ends where operands and sums end.
+//! Products of integers in registers: exact, in memory that ends where operands and sums end.
 
 use super::{AHEAD, OperandForm, TileCall, TileKernel};
 use crate::aligned::AlignedBuffer;
 use crate::isa::Isa;
-use crate::packed_matrix::{PANEL, WeightFormat};
+use crate::packed_lora::most_of;
+use crate::packed_matrix::{PANEL, STEP_BYTES, WeightFormat};
 use crate::tile_emulator::Numbers;
 
 /// The weights of two inputs in each of four steps: the most that a format takes, of either sign, and others.
@@ -86,6 +87,59 @@ fn sums_of_bytes_are_exact_at_their_largest() {
                         .sum();
                     let what = format!("{} {format:?}, {columns} by {steps}, {rows} rows", isa.name());
                     assert_eq!(*got, want, "{what}, row {row}, column {column}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn sums_of_16_bit_integers_are_exact_at_their_largest() {
+    for (isa, steps) in Isa::available().into_iter().flat_map(|isa| [1, 4, 33, 150].map(|steps| (isa, steps)))
+    {
+        let kernel = TileKernel::int16(isa);
+        assert_eq!(kernel.operand, OperandForm::Int16);
+        let (rows_at_most, most) = (kernel.max_rows(), most_of(2 * steps) as i32);
+        let mut numbers = Numbers(0x9E37_79B9_7F4A_7C15);
+        let mut draw = || match numbers.next() >> 33 {
+            draw if draw.is_multiple_of(3) => most as i16,
+            draw if draw.is_multiple_of(5) => -most as i16,
+            draw => (draw as i32 % (most + 1)) as i16,
+        };
+        let mut operand = AlignedBuffer::zeroed(rows_at_most * steps * 4);
+        operand.values_mut::<i16>().iter_mut().for_each(|v| *v = draw());
+        let mut panel = AlignedBuffer::zeroed(steps * PANEL * 4);
+        panel.values_mut::<i16>().iter_mut().for_each(|v| *v = draw());
+        // One row and one column of the largest there are.
+        operand.values_mut::<i16>()[..2 * steps].fill(most as i16);
+        panel.values_mut::<i16>().chunks_mut(2 * PANEL).for_each(|step| step[..2].fill(-most as i16));
+        let (operand, panel) = (operand.values::<i16>(), panel.values::<i16>());
+        for rows in 1..=rows_at_most {
+            let mut out = AlignedBuffer::zeroed(rows * PANEL * 4);
+            let call = TileCall {
+                a: operand.as_ptr().cast(),
+                stride: steps * 4,
+                panel: panel.as_ptr().cast(),
+                panel_stride: STEP_BYTES,
+                steps,
+                half: false,
+                ahead: AHEAD,
+                many_rows: false,
+                coming: &[],
+                accumulate: false,
+                next: None,
+                out: out.values_mut::<u32>().as_mut_ptr(),
+            };
+            // SAFETY: the instruction set is available here; rows, panel and room for the sums were made above.
+            unsafe { kernel.function(rows)(&call) };
+            for (row, got) in out.values::<i32>().chunks(PANEL).take(rows).enumerate() {
+                for (column, got) in got.iter().enumerate() {
+                    let product = |k: usize| {
+                        let weight = panel[(k / 2 * PANEL + column) * 2 + k % 2];
+                        operand[row * 2 * steps + k] as i64 * weight as i64
+                    };
+                    let want: i64 = (0..2 * steps).map(product).sum();
+                    assert_eq!(*got as i64, want, "{}, {steps} steps, {rows} rows, row {row}", isa.name());
                 }
             }
         }
