@@ -219,7 +219,7 @@ impl<E: Element> Layer<E> {
         // The most that the terms of a sum can come to, times what f32 may lose of it in another order.
         let mut order = 1e-6 * (self.inputs * (1 + ranks) + 3) as f32;
         if self.adapters_are_packed && self.format != WeightFormat::F32 {
-            // `A x` is rounded to bf16 on its way, and what rounds differs in its last bits.
+            // `A x` is rounded on its way, to bf16 or to integers, and what rounds differs in its last bits.
             order += ((self.inputs * ranks) as f32).sqrt() / 128.0;
         }
         let rounded = E::FORMAT == WeightFormat::Bf16;

@@ -20,15 +20,15 @@ pub(crate) struct Int8Row {
 }
 
 /// Quantises `row`, giving each input's integer to `put`, in order. The scale is the smallest at which no weight is beyond 127 and,
-/// with [`WeightFormat::Int8InEights`], the weights of one sign of no eight beyond 124; NaNs count nothing in it and become 0. It is 1
-/// where there is none: in rows of zeros, of less than f32 divides, or with infinities. Integers keep the bounds in any case, which
-/// are 127 and, for those of an eight, 128.
+/// with [`WeightFormat::Int8InEights`], the weights of one sign in no eight come to more than 124. It is 1 where there is none: in rows
+/// of zeros, of less than f32 divides, or with infinities. NaNs count nothing in it and become 0. In any case integers stay within 127,
+/// and those of one sign in an eight within 128.
 pub(crate) fn quantize_row(row: &[f32], format: WeightFormat, mut put: impl FnMut(usize, i8)) -> Int8Row {
     let in_eights = format == WeightFormat::Int8InEights;
     let scale = row_scale(row, in_eights);
     let mut sum = 0;
     for (at, inputs) in row.chunks(TWO_EIGHTS).enumerate() {
-        // What is left for the weights of each sign of each eight. All that the scale knows of fits.
+        // What is left for the weights of each sign of each eight; it binds only where the scale says nothing, or not enough, of the row.
         let mut left = [[MOST_IN_EIGHT; 2]; 2];
         for (i, w) in inputs.iter().enumerate() {
             let mut integer = (w / scale).round_ties_even().clamp(-MOST, MOST) as i32;

@@ -161,7 +161,7 @@ mod tests {
             assert_eq!(!named(WeightFormat::Bf16).contains("widened"), isa.has_bf16_products());
             assert_eq!(named(WeightFormat::Int8) == "AVX-VNNI", isa == Isa::AvxVnni);
             assert_eq!(named(WeightFormat::Bf16) == "AMX tiles", isa == Isa::Amx);
-            // Weights are in pairs just where plain AVX2 multiplies them, which cannot take others.
+            // Weights are in eights just where plain AVX2 multiplies them, which cannot take others.
             assert_eq!(isa.int8_format() == WeightFormat::Int8InEights, named(isa.int8_format()) == "AVX2");
             assert_ne!(named(isa.int8_format()), "plain loops");
         }

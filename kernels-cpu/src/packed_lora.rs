@@ -36,6 +36,9 @@ pub struct PackedLora {
     /// For 16-bit integers, by panel that spans have columns of: the scale.
     b_scales: Vec<f32>,
     expands: Vec<ExpandRun>,
+    /// Columns of `A x` that are never added up with those of another group: spans that no panel has columns of together. Where `A x` is
+    /// integers, each group of a row has its scale.
+    groups: Vec<Range<usize>>,
 }
 
 /// A panel of `A`'s rows.
@@ -62,6 +65,8 @@ pub(crate) struct ExpandPanel {
     pub data: *const u8,
     /// What its integers are to be multiplied by; 1 for floats.
     pub scale: f32,
+    /// The group that its ranks are of.
+    pub group: usize,
 }
 
 /// Panels one after the other that the same spans have columns of. A layer has few runs, and so they stay in a cache while
@@ -76,6 +81,8 @@ struct ExpandRun {
     /// Where the first panel lies, in bytes, and its scale.
     at: usize,
     scale: usize,
+    /// The group that its ranks are of.
+    group: usize,
 }
 
 impl ExpandRun {
@@ -117,6 +124,7 @@ impl PackedLora {
             b: AlignedBuffer::default(),
             b_scales: vec![],
             expands: vec![],
+            groups: vec![],
         };
         packed.pack_a(spans);
         packed.pack_b(spans);
@@ -131,12 +139,13 @@ impl PackedLora {
     /// Size in bytes.
     pub fn bytes(&self) -> usize {
         let vectors = (self.scales.len() + self.sums.len() + self.b_scales.len()) * size_of::<f32>();
+        let vectors = vectors + self.groups.len() * size_of::<Range<usize>>();
         self.a.bytes() + self.b.bytes() + vectors + self.expands.len() * size_of::<ExpandRun>()
     }
 
     /// Bytes that [`Self::pack`] takes at most for a layer of so many inputs, whose spans have these ranks and columns.
     pub fn most_bytes(inputs: usize, spans: impl Iterator<Item = (usize, usize)>) -> usize {
-        let (mut columns, mut b, mut runs) = (0, 0, 1);
+        let (mut columns, mut b, mut runs, mut groups) = (0, 0, 1, 0);
         for (rank, outputs) in spans {
             columns += padded(rank);
             // A span may begin and end within panels.
@@ -144,9 +153,11 @@ impl PackedLora {
             b += (padded(rank) / 2 * STEP_BYTES + size_of::<f32>()) * touched;
             // Its first panel, those within, its last one, and what lies between it and the next span.
             runs += 4;
+            groups += 1;
         }
         let width = columns.next_multiple_of(LANES);
-        let vectors = 2 * width * size_of::<f32>() + runs * size_of::<ExpandRun>();
+        let vectors =
+            2 * width * size_of::<f32>() + runs * size_of::<ExpandRun>() + groups * size_of::<Range<usize>>();
         let a = columns * steps(inputs, WeightFormat::Bf16) * size_of::<u32>() + STEP_BYTES;
         a.next_multiple_of(LINE) + b + vectors
     }
@@ -160,9 +171,9 @@ impl PackedLora {
         );
     }
 
-    /// Columns of `A x`.
-    pub(crate) fn columns(&self) -> usize {
-        self.columns
+    /// Columns of `A x` that are never added up with others, in order.
+    pub(crate) fn groups(&self) -> &[Range<usize>] {
+        &self.groups
     }
 
     /// Values of a row of `A x`: its columns up to a multiple of [`LANES`]; what those beyond hold means nothing.
@@ -196,6 +207,7 @@ impl PackedLora {
             steps: run.steps,
             data: data(),
             scale: scale(),
+            group: run.group,
         })
     }
 
@@ -248,7 +260,17 @@ impl PackedLora {
             let (first, steps) = (before / 2, ranks / 2);
             match self.expands.last_mut() {
                 Some(run) if (run.first, run.steps) == (first, steps) => run.panels.end += 1,
-                _ => self.expands.push(ExpandRun { panels: index..index + 1, first, steps, at, scale }),
+                _ => {
+                    let ranks = 2 * first..2 * (first + steps);
+                    match self.groups.last_mut() {
+                        Some(last) if ranks.start < last.end => last.end = last.end.max(ranks.end),
+                        _ if steps > 0 => self.groups.push(ranks),
+                        _ => {}
+                    }
+                    let group = self.groups.len().saturating_sub(1);
+                    let panels = index..index + 1;
+                    self.expands.push(ExpandRun { panels, first, steps, at, scale, group });
+                }
             }
             at += steps * STEP_BYTES;
             scale += usize::from(steps > 0);

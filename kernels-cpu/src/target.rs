@@ -53,7 +53,7 @@ pub trait Target: Copy + 'static {
     /// # Safety
     /// There is room.
     unsafe fn store_u8(lanes: Self::Lanes, to: *mut u8);
-    /// Writes sixteen values, rounded to the nearest 16-bit integer; what is no number becomes any.
+    /// Writes sixteen values, rounded to the nearest 16-bit integer; what is beyond 32 bits or no number becomes any.
     ///
     /// # Safety
     /// There is room.

@@ -144,7 +144,8 @@ impl TileKernel {
         Self { operand, functions, tiles: false, rows_at_once: 1, path: Self::PLAIN }
     }
 
-    /// The form for 16-bit integers, of which two products and all sums fit 32 bits.
+    /// The form for 16-bit integers, all of whose sums fit 32 bits: by whole panels of a packed matrix, with nothing to add to and nothing
+    /// that follows.
     pub fn int16(isa: Isa) -> Self {
         #[cfg(target_arch = "x86_64")]
         if isa > Isa::Scalar {

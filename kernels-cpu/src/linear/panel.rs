@@ -8,7 +8,7 @@ use super::sums::{Apart, Rows, sums_of};
 use crate::element::{Element, load_part, store_part};
 use crate::epilogue::activate;
 use crate::lora::{LoraSegment, LoraSpan, segments_in};
-use crate::packed_lora::PackedLora;
+use crate::packed_lora::{ExpandPanel, PackedLora};
 use crate::packed_matrix::{PANEL, STEP_BYTES};
 use crate::target::{LANES, Target};
 use crate::tile::{MAX_ROWS, OperandForm, SumsTile, TileCall, TileKernel};
@@ -44,6 +44,8 @@ struct Expand {
     b: Source,
     /// What integers of it are to be multiplied by.
     scale: f32,
+    /// The group of `A x` that it is multiplied with.
+    group: usize,
 }
 
 /// `B h` of a tile's rows by itself.
@@ -111,7 +113,8 @@ impl<'a, 'c, E: Element> Panel<'a, 'c, E> {
     fn expand_of(&self, packed: &PackedLora) -> Option<Expand> {
         let panel = packed.expand(self.first / PANEL)?;
         let b = Source::Steps(panel.data, STEP_BYTES);
-        Some(Expand { first: panel.first, steps: panel.steps, b, scale: panel.scale })
+        let ExpandPanel { first, steps, scale, group, .. } = panel;
+        Some(Expand { first, steps, b, scale, group })
     }
 
     /// `first`: the span's place in a row of `A x`, and whether its own values are to be used.
@@ -143,7 +146,7 @@ impl<'a, 'c, E: Element> Panel<'a, 'c, E> {
             }
             Source::Piece(at)
         };
-        effect.expands.push(Expand { first, steps: span.rank, b, scale: 1.0 });
+        effect.expands.push(Expand { first, steps: span.rank, b, scale: 1.0, group: 0 });
     }
 
     /// Finishes some rows of the panel.
@@ -212,7 +215,7 @@ impl<'a, 'c, E: Element> Panel<'a, 'c, E> {
         let by_itself = self.scales.is_some() || effect.gain.is_some();
         for (i, expand) in effect.expands.iter().enumerate() {
             // SAFETY: as the caller promises.
-            unsafe { apart.take_factors(0..rows.count, &rows.hidden, expand.scale) };
+            unsafe { apart.take_factors(0..rows.count, &rows.hidden, expand) };
             let mut call = expand.call(&effect.pieces, kernel, &rows.hidden);
             call.accumulate = !by_itself || i > 0;
             call.out = if by_itself { apart.sums.0.as_mut_ptr() } else { rows.sums };
@@ -236,7 +239,6 @@ impl<'a, 'c, E: Element> Panel<'a, 'c, E> {
     ) {
         let all = rows.first..rows.first + rows.count;
         let by_itself = self.scales.is_some() && segments_in(segments, all.clone()).next().is_some();
-        let sums = if by_itself { apart.sums.0.as_mut_ptr() } else { rows.sums };
         // Rows of the base among them: what is added to those must not change a bit, a zero's sign included.
         let leave = |apart: &mut ApartTile, rows: Range<usize>| {
             if by_itself {
@@ -249,9 +251,10 @@ impl<'a, 'c, E: Element> Panel<'a, 'c, E> {
             let at = part.start - rows.first;
             leave(apart, done..at);
             // SAFETY: as the caller promises.
-            unsafe { apart.take_factors(at..at + part.len(), &rows.hidden, expand.scale) };
+            unsafe { apart.take_factors(at..at + part.len(), &rows.hidden, &expand) };
             let mut call = expand.call(&[], kernel, &rows.hidden.at_row(at));
             call.accumulate = !by_itself;
+            let sums = if by_itself { apart.sums.0.as_mut_ptr() } else { rows.sums };
             call.out = sums.wrapping_add(at * PANEL);
             // SAFETY: as above; the part is of these rows.
             unsafe { over_rows(kernel, &call, part.len()) };
@@ -268,11 +271,11 @@ impl ApartTile {
     /// # Safety
     /// Their `A x` lies where `hidden`, of the tile's rows, says.
     #[inline(always)]
-    unsafe fn take_factors(&mut self, rows: Range<usize>, hidden: &Hidden, scale: f32) {
+    unsafe fn take_factors(&mut self, rows: Range<usize>, hidden: &Hidden, expand: &Expand) {
         for row in rows {
             // SAFETY: as the caller promises.
-            let Some(of_row) = (unsafe { hidden.scale(row) }) else { return };
-            let factor = of_row * scale;
+            let Some(of_row) = (unsafe { hidden.scale(row, expand.group) }) else { return };
+            let factor = of_row * expand.scale;
             // Beyond f32 not even zeros would stay zeros.
             self.factors[row] = if factor.is_infinite() { f32::MAX } else { factor };
         }

@@ -7,7 +7,7 @@ use half::bf16;
 use super::operand::Operand;
 use super::sums::from_integers;
 use crate::aligned::AlignedBuffer;
-use crate::element::Element;
+use crate::element::{Element, load_part};
 use crate::lora::{LoraSegment, segments_in};
 use crate::packed_lora::PackedLora;
 use crate::packed_matrix::PANEL;
@@ -15,26 +15,33 @@ use crate::target::{LANES, Target};
 use crate::tile::{AHEAD, OperandForm, SumsTile, TileCall, TileKernel};
 
 /// `A x` of some rows as the expand's kernel reads it: bf16 or 16-bit integers where it has their dot product, else f32.
+///
+/// A row of integers is followed by the scales of its groups, and by its values in f32, of which [`Hidden::round`] makes them.
 #[derive(Clone, Copy)]
 pub(super) struct Hidden {
     data: *mut u8,
     /// Bytes from row to row.
     pub stride: usize,
     form: OperandForm,
+    /// Values of a row.
+    width: usize,
 }
 
 impl Hidden {
     /// Of no rows.
     pub fn nothing() -> Self {
-        Self { data: std::ptr::null_mut(), stride: 0, form: OperandForm::F32 }
+        Self { data: std::ptr::null_mut(), stride: 0, form: OperandForm::F32, width: 0 }
     }
 
-    /// Place for `rows` rows of `width` values.
+    /// Place for `rows` rows of `width` values, a multiple of [`LANES`] where adapters are packed.
     pub fn new(expand: &TileKernel, width: usize, rows: usize, buffer: &mut AlignedBuffer) -> Self {
         let form = expand.operand;
-        let value = if form == OperandForm::Bf16 { size_of::<bf16>() } else { size_of::<f32>() };
-        let stride = width * value;
-        Self { data: buffer.at_least::<u8>(rows * stride).as_mut_ptr(), stride, form }
+        let stride = match form {
+            OperandForm::Bf16 => width * size_of::<bf16>(),
+            OperandForm::Int16 => places_of_integers(width).1 + width * size_of::<f32>(),
+            _ => width * size_of::<f32>(),
+        };
+        Self { data: buffer.at_least::<u8>(rows * stride).as_mut_ptr(), stride, form, width }
     }
 
     /// Where row `row` lies.
@@ -52,17 +59,18 @@ impl Hidden {
         (self.data.wrapping_add(row * self.stride).cast(), self.stride / size_of::<f32>())
     }
 
-    /// What the integers of row `row` are to be multiplied by; `None` where they are floats.
+    /// What the integers of a group of row `row` are to be multiplied by; `None` where they are floats.
     ///
     /// # Safety
-    /// The row has been made integers of, if they are to be.
+    /// Where there are integers, [`Self::round`] has been called for the row, with this group.
     #[inline(always)]
-    pub unsafe fn scale(&self, row: usize) -> Option<f32> {
-        // SAFETY: as the caller promises; see `round`.
-        (self.form == OperandForm::Int16).then(|| unsafe { *self.place_of_scale(row) })
+    pub unsafe fn scale(&self, row: usize, group: usize) -> Option<f32> {
+        let at = places_of_integers(self.width).0;
+        // SAFETY: as the caller promises.
+        (self.form == OperandForm::Int16).then(|| unsafe { *self.row(row).add(at).cast::<f32>().add(group) })
     }
 
-    /// Writes sixteen values of row `row`, from column `column` on; as f32 where [`Self::round`] is to follow.
+    /// Writes sixteen values of row `row`, from column `column` on.
     ///
     /// # Safety
     /// They are within the place made.
@@ -71,47 +79,67 @@ impl Hidden {
         // SAFETY: as the caller promises.
         unsafe {
             let row = self.data.add(row * self.stride);
-            if self.form == OperandForm::Bf16 {
-                bf16::store::<I>(values, row.cast::<bf16>().add(column));
-            } else {
-                I::store(values, row.cast::<f32>().add(column));
+            match self.form {
+                OperandForm::Bf16 => bf16::store::<I>(values, row.cast::<bf16>().add(column)),
+                OperandForm::Int16 => {
+                    I::store(values, row.add(places_of_integers(self.width).1).cast::<f32>().add(column));
+                }
+                _ => I::store(values, row.cast::<f32>().add(column)),
             }
         }
     }
 
-    /// Makes row `row`, of which `columns` values mean something, integers of `most` at most, where it lies: they take half of its
-    /// place, and the scale follows. A row that is not finite gets a scale of NaN.
+    /// Makes integers of row `row`, `most` at most in each of the groups of columns, and notes their scales. A group that is not finite
+    /// gets a scale of NaN.
     ///
     /// # Safety
-    /// The row lies there in f32.
+    /// The form is that of integers, and all columns of the groups, which are in order, have been stored.
     #[inline(always)]
-    unsafe fn round<I: Target>(&self, row: usize, columns: usize, most: f32) {
-        let values = self.data.wrapping_add(row * self.stride).cast::<f32>();
-        // SAFETY: columns are within the row, up to whole lanes, and integers are written where values have been read.
+    unsafe fn round<I: Target>(&self, row: usize, groups: &[Range<usize>], most: f32) {
+        let (scales_at, values_at) = places_of_integers(self.width);
+        // SAFETY: as the caller promises. Integers beyond a group's end are written again by the next group, or lie where nothing does.
         unsafe {
-            for column in columns..columns.next_multiple_of(LANES) {
-                *values.add(column) = 0.0;
+            let row = self.data.add(row * self.stride);
+            let (values, integers) = (row.add(values_at).cast::<f32>(), row.cast::<i16>());
+            for (group, columns) in groups.iter().enumerate() {
+                let (mut highest, mut flaw) = (I::splat(0.0), I::splat(0.0));
+                for column in columns.clone().step_by(LANES) {
+                    let v = lanes_of::<I>(values, column..columns.end);
+                    highest = I::max(I::max(highest, v), I::sub(I::splat(0.0), v));
+                    // Zero as long as all is finite: the highest alone does not show a NaN.
+                    flaw = I::fma(v, I::splat(0.0), flaw);
+                }
+                let step = I::highest(highest) / most;
+                // Next to nothing is zeros: the inverse of its step would be infinite.
+                let scale = if step >= f32::MIN_POSITIVE { step } else { 1.0 };
+                let inverse = I::splat(1.0 / scale);
+                for column in columns.clone().step_by(LANES) {
+                    let v = I::mul(lanes_of::<I>(values, column..columns.end), inverse);
+                    I::store_i16(v, integers.add(column));
+                }
+                *row.add(scales_at).cast::<f32>().add(group) = scale + I::sum(flaw);
             }
-            let (mut highest, mut flaw) = (I::splat(0.0), I::splat(0.0));
-            for column in (0..columns).step_by(LANES) {
-                let v = I::load(values.add(column));
-                highest = I::max(I::max(highest, v), I::sub(I::splat(0.0), v));
-                // Zero as long as all is finite: the highest alone does not show a NaN.
-                flaw = I::fma(v, I::splat(0.0), flaw);
-            }
-            let step = I::highest(highest) / most;
-            let scale = if step >= f32::MIN_POSITIVE { step } else { 1.0 };
-            let inverse = I::splat(1.0 / scale);
-            for column in (0..columns).step_by(LANES) {
-                let v = I::mul(I::load(values.add(column)), inverse);
-                I::store_i16(v, values.cast::<i16>().add(column));
-            }
-            *self.place_of_scale(row) = scale + I::sum(flaw);
         }
     }
+}
 
-    fn place_of_scale(&self, row: usize) -> *mut f32 {
-        self.data.wrapping_add(row * self.stride + self.stride / 2).cast()
+/// Where the scales of a row of integers begin and where its values do, in bytes: there are no more groups than pairs of columns, and
+/// place for the lanes that the last integers are written with.
+fn places_of_integers(width: usize) -> (usize, usize) {
+    let scales = (width + LANES) * size_of::<i16>();
+    (scales, scales + width / 2 * size_of::<f32>())
+}
+
+/// The columns of a row, sixteen at most, zeros behind.
+///
+/// # Safety
+/// They lie there.
+#[inline(always)]
+unsafe fn lanes_of<I: Target>(values: *const f32, columns: Range<usize>) -> I::Lanes {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let from = values.add(columns.start);
+        if columns.len() >= LANES { I::load(from) } else { load_part::<I, f32>(from, columns.len()) }
     }
 }
 
@@ -184,8 +212,8 @@ pub(super) fn shrink_packed<I: Target>(
             }
             if let Some(most) = packed.most() {
                 for row in at..end {
-                    // SAFETY: all columns of the row have been written as f32.
-                    unsafe { hidden.round::<I>(row, packed.columns(), most) };
+                    // SAFETY: all columns of the row have been stored, and the format's form of the expand is that of integers.
+                    unsafe { hidden.round::<I>(row, packed.groups(), most) };
                 }
             }
             at = end;

@@ -23,8 +23,8 @@ fn eight(format: WeightFormat, numbers: &mut Numbers) -> [i8; 8] {
 }
 
 /// Columns and steps: whole panels, halves and narrower ones, over one turn and several.
-const SHAPES: [(usize, usize); 7] =
-    [(PANEL, 1), (PANEL, 70), (PANEL, 530), (PANEL / 2, 70), (22, 9), (6, 9), (8, 300)];
+const SHAPES: [(usize, usize); 9] =
+    [(PANEL, 1), (PANEL, 70), (PANEL, 530), (PANEL / 2, 70), (22, 9), (22, 200), (6, 9), (6, 700), (8, 300)];
 
 #[test]
 fn sums_of_bytes_are_exact_at_their_largest() {

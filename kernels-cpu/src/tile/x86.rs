@@ -57,7 +57,7 @@ pub(super) fn kernel(isa: Isa, format: WeightFormat) -> Option<TileKernel> {
         (_, WeightFormat::Int8) => None,
         (_, WeightFormat::Int8InEights) => {
             let rows = by_rows!(int8_avx2: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24);
-            of(OperandForm::Bytes, rows, 3, "AVX2")
+            of(OperandForm::Bytes, rows, 2, "AVX2")
         }
     }
 }

@@ -76,8 +76,8 @@ proptest! {
 #[test]
 fn an_adapter_packed_for_another_format_is_read_as_it_is() {
     let plain = LayerFixture::new(3, 20, 30, 40, &[4, 5]);
-    let (bf16, int8, pairs) = (WeightFormat::Bf16, WeightFormat::Int8, WeightFormat::Int8InEights);
-    for (format, other) in [(bf16, int8), (int8, bf16), (pairs, int8), (int8, pairs)] {
+    let (bf16, int8, eights) = (WeightFormat::Bf16, WeightFormat::Int8, WeightFormat::Int8InEights);
+    for (format, other) in [(bf16, int8), (int8, bf16), (eights, int8), (int8, eights)] {
         let weight = PackedMatrix::pack(&plain.weight, 40, 30, format);
         let spans: Vec<_> = plain.segments.iter().map(|(_, spans)| LayerFixture::spans(spans)).collect();
         let right = PackedLora::pack(&spans[0], 40, 30, format);
@@ -156,6 +156,33 @@ fn values_at_the_end_of_f32_stay_finite_and_a_nan_stays_in_its_row() {
             let finite = [out[1] / f32::MAX, out[3] / f32::MAX];
             let near = (finite[0] - 0.5).abs() < 0.01 && (finite[1] - 0.25).abs() < 0.01;
             assert!(out[0] == 0.0 && near && out[2].is_nan(), "{} {format:?}: {out:?}", isa.name());
+        }
+    }
+}
+
+#[test]
+fn a_span_of_large_values_leaves_another_its_bits() {
+    let (large, small) = ([8192.0, 0.0], [0.0, 1.0 / 1024.0]);
+    let ones = [1.0; 40];
+    let span = |columns, a| LoraSpan { columns, rank: 1, a, b: &ones[..32], gain: None, bias: None };
+    let spans = [span(0..32, &large[..]), span(32..64, &small[..])];
+    for format in [WeightFormat::Bf16, WeightFormat::Int8, WeightFormat::Int8InEights] {
+        let packed = PackedLora::pack(&spans, 64, 2, format);
+        let weight = PackedMatrix::pack(&[0.0; 128], 64, 2, format);
+        for isa in Isa::available() {
+            let segments = [LoraSegment { rows: 0..1, spans: spans.to_vec(), packed: packed.as_ref() }];
+            let (activation, bias, residual, norm) = (Activation::Identity, None, None, None);
+            let x = [255.0f32, 128.0];
+            let call =
+                LinearCall { x: &x, weight: &weight, bias, lora: &segments, activation, residual, norm };
+            let mut out = [f32::NAN; 64];
+            linear(isa, call, &mut out);
+            let want = [8192.0 * 255.0, 0.125];
+            for (i, got) in out.into_iter().enumerate() {
+                let want = want[i / 32];
+                let near = (got - want).abs() <= 0.01 * want;
+                assert!(near, "{} {format:?}, column {i}: {got} for {want}", isa.name());
+            }
         }
     }
 }

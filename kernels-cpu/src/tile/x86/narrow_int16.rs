@@ -61,7 +61,7 @@ unsafe fn part<const R: usize>(call: &TileCall<'_>, at: usize, first: usize) {
                     *acc = _mm256_add_epi32(*acc, _mm256_madd_epi16(x, b));
                 }
             }
-            (a, panel) = (a.add(size_of::<i32>()), panel.add(STEP_BYTES));
+            (a, panel) = (a.add(size_of::<i32>()), panel.wrapping_add(STEP_BYTES));
         }
         for (r, acc) in acc.into_iter().enumerate() {
             _mm256_storeu_si256(out.add(r * PANEL).cast(), acc[0]);
