@@ -82,18 +82,19 @@ pub fn linear<E: Element>(isa: Isa, call: LinearCall<'_, E>, out: &mut [E]) {
     // Rows of an adapter begin and end within tiles, whose sums only registers add to.
     let registers = if isa == Isa::Amx { Isa::Avx512 } else { isa };
     let kernel = TileKernel::choose(isa, format);
+    let expand = match format {
+        WeightFormat::Int8InEights if packed => TileKernel::int16(registers),
+        _ if packed => TileKernel::choose(registers, WeightFormat::Bf16),
+        _ => TileKernel::choose(registers, WeightFormat::F32),
+    };
     let vectors = |span: &LoraSpan<'_>| span.gain.is_some() || span.bias.is_some();
     let layer = Layer {
         call,
         kernel,
         packed,
         low_rank_alone: packed && !call.lora.iter().flat_map(|s| &s.spans).any(vectors),
-        expand: match format {
-            WeightFormat::Int8InEights if packed => TileKernel::int16(registers),
-            _ if packed => TileKernel::choose(registers, WeightFormat::Bf16),
-            _ => TileKernel::choose(registers, WeightFormat::F32),
-        },
-        in_registers: !kernel.tiles && !format.is_int8() && packed == (format == WeightFormat::Bf16),
+        expand,
+        in_registers: !kernel.tiles && kernel.operand == expand.operand,
         out: SharedOut(out.as_mut_ptr()),
     };
     let threads = team::threads();

@@ -158,6 +158,7 @@ pub(super) fn shrink_packed<I: Target>(
     let _tiles = kernel.begin();
     for (part, segment) in segments_in(segments, rows) {
         let Some(packed) = segment.packed else { continue };
+        let most = packed.most();
         let part = part.start - block.start..part.end - block.start;
         let mut at = part.start;
         while at < part.end {
@@ -210,7 +211,7 @@ pub(super) fn shrink_packed<I: Target>(
                     };
                 }
             }
-            if let Some(most) = packed.most() {
+            if let Some(most) = most {
                 for row in at..end {
                     // SAFETY: all columns of the row have been stored, and the format's form of the expand is that of integers.
                     unsafe { hidden.round::<I>(row, packed.groups(), most) };

@@ -33,6 +33,14 @@ fn exact(mut layer: LayerFixture) -> LayerFixture {
     layer
 }
 
+/// What the layer makes of `x` with adapters and nothing else.
+fn adapted<E: Element>(isa: Isa, x: &[E], weight: &PackedMatrix, lora: &[LoraSegment<'_>]) -> Vec<E> {
+    let (activation, bias, residual, norm) = (Activation::Identity, None, None, None);
+    let mut out = vec![E::from_f32(f32::NAN); x.len() / weight.inputs() * weight.outputs()];
+    linear(isa, LinearCall { x, weight, bias, lora, activation, residual, norm }, &mut out);
+    out
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
 
@@ -90,19 +98,7 @@ fn an_adapter_packed_for_another_format_is_read_as_it_is() {
                     packed,
                 })
                 .collect();
-            let (activation, bias, residual, norm) = (Activation::Identity, None, None, None);
-            let call = LinearCall {
-                x: &plain.x,
-                weight: &weight,
-                bias,
-                lora: &segments,
-                activation,
-                residual,
-                norm,
-            };
-            let mut out = vec![f32::NAN; 20 * 40];
-            linear(isa, call, &mut out);
-            out
+            adapted(isa, &plain.x, &weight, &segments)
         };
         for isa in Isa::available() {
             let want = run(isa, [None, None]);
@@ -123,11 +119,7 @@ fn a_form_of_another_format_beside_no_low_rank_part_is_not_read() {
     let weight = PackedMatrix::pack(&[0.5; 8 * 64], 8, 64, WeightFormat::Bf16);
     for isa in Isa::available() {
         let segments = [LoraSegment { rows: 0..1, spans: vec![], packed: packed.as_ref() }];
-        let (activation, bias, residual, norm) = (Activation::Identity, None, None, None);
-        let x = [bf16::ONE; 64];
-        let call = LinearCall { x: &x, weight: &weight, bias, lora: &segments, activation, residual, norm };
-        let mut out = [bf16::ZERO; 8];
-        linear(isa, call, &mut out);
+        let out = adapted(isa, &[bf16::ONE; 64], &weight, &segments);
         assert_eq!(out, [bf16::from_f32(32.0); 8], "{}", isa.name());
     }
 }
@@ -141,18 +133,7 @@ fn values_at_the_end_of_f32_stay_finite_and_a_nan_stays_in_its_row() {
         for isa in Isa::available() {
             // A row of zeros beside: zero times what was rounded up to infinity would not be zero.
             let segments = [LoraSegment { rows: 0..4, spans: spans.to_vec(), packed: Some(&packed) }];
-            let (activation, bias, residual, norm) = (Activation::Identity, None, None, None);
-            let call = LinearCall {
-                x: &[0.0f32, 0.5, f32::NAN, 0.25],
-                weight: &weight,
-                bias,
-                lora: &segments,
-                activation,
-                residual,
-                norm,
-            };
-            let mut out = [f32::NAN; 4];
-            linear(isa, call, &mut out);
+            let out = adapted(isa, &[0.0f32, 0.5, f32::NAN, 0.25], &weight, &segments);
             let finite = [out[1] / f32::MAX, out[3] / f32::MAX];
             let near = (finite[0] - 0.5).abs() < 0.01 && (finite[1] - 0.25).abs() < 0.01;
             assert!(out[0] == 0.0 && near && out[2].is_nan(), "{} {format:?}: {out:?}", isa.name());
@@ -163,20 +144,14 @@ fn values_at_the_end_of_f32_stay_finite_and_a_nan_stays_in_its_row() {
 #[test]
 fn a_span_of_large_values_leaves_another_its_bits() {
     let (large, small) = ([8192.0, 0.0], [0.0, 1.0 / 1024.0]);
-    let ones = [1.0; 40];
-    let span = |columns, a| LoraSpan { columns, rank: 1, a, b: &ones[..32], gain: None, bias: None };
+    let span = |columns, a| LoraSpan { columns, rank: 1, a, b: &[1.0; 32], gain: None, bias: None };
     let spans = [span(0..32, &large[..]), span(32..64, &small[..])];
     for format in [WeightFormat::Bf16, WeightFormat::Int8, WeightFormat::Int8InEights] {
         let packed = PackedLora::pack(&spans, 64, 2, format);
         let weight = PackedMatrix::pack(&[0.0; 128], 64, 2, format);
         for isa in Isa::available() {
             let segments = [LoraSegment { rows: 0..1, spans: spans.to_vec(), packed: packed.as_ref() }];
-            let (activation, bias, residual, norm) = (Activation::Identity, None, None, None);
-            let x = [255.0f32, 128.0];
-            let call =
-                LinearCall { x: &x, weight: &weight, bias, lora: &segments, activation, residual, norm };
-            let mut out = [f32::NAN; 64];
-            linear(isa, call, &mut out);
+            let out = adapted(isa, &[255.0f32, 128.0], &weight, &segments);
             let want = [8192.0 * 255.0, 0.125];
             for (i, got) in out.into_iter().enumerate() {
                 let want = want[i / 32];
