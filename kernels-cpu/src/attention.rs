@@ -188,7 +188,7 @@ fn one_head_body<I: Target, E: Element>(job: &Job<'_, E>, head: Head, scratch: &
                     coming: &[],
                     accumulate: false,
                     next: None,
-                    out: sums.0.as_mut_ptr(),
+                    out: sums.as_mut_ptr(),
                 };
                 // SAFETY: as above, with weights for rows and values for weights.
                 unsafe { kernel.function(rows)(&tile) };
@@ -316,7 +316,7 @@ fn add_context<I: Target>(sums: &SumsTile, rows: usize, kept: Option<&[f32; MAX_
             // SAFETY: a row has a panel's columns in both.
             unsafe {
                 let to = to.as_mut_ptr().add(column);
-                let sum = I::load(sums.0[row * PANEL + column..].as_ptr().cast());
+                let sum = I::load(sums.row(row).add(column).cast());
                 let v = match kept {
                     Some(kept) => I::fma(I::splat(kept[row]), I::load(to), sum),
                     None => sum,

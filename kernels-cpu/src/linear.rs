@@ -3,6 +3,7 @@
 mod block;
 mod operand;
 mod panel;
+mod panel_shares;
 mod product;
 mod shrink;
 mod sums;
@@ -17,23 +18,24 @@ use crate::norm::NormParams;
 use crate::packed_matrix::{PackedMatrix, WeightFormat};
 use crate::shared_out::SharedOut;
 use crate::target::{Target, dispatch};
-use crate::team::{self, PARTS};
+use crate::team::{self, PARTS, Phase};
 use crate::tile::TileKernel;
 use block::{Block, SCRATCH, Scratch, place_block, prepare_rows_body};
+use panel_shares::PanelShares;
 use product::{normalize_rows_body, some_panels_body};
 
 /// Panels rather than rows are split where a thread would have fewer rows than this.
 const FEW_ROWS: usize = 64;
 /// Fewest rows of a block, where there are several for each thread.
 const FEWEST_ROWS: usize = 28;
-/// Most rows of one task that readies operands: whole tiles.
-const PREPARED_ROWS: usize = 32;
-/// Tasks a thread that ready the operands of a few rows with adapters.
+/// Most rows of one task that readies operands, or normalises: whole tiles.
+const MOST_ROWS: usize = 32;
+/// Tasks a thread that ready the operands of a few rows, or normalise them.
 const SHARES: usize = 2;
-/// Fewest rows of such a task where they share one adapter.
+/// Fewest rows of a task that reads an adapter which all rows share.
 const SHARED_ROWS: usize = 8;
-/// Rows of one task of a norm by itself.
-const NORM_ROWS: usize = 32;
+/// Fewest rows of another task that makes a row of a row.
+const FEWEST_ALONE: usize = 4;
 
 /// Everything one linear layer computes.
 #[derive(Clone, Copy, Debug)]
@@ -142,31 +144,34 @@ dispatch! {
     fn normalize_rows<E: Element>(layer: &Layer<'_, E>, block: &Block, rows: Range<usize>) = normalize_rows_body
 }
 
-/// A few rows: one block, its panels split among the threads.
+/// A few rows: one block, its panels split among the threads, and its rows before and after that.
 fn by_panels<E: Element>(isa: Isa, layer: &Layer<'_, E>, rows: usize, threads: usize) {
-    let panels = layer.call.weight.panel_count();
-    let parts = panels.min(threads * PARTS);
     let mut scratch = SCRATCH.take();
     let mut block = Block::default();
     place_block(layer, 0..rows, &mut scratch, &mut block);
     // An adapter's `A` comes from memory for a row or two: no thread should wait for the others'. One that all rows share is read
     // once a task.
-    let prepared = if block.hidden.stride > 0 && !layer.kernel.tiles {
-        let fewest = if layer.call.lora.len() > 1 { 1 } else { SHARED_ROWS };
-        rows.div_ceil(threads * SHARES).clamp(fewest, PREPARED_ROWS)
-    } else {
-        PREPARED_ROWS
+    let fewest = match block.has_hidden() {
+        true if layer.call.lora.len() > 1 => 1,
+        true => SHARED_ROWS,
+        false => FEWEST_ALONE,
     };
-    team::for_each(rows.div_ceil(prepared), |i| {
-        prepare_rows(isa, layer, &block, i * prepared..rows.min((i + 1) * prepared));
-    });
-    // As many panels in each part, give or take one.
-    team::for_each(parts, |i| {
-        some_panels(isa, layer, &block, i * panels / parts..(i + 1) * panels / parts);
-    });
-    team::for_each(rows.div_ceil(NORM_ROWS), |i| {
-        normalize_rows(isa, layer, &block, i * NORM_ROWS..rows.min((i + 1) * NORM_ROWS));
-    });
+    let some_of_them = |fewest| rows.div_ceil(threads * SHARES).clamp(fewest, MOST_ROWS);
+    let prepared = if layer.kernel.tiles { MOST_ROWS } else { some_of_them(fewest) };
+    let normalized = some_of_them(FEWEST_ALONE);
+    let panels = PanelShares::new(layer.call.weight.panel_count(), threads);
+    let rows_of = |i: usize, each: usize| i * each..rows.min((i + 1) * each);
+    team::in_phases(&[
+        Phase {
+            tasks: if block.is_prepared() { 0 } else { rows.div_ceil(prepared) },
+            run: &|i| prepare_rows(isa, layer, &block, rows_of(i, prepared)),
+        },
+        Phase { tasks: panels.count(), run: &|i| some_panels(isa, layer, &block, panels.panels_of(i)) },
+        Phase {
+            tasks: if layer.call.norm.is_some() { rows.div_ceil(normalized) } else { 0 },
+            run: &|i| normalize_rows(isa, layer, &block, rows_of(i, normalized)),
+        },
+    ]);
     SCRATCH.set(scratch);
 }
 

@@ -23,8 +23,10 @@ use job::Job;
 const SPIN: Duration = Duration::from_micros(100);
 /// Parts that a job cuts each thread's share into, so that a slower thread takes fewer of them.
 pub(crate) const PARTS: usize = 3;
-/// Looks at the state between two looks at the clock.
+/// Looks at the state between two looks at the clock, or between two times that others are let run.
 const SPINS_A_LOOK: u32 = 64;
+/// Looks before others are let run: a system call, in which what is waited for, a few microseconds away, is not seen.
+const SPINS_ALONE: u32 = 1024;
 
 /// The number of threads was asked for after the team had started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -72,13 +74,32 @@ pub fn with_own_team<T>(threads: NonZeroUsize, f: impl FnOnce() -> T) -> T {
 /// # Panics
 /// When a task does, with what it said; on a team the others are done first.
 pub fn for_each(tasks: usize, task: impl Fn(usize) + Sync) {
-    if tasks <= 1 || threads() == 1 {
-        (0..tasks).for_each(task);
+    in_phases(&[Phase { tasks, run: &task }]);
+}
+
+/// Tasks of which a job has others before or after.
+#[derive(Clone, Copy)]
+pub(crate) struct Phase<'a> {
+    /// How many.
+    pub tasks: usize,
+    /// Runs one, by its number.
+    pub run: &'a (dyn Fn(usize) + Sync),
+}
+
+/// Runs one phase after the other as [`for_each`] does its tasks: none begins before all of the phase before are done. Nobody
+/// leaves the job in between, so that this takes a fraction of what a job for each phase would.
+///
+/// # Panics
+/// When a task does, with what it said; on a team the others of its phase are done first.
+pub(crate) fn in_phases(phases: &[Phase<'_>]) {
+    let most = phases.iter().map(|phase| phase.tasks).max().unwrap_or(0);
+    if most <= 1 || threads() == 1 {
+        phases.iter().for_each(|phase| (0..phase.tasks).for_each(phase.run));
         return;
     }
     // More helpers than tasks would be woken for nothing.
-    let helpers = (threads() - 1).min(tasks - 1);
-    with_team(|team| team.run(Job::new(tasks, helpers, &task)));
+    let helpers = (threads() - 1).min(most - 1);
+    with_team(|team| team.run(Job::new(phases, helpers)));
 }
 
 static TEAM: OnceLock<Team> = OnceLock::new();
@@ -189,17 +210,8 @@ impl Team {
             }
         }
         job.work();
-        let mut state = self.shared.state.fetch_and(!OPEN, Ordering::AcqRel) & !OPEN;
-        let mut looks = 0u32;
-        while state & HELPERS > 0 {
-            looks += 1;
-            if looks.is_multiple_of(SPINS_A_LOOK) {
-                thread::yield_now()
-            } else {
-                std::hint::spin_loop()
-            }
-            state = self.shared.state.load(Ordering::Acquire);
-        }
+        self.shared.state.fetch_and(!OPEN, Ordering::AcqRel);
+        wait_until(|| self.shared.state.load(Ordering::Acquire) & HELPERS == 0);
         // SAFETY: as above: closed, and no helper inside.
         unsafe { *self.shared.job.get() = None };
         drop(lead);
@@ -214,6 +226,19 @@ impl Drop for Team {
             helper.thread().unpark();
             // A helper catches what its tasks panic with.
             let _ = helper.join();
+        }
+    }
+}
+
+/// Waits for threads that are at work.
+fn wait_until(is_over: impl Fn() -> bool) {
+    let mut looks = 0u32;
+    while !is_over() {
+        looks = looks.wrapping_add(1);
+        if looks >= SPINS_ALONE && looks.is_multiple_of(SPINS_A_LOOK) {
+            thread::yield_now();
+        } else {
+            std::hint::spin_loop();
         }
     }
 }
@@ -287,6 +312,51 @@ mod tests {
             }
             assert!(runs.iter().all(|r| r.load(Ordering::Relaxed) == 50));
         }
+    }
+
+    #[test]
+    fn no_task_of_a_phase_begins_before_the_phase_before_is_done() {
+        let check = |counts: [usize; 3]| {
+            let done: [AtomicUsize; 3] = Default::default();
+            let early = AtomicUsize::new(0);
+            let run = |phase: usize| {
+                let is_done = |(count, done): (&usize, &AtomicUsize)| done.load(Ordering::SeqCst) == *count;
+                let before = counts[..phase].iter().zip(&done).all(is_done);
+                early.fetch_add(usize::from(!before), Ordering::SeqCst);
+                done[phase].fetch_add(1, Ordering::SeqCst);
+            };
+            for _ in 0..50 {
+                done.iter().for_each(|d| d.store(0, Ordering::SeqCst));
+                let runs: [&(dyn Fn(usize) + Sync); 3] = [&|_| run(0), &|_| run(1), &|_| run(2)];
+                let phase = |i: usize| Phase { tasks: counts[i], run: runs[i] };
+                in_phases(&[phase(0), phase(1), phase(2)]);
+                assert_eq!(done.each_ref().map(|d| d.load(Ordering::SeqCst)), counts);
+            }
+            assert_eq!(early.into_inner(), 0, "{counts:?}");
+        };
+        let all = [[7, 30, 5], [0, 9, 1], [1, 0, 12], [3, 3, 0], [0, 0, 0], [1, 1, 1], [300, 1, 300]];
+        // More threads than there may be cores: some come late, or are held up within.
+        for threads in [1, 2, 5] {
+            with_own_team(NonZeroUsize::new(threads).expect("some"), || all.into_iter().for_each(check));
+        }
+    }
+
+    #[test]
+    fn after_a_panic_the_rest_of_its_phase_is_done_and_no_later_one() {
+        let (first, later) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let fails = |i: usize| {
+            assert_ne!(i, 3, "this task fails");
+            first.fetch_add(1, Ordering::Relaxed);
+        };
+        let counts_later = |_| {
+            later.fetch_add(1, Ordering::Relaxed);
+        };
+        let phases = [Phase { tasks: 8, run: &fails }, Phase { tasks: 5, run: &counts_later }];
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| in_phases(&phases)));
+        assert!(result.is_err());
+        let done = first.into_inner();
+        // A machine of one thread does one task after the other and stops.
+        assert_eq!((done, later.into_inner()), (if threads() > 1 { 7 } else { 3 }, 0));
     }
 
     #[test]

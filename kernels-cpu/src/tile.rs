@@ -13,6 +13,9 @@ mod register_laws;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
 use crate::isa::Isa;
 use crate::packed_matrix::{PANEL, WeightFormat};
 
@@ -64,13 +67,32 @@ impl TileCall<'_> {
     }
 }
 
-/// Sums of the most rows by a panel, on cache lines.
+/// Place for sums of the most rows by a panel, on cache lines. Nothing lies there at first: zeros that are written over take as
+/// long as a few steps of a product.
 #[repr(align(64))]
-pub(crate) struct SumsTile(pub [u32; MAX_ROWS * PANEL]);
+pub(crate) struct SumsTile([MaybeUninit<u32>; MAX_ROWS * PANEL]);
 
 impl Default for SumsTile {
+    #[inline(always)]
     fn default() -> Self {
-        Self([0; MAX_ROWS * PANEL])
+        Self([MaybeUninit::uninit(); MAX_ROWS * PANEL])
+    }
+}
+
+impl SumsTile {
+    /// Where row `row` lies, as far as it was written.
+    pub fn row(&self, row: usize) -> *const u32 {
+        self.0[row * PANEL..].as_ptr().cast()
+    }
+
+    /// Where the first row is to be written.
+    pub fn as_mut_ptr(&mut self) -> *mut u32 {
+        self.0.as_mut_ptr().cast()
+    }
+
+    /// Writes `value` everywhere in the rows `rows`.
+    pub fn fill(&mut self, rows: Range<usize>, value: u32) {
+        self.0[rows.start * PANEL..rows.end * PANEL].fill(MaybeUninit::new(value));
     }
 }
 

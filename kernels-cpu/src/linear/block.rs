@@ -48,6 +48,16 @@ impl Default for Block {
 }
 
 impl Block {
+    /// Whether adapters' `A x` is made of the rows.
+    pub fn has_hidden(&self) -> bool {
+        self.hidden.stride > 0
+    }
+
+    /// Whether nothing is to be made of the rows before the product.
+    pub fn is_prepared(&self) -> bool {
+        !self.has_hidden() && self.operand.is_filled()
+    }
+
     /// The rows `part` of the tile that begins at row `first`, with its sums and the block's place for results.
     #[inline(always)]
     pub fn part<O>(
@@ -107,7 +117,7 @@ pub(super) fn prepare_rows_body<I: Target, E: Element>(
     let x = &call.x[block.rows.start * inputs..block.rows.end * inputs];
     // SAFETY: the block's operand was placed for these rows; tasks prepare disjoint ones.
     unsafe { block.operand.fill::<I, E>(kernel.operand, (x, inputs), rows.clone()) };
-    if block.hidden.stride == 0 {
+    if !block.has_hidden() {
         return;
     }
     if *packed {

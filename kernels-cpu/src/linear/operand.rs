@@ -37,6 +37,11 @@ impl Operand {
         Self { data, stride: 0, tail: None, steps: 0, scales, to: None }
     }
 
+    /// Whether the rows lie right as they are.
+    pub fn is_filled(&self) -> bool {
+        self.to.is_none()
+    }
+
     /// Where row `row` lies.
     pub fn row(&self, row: usize) -> *const u8 {
         match self.tail {

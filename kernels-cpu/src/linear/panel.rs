@@ -21,7 +21,7 @@ pub(super) struct Panel<'a, 'c, E> {
     /// Its columns that the layer has.
     width: usize,
     /// The base's bias, zeros where there is none.
-    bias: [f32; PANEL],
+    bias: &'c [f32; PANEL],
     /// For int8: scales and scales times sums.
     scales: Option<(&'c [f32], &'c [f32])>,
 }
@@ -56,6 +56,7 @@ pub(super) struct ApartTile {
 }
 
 impl Default for ApartTile {
+    #[inline(always)]
     fn default() -> Self {
         Self { sums: SumsTile::default(), factors: [0.0; MAX_ROWS] }
     }
@@ -67,13 +68,18 @@ enum Source {
 }
 
 impl<'a, 'c, E: Element> Panel<'a, 'c, E> {
-    pub fn new(call: &'c LinearCall<'a, E>, index: usize) -> Self {
+    /// Panel `index`; a bias that does not fill it goes to `edge`.
+    #[inline(always)]
+    pub fn new(call: &'c LinearCall<'a, E>, index: usize, edge: &'c mut [f32; PANEL]) -> Self {
         let first = index * PANEL;
         let width = PANEL.min(call.weight.outputs() - first);
-        let mut bias = [0f32; PANEL];
-        if let Some(values) = call.bias {
-            bias[..width].copy_from_slice(&values[first..first + width]);
-        }
+        let bias = match call.bias.map(|values| &values[first..first + width]) {
+            None => &[0.0; PANEL],
+            Some(values) => values.try_into().unwrap_or_else(|_| {
+                edge[..width].copy_from_slice(values);
+                &*edge
+            }),
+        };
         let int8 = call.weight.format().is_int8();
         Self { call, first, width, bias, scales: int8.then(|| call.weight.panel_scales(index)) }
     }
@@ -96,7 +102,7 @@ impl<'a, 'c, E: Element> Panel<'a, 'c, E> {
     /// What the rows' adapter changes here, written over `effect`.
     pub fn effect_of(&self, segment: &LoraSegment<'_>, packed: bool, effect: &mut Effect) {
         effect.gain = None;
-        effect.bias = self.bias;
+        effect.bias = *self.bias;
         effect.expands.clear();
         effect.pieces.clear();
         let packed = segment.packed.filter(|_| packed);
@@ -155,7 +161,7 @@ impl<'a, 'c, E: Element> Panel<'a, 'c, E> {
     /// Sums, scales and `A x` lie where `rows` says, and there is room for the results.
     #[inline(always)]
     pub unsafe fn finish<I: Target, O: Element>(&self, rows: &Rows<O>, effect: Option<&Effect>) {
-        let bias = effect.map_or(&self.bias, |e| &e.bias);
+        let bias = effect.map_or(self.bias, |e| &e.bias);
         let gain = effect.and_then(|e| e.gain.as_ref());
         // Results that are rounded to 8 bits, here or when they are quantised, need no finer activation.
         let coarse = E::COARSE || self.scales.is_some();
@@ -218,7 +224,7 @@ impl<'a, 'c, E: Element> Panel<'a, 'c, E> {
             unsafe { apart.take_factors(0..rows.count, &rows.hidden, expand) };
             let mut call = expand.call(&effect.pieces, kernel, &rows.hidden);
             call.accumulate = !by_itself || i > 0;
-            call.out = if by_itself { apart.sums.0.as_mut_ptr() } else { rows.sums };
+            call.out = if by_itself { apart.sums.as_mut_ptr() } else { rows.sums };
             // SAFETY: as the caller promises; `B` has as many steps with a panel's columns from here on.
             unsafe { over_rows(kernel, &call, rows.count) };
         }
@@ -254,7 +260,7 @@ impl<'a, 'c, E: Element> Panel<'a, 'c, E> {
             unsafe { apart.take_factors(at..at + part.len(), &rows.hidden, &expand) };
             let mut call = expand.call(&[], kernel, &rows.hidden.at_row(at));
             call.accumulate = !by_itself;
-            let sums = if by_itself { apart.sums.0.as_mut_ptr() } else { rows.sums };
+            let sums = if by_itself { apart.sums.as_mut_ptr() } else { rows.sums };
             call.out = sums.wrapping_add(at * PANEL);
             // SAFETY: as above; the part is of these rows.
             unsafe { over_rows(kernel, &call, part.len()) };
@@ -285,7 +291,7 @@ impl ApartTile {
     fn leave(&mut self, rows: Range<usize>, kernel: &TileKernel) {
         let integers = kernel.operand == OperandForm::Int16;
         let nothing = if integers { 0 } else { (-0.0f32).to_bits() };
-        self.sums.0[rows.start * PANEL..rows.end * PANEL].fill(nothing);
+        self.sums.fill(rows.clone(), nothing);
         // 0 times it is a zero below zero.
         self.factors[rows].fill(-1.0);
     }
@@ -293,7 +299,7 @@ impl ApartTile {
     /// What [`Panel::finish`] adds.
     fn read(&self, kernel: &TileKernel) -> Apart {
         let integers = kernel.operand == OperandForm::Int16;
-        Apart { sums: self.sums.0.as_ptr(), factors: integers.then_some(self.factors.as_ptr()) }
+        Apart { sums: self.sums.row(0), factors: integers.then_some(self.factors.as_ptr()) }
     }
 }
 

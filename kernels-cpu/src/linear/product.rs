@@ -8,7 +8,7 @@ use super::panel::{ApartTile, Effect, Panel};
 use crate::element::Element;
 use crate::lora::{LoraSegment, segments_in};
 use crate::norm::layer_norm;
-use crate::packed_matrix::{PackedMatrix, STEP_BYTES};
+use crate::packed_matrix::{PANEL, PackedMatrix, STEP_BYTES};
 use crate::target::Target;
 use crate::tile::{AHEAD, SumsTile, TileCall};
 
@@ -42,13 +42,15 @@ fn product<I: Target, E: Element, O: Element>(
     out: (*mut O, usize),
 ) {
     let Layer { call, kernel, .. } = layer;
-    let (mut sums, mut apart, mut effect) = (SumsTile::default(), ApartTile::default(), Effect::none());
-    let sums = sums.0.as_mut_ptr();
+    let mut sums = SumsTile::default();
+    let sums = sums.as_mut_ptr();
+    let mut apart = ApartTile::default();
+    let (mut effect, mut edge) = (Effect::none(), [0.0; PANEL]);
     let count = block.rows.len();
     let many = count > kernel.max_rows();
     let _tiles = kernel.begin();
     for index in panels {
-        let panel = Panel::new(call, index);
+        let panel = Panel::new(call, index, &mut edge);
         let mut adapter: Option<&LoraSegment<'_>> = None;
         let weights = call.weight.panel(index).as_ptr();
         let mut at = 0;

@@ -10,7 +10,6 @@ use crate::aligned::AlignedBuffer;
 use crate::element::{Element, load_part};
 use crate::lora::{LoraSegment, segments_in};
 use crate::packed_lora::PackedLora;
-use crate::packed_matrix::PANEL;
 use crate::target::{LANES, Target};
 use crate::tile::{AHEAD, OperandForm, SumsTile, TileCall, TileKernel};
 
@@ -191,7 +190,7 @@ pub(super) fn shrink_packed<I: Target>(
                     coming: &[],
                     accumulate: false,
                     next: None,
-                    out: sums.0.as_mut_ptr(),
+                    out: sums.as_mut_ptr(),
                 };
                 // SAFETY: the kernel was chosen for an instruction set that the machine has; the operand has the rows that it
                 // reads and the adapter, packed for as many inputs, the steps, each followed by a panel's bytes; a tile has room for the most
@@ -225,7 +224,7 @@ pub(super) fn shrink_packed<I: Target>(
 /// Sixteen columns of the rows `rows` of a tile that begins at row `first`.
 ///
 /// # Safety
-/// The rows are of the tile and have place in `hidden`, with scales in the operand where the format has some.
+/// The rows are of the tile, in which their columns have been written, and have place in `hidden`, with scales in the operand where the format has some.
 #[inline(always)]
 unsafe fn write_columns<I: Target>(
     sums: &SumsTile,
@@ -237,9 +236,9 @@ unsafe fn write_columns<I: Target>(
 ) {
     let scales = packed.scales(panel + column);
     for row in rows {
-        let from = sums.0[(row - first) * PANEL + column..].as_ptr();
         // SAFETY: as the caller promises.
         unsafe {
+            let from = sums.row(row - first).add(column);
             let values = match scales {
                 None => I::load(from.cast()),
                 Some((scales, totals)) => from_integers::<I>(
