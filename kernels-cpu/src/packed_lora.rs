@@ -50,8 +50,8 @@ pub(crate) struct ShrinkPanel {
     pub data: *const u8,
     /// Bytes from step to step.
     pub stride: usize,
-    /// Whether it has at most half a panel's columns.
-    pub half: bool,
+    /// Columns that it has.
+    pub columns: usize,
 }
 
 /// `B`'s part for a panel of the layer's columns.
@@ -95,7 +95,7 @@ impl ExpandRun {
 impl ShrinkPanel {
     /// Columns that are read at once, of which some may mean nothing.
     pub fn width(&self) -> usize {
-        if self.half { LANES } else { PANEL }
+        if self.columns <= LANES { LANES } else { PANEL }
     }
 }
 
@@ -187,7 +187,7 @@ impl PackedLora {
         (0..self.columns).step_by(PANEL).map(move |first| {
             let columns = PANEL.min(self.columns - first);
             let data = self.a.values::<u8>()[first * bytes..].as_ptr();
-            ShrinkPanel { first, data, stride: columns * COLUMN_BYTES, half: columns <= PANEL / 2 }
+            ShrinkPanel { first, data, stride: columns * COLUMN_BYTES, columns }
         })
     }
 

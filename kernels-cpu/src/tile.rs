@@ -43,8 +43,9 @@ pub(crate) struct TileCall<'n> {
     pub panel_stride: usize,
     /// Steps, one at least.
     pub steps: usize,
-    /// Whether no more than the first half of the columns is there; the other half of the sums is left as it is.
-    pub half: bool,
+    /// Columns that are there. Sums of others mean nothing; with half of a panel's or fewer, the other half of the sums is left as it
+    /// is.
+    pub columns: usize,
     /// Bytes between what is loaded and what is asked for, where memory must be asked early; there need be nothing.
     pub ahead: usize,
     /// Whether the panel meets more rows than a tile has: then it is in a cache, and computing is what takes time.
@@ -60,6 +61,11 @@ pub(crate) struct TileCall<'n> {
 }
 
 impl TileCall<'_> {
+    /// Whether there is no more than half of a panel.
+    pub fn is_half(&self) -> bool {
+        self.columns <= PANEL / 2
+    }
+
     /// The same from row `row` on, alone.
     pub fn rows_from(&self, row: usize) -> Self {
         let (a, out) = (self.a.wrapping_add(row * self.stride), self.out.wrapping_add(row * PANEL));
@@ -100,7 +106,7 @@ impl SumsTile {
 ///
 /// # Safety
 /// The machine has the form's instructions; rows and panel lie where the call says, and there is room for the sums. From each
-/// step on a whole panel's columns can be read, or half of one's where [`TileCall::half`] says so, however close steps lie.
+/// step on a whole panel's columns can be read, or half of one's where [`TileCall::is_half`] says so, however close steps lie.
 pub(crate) type TileFn = unsafe fn(&TileCall<'_>);
 
 /// How the rows must lie for a form to read them.

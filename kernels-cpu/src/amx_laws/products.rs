@@ -56,9 +56,8 @@ impl Factors {
     fn product_of(&self, isa: Isa, format: WeightFormat, gap: usize, columns: usize) -> Vec<u32> {
         let kernel = TileKernel::choose(isa, format);
         assert!(self.steps.is_multiple_of(kernel.steps_multiple()));
-        let half = columns <= PANEL / 2;
         // The last step is read as wide as the columns of a whole panel or of half of one.
-        let read = if half { PANEL / 2 } else { PANEL };
+        let read = if columns <= PANEL / 2 { PANEL / 2 } else { PANEL };
         let mut panel = AlignedBuffer::zeroed((self.steps * columns + read - columns) * size_of::<u32>());
         for (to, from) in panel.values_mut::<u32>().chunks_mut(columns).zip(self.right.chunks(PANEL)) {
             to.copy_from_slice(&from[..columns]);
@@ -77,7 +76,7 @@ impl Factors {
                 panel: panel.values::<u8>().as_ptr(),
                 panel_stride: columns * size_of::<u32>(),
                 steps: self.steps,
-                half,
+                columns,
                 ahead: AHEAD,
                 many_rows: gap > 0,
                 coming: &[],

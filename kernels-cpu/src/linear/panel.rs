@@ -336,7 +336,7 @@ impl Expand {
             panel,
             panel_stride,
             steps: self.steps,
-            half: false,
+            columns: PANEL,
             ahead,
             many_rows: false,
             coming: &[],

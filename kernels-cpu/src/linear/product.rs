@@ -76,7 +76,7 @@ fn product<I: Target, E: Element, O: Element>(
                 panel: weights,
                 panel_stride: STEP_BYTES,
                 steps: operand.steps,
-                half: false,
+                columns: PANEL,
                 ahead: AHEAD,
                 many_rows: many,
                 coming: if many { share_of_next(call.weight, index, at..at + rows, count) } else { &[] },

@@ -11,7 +11,7 @@ use crate::element::{Element, load_part};
 use crate::lora::{LoraSegment, segments_in};
 use crate::packed_lora::PackedLora;
 use crate::target::{LANES, Target};
-use crate::tile::{AHEAD, OperandForm, SumsTile, TileCall, TileKernel};
+use crate::tile::{AHEAD, MAX_ROWS, OperandForm, SumsTile, TileCall, TileKernel};
 
 /// `A x` of some rows as the expand's kernel reads it: bf16 or 16-bit integers where it has their dot product, else f32.
 ///
@@ -154,6 +154,8 @@ pub(super) fn shrink_packed<I: Target>(
 ) {
     let rows = block.start + part.start..block.start + part.end;
     let mut sums = SumsTile::default();
+    // Columns that an adapter has not are read, too.
+    sums.fill(0..MAX_ROWS, 0);
     let _tiles = kernel.begin();
     for (part, segment) in segments_in(segments, rows) {
         let Some(packed) = segment.packed else { continue };
@@ -184,7 +186,7 @@ pub(super) fn shrink_packed<I: Target>(
                     panel: panel.data,
                     panel_stride: panel.stride,
                     steps: operand.steps,
-                    half: panel.half,
+                    columns: panel.columns,
                     ahead: AHEAD,
                     many_rows: part.len() > kernel.max_rows(),
                     coming: &[],
@@ -224,7 +226,7 @@ pub(super) fn shrink_packed<I: Target>(
 /// Sixteen columns of the rows `rows` of a tile that begins at row `first`.
 ///
 /// # Safety
-/// The rows are of the tile, in which their columns have been written, and have place in `hidden`, with scales in the operand where the format has some.
+/// The rows are of the tile, in which something lies everywhere, and have place in `hidden`, with scales in the operand where the format has some.
 #[inline(always)]
 unsafe fn write_columns<I: Target>(
     sums: &SumsTile,

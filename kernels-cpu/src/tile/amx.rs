@@ -68,7 +68,7 @@ macro_rules! rows_32 {
     ($name:ident, $half:ident, $dot:literal) => {
         unsafe fn $name(call: &TileCall<'_>) {
             check(call);
-            if call.half {
+            if call.is_half() {
                 // SAFETY: see above.
                 return unsafe { $half(call) };
             }
@@ -116,7 +116,7 @@ macro_rules! rows_16 {
     ($name:ident, $half:ident, $dot:literal) => {
         unsafe fn $name(call: &TileCall<'_>) {
             check(call);
-            if call.half {
+            if call.is_half() {
                 // SAFETY: see above.
                 return unsafe { $half(call) };
             }

@@ -127,7 +127,7 @@ unsafe fn int8_rows<const R: usize>(call: &TileCall<'_>) {
 
 /// Columns that are there.
 fn width(call: &TileCall<'_>) -> usize {
-    if call.half { PANEL / 2 } else { PANEL }
+    if call.is_half() { PANEL / 2 } else { PANEL }
 }
 
 /// What the sums begin with.

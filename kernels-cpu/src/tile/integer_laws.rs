@@ -23,8 +23,18 @@ fn eight(format: WeightFormat, numbers: &mut Numbers) -> [i8; 8] {
 }
 
 /// Columns and steps: whole panels, halves and narrower ones, over one turn and several.
-const SHAPES: [(usize, usize); 9] =
-    [(PANEL, 1), (PANEL, 70), (PANEL, 530), (PANEL / 2, 70), (22, 9), (22, 200), (6, 9), (6, 700), (8, 300)];
+const SHAPES: [(usize, usize); 10] = [
+    (PANEL, 1),
+    (PANEL, 70),
+    (PANEL, 530),
+    (PANEL / 2, 70),
+    (22, 9),
+    (22, 200),
+    (6, 9),
+    (6, 700),
+    (8, 300),
+    (24, 300),
+];
 
 #[test]
 fn sums_of_bytes_are_exact_at_their_largest() {
@@ -67,7 +77,7 @@ fn sums_of_bytes_are_exact_at_their_largest() {
                 panel: panel.as_ptr().cast(),
                 panel_stride: columns * 4,
                 steps,
-                half: columns <= PANEL / 2,
+                columns,
                 ahead: AHEAD,
                 many_rows,
                 coming: if many_rows { operand } else { &[] },
@@ -122,7 +132,7 @@ fn sums_of_16_bit_integers_are_exact_at_their_largest() {
                 panel: panel.as_ptr().cast(),
                 panel_stride: STEP_BYTES,
                 steps,
-                half: false,
+                columns: PANEL,
                 ahead: AHEAD,
                 many_rows: false,
                 coming: &[],

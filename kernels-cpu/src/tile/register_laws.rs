@@ -64,7 +64,7 @@ impl Factors {
             panel: self.panel.values::<u8>().as_ptr(),
             panel_stride: self.columns * 4,
             steps: self.steps,
-            half: self.columns <= PANEL / 2,
+            columns: self.columns,
             ahead: AHEAD,
             many_rows,
             coming: if many_rows { self.panel.values() } else { &[] },
@@ -76,8 +76,8 @@ impl Factors {
 }
 
 /// Columns and steps: whole panels, halves and narrower ones, over one turn and several.
-const SHAPES: [(usize, usize); 8] =
-    [(PANEL, 1), (PANEL, 70), (PANEL, 530), (PANEL / 2, 70), (22, 9), (6, 9), (8, 300), (2, 40)];
+const SHAPES: [(usize, usize); 9] =
+    [(PANEL, 1), (PANEL, 70), (PANEL, 530), (PANEL / 2, 70), (22, 9), (6, 9), (8, 300), (24, 300), (2, 40)];
 
 #[test]
 fn products_in_registers_add_one_input_after_the_other_whatever_the_rows_and_turns() {

@@ -15,6 +15,8 @@ use crate::packed_matrix::{PANEL, STEP_BYTES};
 const WHOLE_ROWS: usize = 2;
 /// Bytes of a panel in a turn: what is fetched ahead, and one part after another reads from the first-level cache.
 const TURN_BYTES: usize = 8192;
+/// Columns of a register.
+const COLUMNS: usize = 8;
 /// Most steps of a turn where the panel meets many rows: it comes from the second-level cache then, which gives it faster than a part
 /// computes, and sums are put down and taken up again seldom.
 const MANY_STEPS: usize = 512;
@@ -24,7 +26,7 @@ const MANY_STEPS: usize = 512;
 
 /// A form with 256-bit registers: the whole panel's width for a few rows. More rows go in parts of at most `$most`, as many as the
 /// registers have by `$width` registers of a panel, all of it or half of it, and of at most `$of_half` where there is no more than
-/// half of one; by turns: all parts take some steps before the next ones come, so that a panel comes from memory once and while
+/// half of one; registers without columns are left out. By turns: all parts take some steps before the next ones come, so that a panel comes from memory once and while
 /// all of them compute.
 ///
 /// `$dot` adds the products of some steps (`narrow_steps`), of which each takes `$step` bytes of a row, and `$spread` those of four steps
@@ -95,14 +97,18 @@ macro_rules! narrow {
                     }
                 }
             }
-            /// A part's width of a panel, or half of a panel, by the first `rows` rows.
+            /// A part's width of a panel, or what is there of it, by the first `rows` rows.
             #[target_feature(enable = $features)]
             unsafe fn part(call: &TileCall<'_>, rows: usize, first: usize, share: Share) {
+                let registers = call.columns.saturating_sub(first).div_ceil(COLUMNS);
                 // SAFETY: see above.
                 unsafe {
-                    match rows {
-                        $($half if call.half => columns::<$half, 2>(call, first, share),)*
-                        $($part => columns::<$part, $width>(call, first, share),)*
+                    match (rows, registers) {
+                        (_, 0) => {}
+                        $(($half, 1) => columns::<$half, 1>(call, first, share),)*
+                        $(($half, 2) => columns::<$half, 2>(call, first, share),)*
+                        $(($part, 3) if $width == 4 => columns::<$part, 3>(call, first, share),)*
+                        $(($part, _) => columns::<$part, $width>(call, first, share),)*
                         _ => unreachable!("more rows than the registers have"),
                     }
                 }
@@ -111,8 +117,8 @@ macro_rules! narrow {
             /// cache when the first part reads it.
             #[target_feature(enable = $features)]
             unsafe fn parts(call: &TileCall<'_>, rows: usize) {
-                let parts = rows.div_ceil(if call.half { $of_half } else { $most });
-                let by_halves = $width == 2 && !call.half;
+                let parts = rows.div_ceil(if call.is_half() { $of_half } else { $most });
+                let by_halves = $width == 2 && !call.is_half();
                 let most = if call.many_rows { MANY_STEPS } else { TURN_BYTES / call.panel_stride.min(STEP_BYTES) };
                 // What is added up in 16 bits must not be cut elsewhere.
                 let most = most - most % UNROLLED;
@@ -160,12 +166,13 @@ macro_rules! narrow {
             }
             // SAFETY: see above.
             unsafe {
-                if R <= WHOLE_ROWS && !call.half {
-                    columns::<R, 4>(call, 0, Share::of(0, 1));
-                } else if R <= WHOLE_ROWS {
-                    columns::<R, 2>(call, 0, Share::of(0, 1));
-                } else {
-                    parts(call, R);
+                let all = Share::of(0, 1);
+                match call.columns.div_ceil(COLUMNS) {
+                    1 if R <= WHOLE_ROWS => columns::<R, 1>(call, 0, all),
+                    2 if R <= WHOLE_ROWS => columns::<R, 2>(call, 0, all),
+                    3 if R <= WHOLE_ROWS => columns::<R, 3>(call, 0, all),
+                    _ if R <= WHOLE_ROWS => columns::<R, 4>(call, 0, all),
+                    _ => parts(call, R),
                 }
             }
         }

@@ -17,7 +17,9 @@ const MOST: usize = 5;
 /// As for a [`TileFn`](super::super::TileFn); the panel is a whole one, as it lies in a packed matrix.
 #[target_feature(enable = "avx2")]
 pub(super) unsafe fn int16_avx2<const R: usize>(call: &TileCall<'_>) {
-    debug_assert!(call.panel_stride == STEP_BYTES && !call.half && !call.accumulate && call.next.is_none());
+    debug_assert!(
+        call.panel_stride == STEP_BYTES && call.columns == PANEL && !call.accumulate && call.next.is_none()
+    );
     let parts = R.div_ceil(MOST);
     let mut at = 0;
     for number in 0..parts {

@@ -284,9 +284,13 @@ unsafe fn four_int8_steps<const R: usize, const C: usize, const PACKED: bool>(
                     four_by_whole_spread(a, panel, apart, ones, acc);
                 }
             } else if let Some([acc]) = of_size(acc) {
-                four_by_half_spread(a, panel, apart, ones, acc);
+                four_by_three_spread(a, panel, apart, ones, acc);
+            } else if let Some([acc]) = of_size(acc) {
+                four_by_two_spread(a, panel, apart, ones, acc);
+            } else if let Some([acc]) = of_size(acc) {
+                four_by_one_spread(a, panel, apart, ones, acc);
             } else {
-                unreachable!("a panel or half of one");
+                unreachable!("a panel has one to four registers");
             }
         }
     }
@@ -351,8 +355,16 @@ four_int8_steps!(
     s0 at "0", s1 at "32", s2 at "64", s3 at "96"
 );
 four_int8_steps!(
-    four_by_half_spread: [apart], ["{panel} + {apart}", "{panel} + 2 * {apart}", "{last}"], 2,
+    four_by_three_spread: [apart], ["{panel} + {apart}", "{panel} + 2 * {apart}", "{last}"], 3,
+    s0 at "0", s1 at "32", s2 at "64"
+);
+four_int8_steps!(
+    four_by_two_spread: [apart], ["{panel} + {apart}", "{panel} + 2 * {apart}", "{last}"], 2,
     s0 at "0", s1 at "32"
+);
+four_int8_steps!(
+    four_by_one_spread: [apart], ["{panel} + {apart}", "{panel} + 2 * {apart}", "{last}"], 1,
+    s0 at "0"
 );
 
 /// Sums of `R` rows by `C` registers as what they are where there are so many.

@@ -64,7 +64,7 @@ macro_rules! wide {
             }
             // SAFETY: see above.
             unsafe {
-                match (call.half, call.accumulate) {
+                match (call.is_half(), call.accumulate) {
                     (false, false) => columns::<R, 2, false>(call),
                     (false, true) => columns::<R, 2, true>(call),
                     (true, false) => columns::<R, 1, false>(call),
@@ -125,7 +125,7 @@ unsafe fn as_bf16(bits: __m512i) -> __m512bh {
 #[target_feature(enable = "avx512f")]
 pub(super) unsafe fn widened_avx512<const R: usize>(call: &TileCall<'_>) {
     // SAFETY: see above.
-    unsafe { if call.half { widened_columns::<R, 1>(call) } else { widened_columns::<R, 2>(call) } }
+    unsafe { if call.is_half() { widened_columns::<R, 1>(call) } else { widened_columns::<R, 2>(call) } }
 }
 
 #[inline]
