@@ -1,6 +1,7 @@
 //! A linear layer with all that follows it, in order: gain, LoRA, bias, activation, residual, norm.
 
 mod block;
+mod finish;
 mod operand;
 mod panel;
 mod panel_shares;
@@ -147,7 +148,7 @@ dispatch! {
 /// A few rows: one block, its panels split among the threads, and its rows before and after that.
 fn by_panels<E: Element>(isa: Isa, layer: &Layer<'_, E>, rows: usize, threads: usize) {
     let mut scratch = SCRATCH.take();
-    let mut block = Block::default();
+    let mut block = Block { is_shared: true, ..Block::default() };
     place_block(layer, 0..rows, &mut scratch, &mut block);
     // An adapter's `A` comes from memory for a row or two: no thread should wait for the others'. One that all rows share is read
     // once a task.

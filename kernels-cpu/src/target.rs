@@ -82,6 +82,9 @@ pub trait Target: Copy + 'static {
     fn sum(a: Self::Lanes) -> f32;
     /// The highest lane.
     fn highest(a: Self::Lanes) -> f32;
+    /// Asks for the cache line of an address, of which all will soon be written and another core may have it. There need be
+    /// nothing.
+    fn ask_to_write(line: *const u8);
 }
 
 /// The target's baseline, as plain loops that the compiler turns into what vectors there are (SSE2, NEON).
@@ -207,6 +210,8 @@ impl Target for Baseline {
     fn highest(a: Array) -> f32 {
         a.into_iter().fold(f32::NEG_INFINITY, |h, v| if h > v { h } else { v })
     }
+    #[inline(always)]
+    fn ask_to_write(_: *const u8) {}
 }
 
 /// The nearest bf16, ties to even; NaN becomes the quiet NaN.

@@ -35,6 +35,8 @@ pub(super) struct Block {
     pub hidden: Hidden,
     /// Where sums go that a norm follows, `[rows, outputs]`.
     pub before_norm: Option<SharedOut<f32>>,
+    /// Whether several threads compute its panels.
+    pub is_shared: bool,
 }
 
 // SAFETY: a block points into the layer's input and into scratch memory, of which tasks write disjoint rows of the operand and
@@ -43,7 +45,8 @@ unsafe impl Sync for Block {}
 
 impl Default for Block {
     fn default() -> Self {
-        Self { rows: 0..0, operand: Operand::nothing(), hidden: Hidden::nothing(), before_norm: None }
+        let (operand, hidden) = (Operand::nothing(), Hidden::nothing());
+        Self { rows: 0..0, operand, hidden, before_norm: None, is_shared: false }
     }
 }
 

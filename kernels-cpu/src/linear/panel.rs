@@ -1,35 +1,33 @@
-//! What follows a panel's product while it is hot: gain, expand, bias, activation, residual.
+//! A panel of a layer, and what its rows' adapters change in it: gain, bias, and `B h` beside the panel's product.
 
 use std::ops::Range;
 
 use super::LinearCall;
 use super::shrink::Hidden;
-use super::sums::{Apart, Rows, sums_of};
-use crate::element::{Element, load_part, store_part};
-use crate::epilogue::activate;
+use super::sums::{Apart, PanelScales, Rows};
+use crate::element::Element;
 use crate::lora::{LoraSegment, LoraSpan, segments_in};
 use crate::packed_lora::{ExpandPanel, PackedLora};
 use crate::packed_matrix::{PANEL, STEP_BYTES};
-use crate::target::{LANES, Target};
 use crate::tile::{MAX_ROWS, OperandForm, SumsTile, TileCall, TileKernel};
 
 /// One panel of the layer: its columns and what the base model adds to them.
 pub(super) struct Panel<'a, 'c, E> {
-    call: &'c LinearCall<'a, E>,
+    pub call: &'c LinearCall<'a, E>,
     /// Its first column.
-    first: usize,
+    pub first: usize,
     /// Its columns that the layer has.
-    width: usize,
+    pub width: usize,
     /// The base's bias, zeros where there is none.
-    bias: &'c [f32; PANEL],
+    pub bias: &'c [f32; PANEL],
     /// For int8: scales and scales times sums.
-    scales: Option<(&'c [f32], &'c [f32])>,
+    pub scales: Option<PanelScales<'c>>,
 }
 
 /// What an adapter changes in a panel.
 pub(super) struct Effect {
-    gain: Option<[f32; PANEL]>,
-    bias: [f32; PANEL],
+    pub gain: Option<[f32; PANEL]>,
+    pub bias: [f32; PANEL],
     expands: Vec<Expand>,
     /// Copies of pieces of `B` that do not fill the panel, zeros around them.
     pieces: Vec<f32>,
@@ -153,56 +151,6 @@ impl<'a, 'c, E: Element> Panel<'a, 'c, E> {
             Source::Piece(at)
         };
         effect.expands.push(Expand { first, steps: span.rank, b, scale: 1.0, group: 0 });
-    }
-
-    /// Finishes some rows of the panel.
-    ///
-    /// # Safety
-    /// Sums, scales and `A x` lie where `rows` says, and there is room for the results.
-    #[inline(always)]
-    pub unsafe fn finish<I: Target, O: Element>(&self, rows: &Rows<O>, effect: Option<&Effect>) {
-        let bias = effect.map_or(self.bias, |e| &e.bias);
-        let gain = effect.and_then(|e| e.gain.as_ref());
-        // Results that are rounded to 8 bits, here or when they are quantised, need no finer activation.
-        let coarse = E::COARSE || self.scales.is_some();
-        let outputs = self.call.weight.outputs();
-        // SAFETY: as the caller promises; columns are below the panel's width, or in arrays of a whole panel.
-        unsafe {
-            for r in 0..rows.count {
-                let mut v = sums_of::<I, O>(rows, r, self.scales, gain);
-                if let Some(apart) = rows.apart {
-                    for (c, v) in v.iter_mut().enumerate() {
-                        *v = apart.add_to::<I>(*v, r, c * LANES);
-                    }
-                }
-                for (c, v) in v.iter_mut().enumerate() {
-                    *v = I::add(*v, I::load(bias.as_ptr().add(c * LANES)));
-                    *v = activate::<I>(self.call.activation, coarse, *v);
-                }
-                let out = rows.out.0.add(r * rows.out.1 + self.first);
-                let residual = self
-                    .call
-                    .residual
-                    .map(|values| values[(rows.first + r) * outputs + self.first..][..self.width].as_ptr());
-                for (c, v) in v.into_iter().enumerate() {
-                    let column = c * LANES;
-                    if column + LANES <= self.width {
-                        let v = match residual {
-                            Some(residual) => I::add(v, E::load::<I>(residual.add(column))),
-                            None => v,
-                        };
-                        O::store::<I>(v, out.add(column));
-                    } else if column < self.width {
-                        let rest = self.width - column;
-                        let v = match residual {
-                            Some(residual) => I::add(v, load_part::<I, E>(residual.add(column), rest)),
-                            None => v,
-                        };
-                        store_part::<I, O>(v, out.add(column), rest);
-                    }
-                }
-            }
-        }
     }
 
     /// Adds `B h` of one adapter to the sums of some rows, or keeps it in `apart` for [`Self::finish`].

@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::Layer;
 use super::block::Block;
 use super::panel::{ApartTile, Effect, Panel};
+use crate::aligned::LINE;
 use crate::element::Element;
 use crate::lora::{LoraSegment, segments_in};
 use crate::norm::layer_norm;
@@ -84,40 +85,52 @@ fn product<I: Target, E: Element, O: Element>(
                 out: sums,
                 next: follow_on.as_ref(),
             };
+            if block.is_shared {
+                ask_for_results::<I, O>(out, at..at + rows, index);
+            }
             // SAFETY: the kernel was chosen for an instruction set that the machine has; the operand has the rows that
             // it reads and the matrix the panel, both of `steps` steps; a tile has room for the most rows of any kernel.
             // What follows is of the same kernel, over the rows' `A x`.
             unsafe { kernel.function(rows)(&tile) };
+            let all_at_once = layer.low_rank_alone && follow_on.is_none();
             let mut done = first;
-            if layer.low_rank_alone && follow_on.is_none() {
-                let mut own = block.part(whole.clone(), first, sums, out);
-                // SAFETY: the part is this tile; see `Block::part`.
-                unsafe {
-                    panel.expand_packed(&layer.expand, call.lora, &mut own, &mut apart);
-                    panel.finish::<I, O>(&own, None);
-                }
-                done = whole.end;
-            }
             while done < whole.end {
                 // The next adapter's rows, or the base's before them.
                 let (part, segment) = match segments_in(call.lora, done..whole.end).next() {
+                    _ if all_at_once => (whole.clone(), None),
                     Some((part, segment)) if part.start == done => (part, Some(segment)),
                     Some((part, _)) => (done..part.start, None),
                     None => (done..whole.end, None),
                 };
                 let mut own = block.part(part.clone(), first, sums, out);
-                if let Some(segment) = segment {
-                    panel.effect_of_next(segment, layer.packed, &mut adapter, &mut effect);
-                    if follow_on.is_none() {
-                        // SAFETY: the part is of this tile; see `Block::part`.
-                        unsafe { panel.expand(&layer.expand, &mut own, &effect, &mut apart) };
+                // SAFETY: the part is this tile, or of it; see `Block::part`.
+                unsafe {
+                    if all_at_once {
+                        panel.expand_packed(&layer.expand, call.lora, &mut own, &mut apart);
                     }
+                    if let Some(segment) = segment {
+                        panel.effect_of_next(segment, layer.packed, &mut adapter, &mut effect);
+                        if follow_on.is_none() {
+                            panel.expand(&layer.expand, &mut own, &effect, &mut apart);
+                        }
+                    }
+                    panel.finish::<I, O>(&own, segment.map(|_| &effect));
                 }
-                // SAFETY: as above.
-                unsafe { panel.finish::<I, O>(&own, segment.map(|_| &effect)) };
                 done = part.end;
             }
             at += rows;
+        }
+    }
+}
+
+/// Asks for the cache lines of the results of some of the block's rows and a panel. In memory that is used again, others have
+/// computed and read what lies there, and until a line has come from their core no later result is stored.
+#[inline(always)]
+fn ask_for_results<I: Target, O>((first, stride): (*mut O, usize), rows: Range<usize>, panel: usize) {
+    for row in rows {
+        let results = first.wrapping_add(row * stride + panel * PANEL).cast::<u8>();
+        for at in (0..PANEL * size_of::<O>()).step_by(LINE) {
+            I::ask_to_write(results.wrapping_add(at));
         }
     }
 }

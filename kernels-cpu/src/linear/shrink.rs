@@ -238,7 +238,7 @@ unsafe fn write_columns<I: Target>(
 ) {
     let scales = packed.scales(panel + column);
     for row in rows {
-        // SAFETY: as the caller promises.
+        // SAFETY: as the caller promises; scales are those of sixteen columns.
         unsafe {
             let from = sums.row(row - first).add(column);
             let values = match scales {
@@ -246,8 +246,8 @@ unsafe fn write_columns<I: Target>(
                 Some((scales, totals)) => from_integers::<I>(
                     from.cast(),
                     *operand.scales.add(row),
-                    scales.as_ptr(),
-                    totals.as_ptr(),
+                    I::load(scales.as_ptr()),
+                    I::load(totals.as_ptr()),
                 ),
             };
             hidden.store::<I>(values, row, panel + column);

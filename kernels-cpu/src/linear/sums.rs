@@ -31,73 +31,87 @@ pub(super) struct Apart {
     pub factors: Option<*const f32>,
 }
 
-impl Apart {
-    /// `v` and sixteen of the sums of row `r`, from column `column` of the panel on.
-    ///
-    /// # Safety
-    /// They lie there.
-    #[inline(always)]
-    pub unsafe fn add_to<I: Target>(&self, v: I::Lanes, r: usize, column: usize) -> I::Lanes {
-        // SAFETY: as the caller promises.
-        unsafe {
-            let sums = self.sums.add(r * PANEL + column);
-            match self.factors {
-                None => I::add(v, I::load(sums.cast())),
-                Some(factors) => I::fma(I::load_i32(sums.cast()), I::splat(*factors.add(r)), v),
+/// The scales of a panel's weights, and its scales times sums.
+pub(super) type PanelScales<'a> = (&'a [f32], &'a [f32]);
+
+/// Makes f32 of the sums of some rows, where they lie: with `scales` they are integers. Times the gain, and what lies apart is
+/// added.
+///
+/// # Safety
+/// Sums, scales of rows and what is apart lie where `rows` says.
+#[inline(always)]
+pub(super) unsafe fn settle<I: Target, O>(
+    rows: &Rows<O>,
+    scales: Option<PanelScales<'_>>,
+    gain: Option<&[f32; PANEL]>,
+) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        // What is common has a loop of its own, in which nothing is asked.
+        match (scales, gain, rows.apart) {
+            (None, None, None) => {}
+            (Some(scales), None, None) => settle_each::<I, O>(rows, Some(scales), None, None),
+            (Some(scales), None, Some(Apart { sums, factors: Some(factors) })) => {
+                settle_each::<I, O>(rows, Some(scales), None, Some(Apart { sums, factors: Some(factors) }));
             }
+            (scales, gain, apart) => settle_each::<I, O>(rows, scales, gain, apart),
         }
     }
 }
 
-/// The sums of row `r` as f32, times the gain; with `scales` they are integers.
-///
 /// # Safety
-/// Sums and scales lie where `rows` says.
+/// As for [`settle`].
 #[inline(always)]
-pub(super) unsafe fn sums_of<I: Target, O>(
+unsafe fn settle_each<I: Target, O>(
     rows: &Rows<O>,
-    r: usize,
-    scales: Option<(&[f32], &[f32])>,
+    scales: Option<PanelScales<'_>>,
     gain: Option<&[f32; PANEL]>,
-) -> [I::Lanes; 2] {
-    // SAFETY: as the caller promises.
+    apart: Option<Apart>,
+) {
+    // SAFETY: as the caller promises; scales and gains are a panel's.
     unsafe {
-        let sums = rows.sums.add(r * PANEL);
-        let mut v = [I::splat(0.0); 2];
-        for (c, v) in v.iter_mut().enumerate() {
-            let sums = sums.add(c * LANES);
-            *v = match scales {
-                None => I::load(sums.cast()),
-                Some((scales, totals)) => {
-                    let row = *rows.scales.add(r);
-                    let (scales, totals) = (scales.as_ptr().add(c * LANES), totals.as_ptr().add(c * LANES));
-                    from_integers::<I>(sums.cast(), row, scales, totals)
+        let at = |values: &[f32]| [I::load(values[..LANES].as_ptr()), I::load(values[LANES..PANEL].as_ptr())];
+        let scales = scales.map(|(scales, totals)| (at(scales), at(totals)));
+        let gain = gain.map(|gain| at(gain));
+        for r in 0..rows.count {
+            for c in 0..PANEL / LANES {
+                let sums = rows.sums.add(r * PANEL + c * LANES);
+                let mut v = match scales {
+                    None => I::load(sums.cast()),
+                    Some((scales, totals)) => {
+                        from_integers::<I>(sums.cast(), *rows.scales.add(r), scales[c], totals[c])
+                    }
+                };
+                if let Some(gain) = gain {
+                    v = I::mul(v, gain[c]);
                 }
-            };
-            if let Some(gain) = gain {
-                *v = I::mul(*v, I::load(gain.as_ptr().add(c * LANES)));
+                if let Some(apart) = apart {
+                    let own = apart.sums.add(r * PANEL + c * LANES);
+                    v = match apart.factors {
+                        None => I::add(v, I::load(own.cast())),
+                        Some(factors) => I::fma(I::load_i32(own.cast()), I::splat(*factors.add(r)), v),
+                    };
+                }
+                I::store(v, sums.cast());
             }
         }
-        v
     }
 }
 
 /// Sixteen sums of products of a row's bytes with 8-bit weights as f32: `row` has the row's scale and its scale times the byte of
-/// zero, `scales` and `totals` the weights' scales and scales times sums.
+/// zero, `scales` and `totals` are the weights' scales and scales times sums.
 ///
 /// # Safety
-/// Sixteen values lie at each.
+/// Sixteen sums lie there.
 #[inline(always)]
 pub(super) unsafe fn from_integers<I: Target>(
     sums: *const i32,
     [scale, zero]: [f32; 2],
-    scales: *const f32,
-    totals: *const f32,
+    scales: I::Lanes,
+    totals: I::Lanes,
 ) -> I::Lanes {
+    let weights = I::mul(I::splat(scale), scales);
+    let offset = I::mul(I::splat(-zero), totals);
     // SAFETY: as the caller promises.
-    unsafe {
-        let weights = I::mul(I::splat(scale), I::load(scales));
-        let offset = I::mul(I::splat(-zero), I::load(totals));
-        I::fma(I::load_i32(sums), weights, offset)
-    }
+    I::fma(unsafe { I::load_i32(sums) }, weights, offset)
 }

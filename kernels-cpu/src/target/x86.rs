@@ -2,6 +2,7 @@
 //! instruction set and enters only where it was detected; for loads and stores the callers promise sixteen values.
 #![allow(clippy::undocumented_unsafe_blocks)]
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use half::bf16;
@@ -134,6 +135,10 @@ impl Target for Avx2 {
             _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps::<1>(two, two)))
         }
     }
+    #[inline(always)]
+    fn ask_to_write(line: *const u8) {
+        ask_to_write(line);
+    }
 }
 
 /// AVX-512.
@@ -243,6 +248,10 @@ impl Target for Avx512 {
     fn highest(a: __m512) -> f32 {
         unsafe { _mm512_reduce_max_ps(a) }
     }
+    #[inline(always)]
+    fn ask_to_write(line: *const u8) {
+        ask_to_write(line);
+    }
 }
 
 #[inline(always)]
@@ -279,4 +288,10 @@ unsafe fn bf16_words(values: __m256) -> __m256i {
         let words = _mm256_srli_epi32::<16>(rounded);
         _mm256_blendv_epi8(words, _mm256_set1_epi32(0x7fc0), nan)
     }
+}
+
+/// By name: the intrinsic asks to read where the compiler does not count on the instruction, which older machines pass over.
+#[inline(always)]
+fn ask_to_write(line: *const u8) {
+    unsafe { asm!("prefetchw [{}]", in(reg) line, options(readonly, nostack, preserves_flags)) };
 }
