@@ -9,9 +9,14 @@ const FEWEST_TOKENS: usize = 64;
 /// So many threads with shares are better than more that share out every op.
 const ENOUGH_THREADS: usize = 8;
 
+/// Reading all weights once takes about as long as this many tokens beside others.
+const TOKENS_A_SHARE: usize = 6;
+/// What another number of shares must save, in percent, to be chosen.
+const WORTH_IT: usize = 1;
+
 /// The shares of texts with `lengths` tokens for `threads` threads, in order, of about `goal` tokens each: as many for every
-/// thread, and no more than half as many tokens again unless a text's own. One share where the ops had better be shared out
-/// themselves.
+/// thread, unless with a few more or less the threads are done sooner, and no more than half as many tokens again unless a
+/// text's own. One share where the ops had better be shared out themselves.
 pub(crate) fn text_shares(lengths: &[usize], threads: usize, goal: usize) -> Vec<Range<usize>> {
     let total: usize = lengths.iter().sum();
     let whole = 0..lengths.len();
@@ -23,6 +28,25 @@ pub(crate) fn text_shares(lengths: &[usize], threads: usize, goal: usize) -> Vec
     let threads = useful.max(1);
     let each = ((total + threads * goal / 2) / (threads * goal)).max(1);
     let count = (each * threads).min(lengths.len());
+    let even = cut(lengths, count);
+    if threads == 1 {
+        return even;
+    }
+    let fewest = threads.max((total * 2).div_ceil(goal * 3)).min(count);
+    let step = (threads / 2).max(1);
+    let others = (1..=2).map(|fewer| count.saturating_sub(fewer * step).max(fewest));
+    let others = others.chain((1..=4).map(|more| (count + more * step).min(lengths.len())));
+    let costs = |shares: &[Range<usize>]| time(lengths, shares, threads);
+    let best = others.map(|count| cut(lengths, count)).min_by_key(|shares| costs(shares));
+    match best {
+        Some(best) if costs(&best) * 100 < costs(&even) * (100 - WORTH_IT) => best,
+        _ => even,
+    }
+}
+
+/// Cuts texts into at most `count` shares of as many tokens.
+fn cut(lengths: &[usize], count: usize) -> Vec<Range<usize>> {
+    let total: usize = lengths.iter().sum();
     let mut shares = vec![];
     let (mut start, mut before) = (0, 0);
     for share in 0..count {
@@ -42,6 +66,20 @@ pub(crate) fn text_shares(lengths: &[usize], threads: usize, goal: usize) -> Vec
         start = end;
     }
     shares
+}
+
+/// How long `threads` threads take for shares, the longest of which go first, in tokens.
+fn time(lengths: &[usize], shares: &[Range<usize>], threads: usize) -> usize {
+    let mut costs: Vec<usize> =
+        shares.iter().map(|share| lengths[share.clone()].iter().sum::<usize>() + TOKENS_A_SHARE).collect();
+    costs.sort_unstable_by(|a, b| b.cmp(a));
+    let mut busy = vec![0; threads];
+    for cost in costs {
+        if let Some(first) = busy.iter_mut().min() {
+            *first += cost;
+        }
+    }
+    busy.into_iter().max().unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -77,6 +115,15 @@ mod tests {
             prop_assert!(most.expect("a share") - least.expect("a share") <= 1);
             prop_assert!(shares.len().is_multiple_of(threads));
         }
+    }
+
+    #[test]
+    fn texts_of_mixed_lengths_keep_no_thread_waiting_for_long() {
+        // Of the 660 tokens, one thread would have 350 in six even shares.
+        let lengths = [120, 20, 100, 60, 90, 30, 110, 40, 70, 20];
+        let shares = text_shares(&lengths, 2, 112);
+        assert!(time(&lengths, &shares, 2) < time(&lengths, &cut(&lengths, 6), 2), "{shares:?}");
+        assert!(shares.len() <= 8, "{shares:?}");
     }
 
     #[test]
