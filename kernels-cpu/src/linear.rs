@@ -35,7 +35,7 @@ const MOST_ROWS: usize = 32;
 const SHARES: usize = 2;
 /// Fewest rows of a task that reads an adapter which all rows share.
 const SHARED_ROWS: usize = 8;
-/// Fewest rows of another task that makes a row of a row.
+/// Fewest rows of a task that converts or normalises rows and reads nothing else.
 const FEWEST_ALONE: usize = 4;
 
 /// Everything one linear layer computes.

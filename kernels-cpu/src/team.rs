@@ -92,7 +92,7 @@ pub(crate) struct Phase<'a> {
 /// leaves the job in between, so that this takes a fraction of what a job for each phase would.
 ///
 /// # Panics
-/// When a task does, with what it said; on a team the others of its phase are done first.
+/// When a task does, with what it said; tasks of later phases are left out then, and of its own if that is not the first.
 pub(crate) fn in_phases(phases: &[Phase<'_>]) {
     let most = phases.iter().map(|phase| phase.tasks).max().unwrap_or(0);
     if most <= 1 || threads() == 1 {

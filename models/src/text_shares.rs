@@ -9,14 +9,14 @@ const FEWEST_TOKENS: usize = 64;
 /// So many threads with shares are better than more that share out every op.
 const ENOUGH_THREADS: usize = 8;
 
-/// Reading all weights once takes about as long as this many tokens beside others.
-const TOKENS_A_SHARE: usize = 6;
+/// What a share costs beside its tokens, as a part of the goal: of that many, reading the weights is to be a small part.
+const PART_FOR_WEIGHTS: usize = 16;
 /// What another number of shares must save, in percent, to be chosen.
 const WORTH_IT: usize = 1;
 
 /// The shares of texts with `lengths` tokens for `threads` threads, in order, of about `goal` tokens each: as many for every
-/// thread, unless with a few more or less the threads are done sooner, and no more than half as many tokens again unless a
-/// text's own. One share where the ops had better be shared out themselves.
+/// thread, unless the threads are done sooner with a few more or less. A share has half of the goal to one and a half, but for
+/// what a text at its ends has more or less. One share where the ops had better be shared out themselves.
 pub(crate) fn text_shares(lengths: &[usize], threads: usize, goal: usize) -> Vec<Range<usize>> {
     let total: usize = lengths.iter().sum();
     let whole = 0..lengths.len();
@@ -25,18 +25,20 @@ pub(crate) fn text_shares(lengths: &[usize], threads: usize, goal: usize) -> Vec
     if threads > 1 && useful < threads.min(ENOUGH_THREADS) {
         return vec![whole];
     }
-    let threads = useful.max(1);
+    let (every, threads) = (threads, useful.max(1));
     let each = ((total + threads * goal / 2) / (threads * goal)).max(1);
     let count = (each * threads).min(lengths.len());
     let even = cut(lengths, count);
-    if threads == 1 {
+    // With fewer tokens than threads could take, more shares would only be taken by more of them.
+    if threads == 1 || total < every * FEWEST_TOKENS {
         return even;
     }
     let fewest = threads.max((total * 2).div_ceil(goal * 3)).min(count);
+    let most = (total * 2 / goal).min(lengths.len()).max(count);
     let step = (threads / 2).max(1);
     let others = (1..=2).map(|fewer| count.saturating_sub(fewer * step).max(fewest));
-    let others = others.chain((1..=4).map(|more| (count + more * step).min(lengths.len())));
-    let costs = |shares: &[Range<usize>]| time(lengths, shares, threads);
+    let others = others.chain((1..=4).map(|more| (count + more * step).min(most)));
+    let costs = |shares: &[Range<usize>]| time(lengths, shares, threads, goal / PART_FOR_WEIGHTS);
     let best = others.map(|count| cut(lengths, count)).min_by_key(|shares| costs(shares));
     match best {
         Some(best) if costs(&best) * 100 < costs(&even) * (100 - WORTH_IT) => best,
@@ -44,7 +46,7 @@ pub(crate) fn text_shares(lengths: &[usize], threads: usize, goal: usize) -> Vec
     }
 }
 
-/// Cuts texts into at most `count` shares of as many tokens.
+/// Cuts texts into at most `count` shares of about as many tokens.
 fn cut(lengths: &[usize], count: usize) -> Vec<Range<usize>> {
     let total: usize = lengths.iter().sum();
     let mut shares = vec![];
@@ -68,10 +70,10 @@ fn cut(lengths: &[usize], count: usize) -> Vec<Range<usize>> {
     shares
 }
 
-/// How long `threads` threads take for shares, the longest of which go first, in tokens.
-fn time(lengths: &[usize], shares: &[Range<usize>], threads: usize) -> usize {
+/// How long `threads` threads take for shares, the longest of which go first, in tokens; each costs `more` than its own.
+fn time(lengths: &[usize], shares: &[Range<usize>], threads: usize, more: usize) -> usize {
     let mut costs: Vec<usize> =
-        shares.iter().map(|share| lengths[share.clone()].iter().sum::<usize>() + TOKENS_A_SHARE).collect();
+        shares.iter().map(|share| lengths[share.clone()].iter().sum::<usize>() + more).collect();
     costs.sort_unstable_by(|a, b| b.cmp(a));
     let mut busy = vec![0; threads];
     for cost in costs {
@@ -119,11 +121,17 @@ mod tests {
 
     #[test]
     fn texts_of_mixed_lengths_keep_no_thread_waiting_for_long() {
-        // Of the 660 tokens, one thread would have 350 in six even shares.
+        // In six even shares, one thread would have 350 of the 660 tokens.
         let lengths = [120, 20, 100, 60, 90, 30, 110, 40, 70, 20];
-        let shares = text_shares(&lengths, 2, 112);
-        assert!(time(&lengths, &shares, 2) < time(&lengths, &cut(&lengths, 6), 2), "{shares:?}");
-        assert!(shares.len() <= 8, "{shares:?}");
+        let mut tokens: Vec<usize> =
+            text_shares(&lengths, 2, 112).into_iter().map(|share| lengths[share].iter().sum()).collect();
+        tokens.sort_unstable();
+        let mut busy = [0, 0];
+        while let Some(longest) = tokens.pop() {
+            let first = usize::from(busy[1] < busy[0]);
+            busy[first] += longest;
+        }
+        assert!(busy.iter().max() < Some(&340), "{busy:?}");
     }
 
     #[test]

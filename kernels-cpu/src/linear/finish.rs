@@ -1,14 +1,14 @@
 //! The end of a panel's rows: sums become f32 and get bias, activation and residual.
 
 use super::panel::{Effect, Panel};
-use super::sums::{Rows, settle};
+use super::sums::{Rows, panel_of, settle};
 use crate::element::{Element, load_part, store_part};
 use crate::epilogue::{Activation, activate};
 use crate::packed_matrix::PANEL;
 use crate::target::{LANES, Target};
 
 impl<E: Element> Panel<'_, '_, E> {
-    /// Finishes some rows of the panel.
+    /// Finishes some rows of the panel, once: their sums are no more after that.
     ///
     /// # Safety
     /// Sums, scales and `A x` lie where `rows` says, and there is room for the results.
@@ -21,7 +21,7 @@ impl<E: Element> Panel<'_, '_, E> {
         // SAFETY: as the caller promises.
         unsafe {
             settle::<I, O>(rows, self.scales, gain);
-            // What is common has a loop of its own, in which nothing is asked.
+            // What is common has a loop of its own, in which the activation is not asked for.
             match self.call.activation {
                 _ if self.width < PANEL => self.write_edge::<I, O>(rows, bias, coarse),
                 Activation::Identity => self.write::<I, O>(rows, bias, (Activation::Identity, coarse)),
@@ -44,7 +44,7 @@ impl<E: Element> Panel<'_, '_, E> {
     ) {
         // SAFETY: as the caller promises; there is as much of a residual as of results.
         unsafe {
-            let bias = [I::load(bias.as_ptr()), I::load(bias[LANES..].as_ptr())];
+            let bias = panel_of::<I>(bias);
             for r in 0..rows.count {
                 let (out, residual) = self.row_of(rows, r);
                 for (c, bias) in bias.into_iter().enumerate() {

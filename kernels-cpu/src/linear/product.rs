@@ -50,6 +50,8 @@ fn product<I: Target, E: Element, O: Element>(
     let count = block.rows.len();
     let many = count > kernel.max_rows();
     let _tiles = kernel.begin();
+    // What others compute is asked for by them.
+    let last = panels.end;
     for index in panels {
         let panel = Panel::new(call, index, &mut edge);
         let mut adapter: Option<&LoraSegment<'_>> = None;
@@ -80,7 +82,11 @@ fn product<I: Target, E: Element, O: Element>(
                 columns: PANEL,
                 ahead: AHEAD,
                 many_rows: many,
-                coming: if many { share_of_next(call.weight, index, at..at + rows, count) } else { &[] },
+                coming: if many && index + 1 < last {
+                    share_of_next(call.weight, index, at..at + rows, count)
+                } else {
+                    &[]
+                },
                 accumulate: false,
                 out: sums,
                 next: follow_on.as_ref(),
@@ -123,7 +129,7 @@ fn product<I: Target, E: Element, O: Element>(
     }
 }
 
-/// Asks for the cache lines of the results of some of the block's rows and a panel. In memory that is used again, others have
+/// Asks for the cache lines of the results of some of the block's rows and a panel, as far as these begin with a line. In memory that is used again, others have
 /// computed and read what lies there, and until a line has come from their core no later result is stored.
 #[inline(always)]
 fn ask_for_results<I: Target, O>((first, stride): (*mut O, usize), rows: Range<usize>, panel: usize) {
@@ -156,9 +162,6 @@ pub(super) fn normalize_rows_body<I: Target, E: Element>(
 /// The share of panel `index`'s successor that is to be asked for beside the rows `rows` of `count`.
 #[inline(always)]
 fn share_of_next(weight: &PackedMatrix, index: usize, rows: Range<usize>, count: usize) -> &[u8] {
-    if index + 1 == weight.panel_count() {
-        return &[];
-    }
     let next = weight.panel(index + 1);
     &next[next.len() * rows.start / count..next.len() * rows.end / count]
 }

@@ -144,7 +144,7 @@ unsafe fn lanes_of<I: Target>(values: *const f32, columns: Range<usize>) -> I::L
 
 /// `h = A x` for the rows `part` of a block of rows `block`, counted from its first, with the block's operand, into the block's
 /// `hidden`, which has place for the widest adapter. All segments with a low-rank part are packed for the kernel's format; a
-/// part begins and ends with whole tiles or with the block.
+/// part begins and ends with whole tiles, where the kernel has such, or with the block.
 #[inline(always)]
 pub(super) fn shrink_packed<I: Target>(
     (kernel, operand): (&TileKernel, &Operand),

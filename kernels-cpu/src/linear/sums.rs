@@ -6,7 +6,7 @@ use crate::target::{LANES, Target};
 
 /// The sums of some rows and where their results go.
 pub(super) struct Rows<O> {
-    /// `[rows, PANEL]`: f32, or i32 for int8.
+    /// `[rows, PANEL]`: f32, or i32 for int8 until they are [settled](settle).
     pub sums: *mut u32,
     /// How many.
     pub count: usize,
@@ -34,7 +34,7 @@ pub(super) struct Apart {
 /// The scales of a panel's weights, and its scales times sums.
 pub(super) type PanelScales<'a> = (&'a [f32], &'a [f32]);
 
-/// Makes f32 of the sums of some rows, where they lie: with `scales` they are integers. Times the gain, and what lies apart is
+/// Makes f32 of the sums of some rows, where they lie, once: with `scales` they are integers. Times the gain, and what lies apart is
 /// added.
 ///
 /// # Safety
@@ -70,20 +70,24 @@ unsafe fn settle_each<I: Target, O>(
 ) {
     // SAFETY: as the caller promises; scales and gains are a panel's.
     unsafe {
-        let at = |values: &[f32]| [I::load(values[..LANES].as_ptr()), I::load(values[LANES..PANEL].as_ptr())];
-        let scales = scales.map(|(scales, totals)| (at(scales), at(totals)));
-        let gain = gain.map(|gain| at(gain));
+        // No closure below: see `linear.rs`.
+        let (mut of_weights, mut totals, mut gains) =
+            ([I::splat(0.0); 2], [I::splat(0.0); 2], [I::splat(1.0); 2]);
+        if let Some(scales) = scales {
+            (of_weights, totals) = (panel_of::<I>(scales.0), panel_of::<I>(scales.1));
+        }
+        if let Some(gain) = gain {
+            gains = panel_of::<I>(gain);
+        }
         for r in 0..rows.count {
             for c in 0..PANEL / LANES {
                 let sums = rows.sums.add(r * PANEL + c * LANES);
                 let mut v = match scales {
                     None => I::load(sums.cast()),
-                    Some((scales, totals)) => {
-                        from_integers::<I>(sums.cast(), *rows.scales.add(r), scales[c], totals[c])
-                    }
+                    Some(_) => from_integers::<I>(sums.cast(), *rows.scales.add(r), of_weights[c], totals[c]),
                 };
-                if let Some(gain) = gain {
-                    v = I::mul(v, gain[c]);
+                if gain.is_some() {
+                    v = I::mul(v, gains[c]);
                 }
                 if let Some(apart) = apart {
                     let own = apart.sums.add(r * PANEL + c * LANES);
@@ -96,6 +100,14 @@ unsafe fn settle_each<I: Target, O>(
             }
         }
     }
+}
+
+/// A panel's values.
+#[inline(always)]
+pub(super) fn panel_of<I: Target>(values: &[f32]) -> [I::Lanes; 2] {
+    let (low, high) = (&values[..LANES], &values[LANES..PANEL]);
+    // SAFETY: there are sixteen in each.
+    unsafe { [I::load(low.as_ptr()), I::load(high.as_ptr())] }
 }
 
 /// Sixteen sums of products of a row's bytes with 8-bit weights as f32: `row` has the row's scale and its scale times the byte of

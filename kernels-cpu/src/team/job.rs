@@ -42,8 +42,8 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// Takes tasks until none is left. After a panic the rest of its phase is done, but no later one: that might count on what
-    /// is missing.
+    /// Takes tasks until none is left. After a panic, what is left of the first phase is done, but no task of a later one that has
+    /// not begun: it might count on what is missing.
     pub(super) fn work(&self) {
         IN_TASK.set(true);
         while let Some(Taken { phase, task, before, is_last_phase }) = self.take() {

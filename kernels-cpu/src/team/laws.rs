@@ -43,7 +43,7 @@ fn no_task_of_a_phase_begins_before_the_phase_before_is_done() {
 }
 
 #[test]
-fn after_a_panic_the_rest_of_its_phase_is_done_and_no_later_one() {
+fn after_a_panic_the_rest_of_the_first_phase_is_done_and_no_later_one() {
     let (first, later) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let fails = |i: usize| {
         assert_ne!(i, 3, "this task fails");
@@ -58,6 +58,25 @@ fn after_a_panic_the_rest_of_its_phase_is_done_and_no_later_one() {
     let done = first.into_inner();
     // A machine of one thread does one task after the other and stops.
     assert_eq!((done, later.into_inner()), (if threads() > 1 { 7 } else { 3 }, 0));
+}
+
+#[test]
+fn a_panic_in_a_later_phase_leaves_out_those_after_it_and_reaches_the_caller() {
+    for _ in 0..50 {
+        let (before, after) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let count = |count: &AtomicUsize| {
+            count.fetch_add(1, Ordering::Relaxed);
+        };
+        let phases = [
+            Phase { tasks: 5, run: &|_| count(&before) },
+            Phase { tasks: 9, run: &|i| assert_ne!(i, 2, "this task fails") },
+            Phase { tasks: 5, run: &|_| count(&after) },
+        ];
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| in_phases(&phases)));
+        let said = result.expect_err("a panic");
+        assert!(said.downcast_ref::<String>().is_some_and(|said| said.contains("this task fails")));
+        assert_eq!((before.into_inner(), after.into_inner()), (5, 0));
+    }
 }
 
 #[test]

@@ -26,8 +26,8 @@ const MANY_STEPS: usize = 512;
 
 /// A form with 256-bit registers: the whole panel's width for a few rows. More rows go in parts of at most `$most`, as many as the
 /// registers have by `$width` registers of a panel, all of it or half of it, and of at most `$of_half` where there is no more than
-/// half of one; registers without columns are left out. By turns: all parts take some steps before the next ones come, so that a panel comes from memory once and while
-/// all of them compute.
+/// half of one; registers without columns are left out. By turns: all parts take some steps before the next ones come, so that a
+/// panel comes from memory once and while all of them compute.
 ///
 /// `$dot` adds the products of some steps (`narrow_steps`), of which each takes `$step` bytes of a row, and `$spread` those of four steps
 /// that do not lie as in a packed matrix.
