@@ -163,6 +163,7 @@ fn one_head_body<I: Target, E: Element>(job: &Job<'_, E>, head: Head, scratch: &
                     many_rows: true,
                     coming: &[],
                     accumulate: false,
+                    factors: None,
                     next: None,
                     out: scores[panel * MAX_ROWS * PANEL..].as_mut_ptr(),
                 };
@@ -187,6 +188,7 @@ fn one_head_body<I: Target, E: Element>(job: &Job<'_, E>, head: Head, scratch: &
                     many_rows: true,
                     coming: &[],
                     accumulate: false,
+                    factors: None,
                     next: None,
                     out: sums.as_mut_ptr(),
                 };

@@ -54,6 +54,8 @@ pub(crate) struct TileCall<'n> {
     pub coming: &'n [u8],
     /// Whether what lies in `out` is added to. Floats only, and not in tiles.
     pub accumulate: bool,
+    /// For 16-bit integers: what makes f32 of their sums, which are added to what lies in `out`.
+    pub factors: Option<Factors>,
     /// Sums, `[rows, PANEL]`: f32, or i32 of integers.
     pub out: *mut u32,
     /// What is added to the same sums before they are written: only rows, panel and steps of it count. Not in tiles.
@@ -69,7 +71,36 @@ impl TileCall<'_> {
     /// The same from row `row` on, alone.
     pub fn rows_from(&self, row: usize) -> Self {
         let (a, out) = (self.a.wrapping_add(row * self.stride), self.out.wrapping_add(row * PANEL));
-        Self { a, out, next: None, coming: &[], ..*self }
+        let factors = self.factors.map(|factors| factors.rows_from(row * self.stride));
+        Self { a, out, factors, next: None, coming: &[], ..*self }
+    }
+}
+
+/// What integers of a row are to be multiplied by.
+#[derive(Clone, Copy)]
+pub(crate) struct Factors {
+    /// The first row's factor; the next row's lies as far away as its values do.
+    pub of_rows: *const f32,
+    /// The panel's.
+    pub of_panel: f32,
+}
+
+impl Factors {
+    /// The same from the row that lies `bytes` further on.
+    fn rows_from(self, bytes: usize) -> Self {
+        Self { of_rows: self.of_rows.wrapping_byte_add(bytes), ..self }
+    }
+
+    /// Both together, of the row that lies `bytes` further on than the first.
+    ///
+    /// # Safety
+    /// It does.
+    #[inline(always)]
+    unsafe fn of_row(&self, bytes: usize) -> f32 {
+        // SAFETY: as the caller promises.
+        let factor = unsafe { *self.of_rows.byte_add(bytes) } * self.of_panel;
+        // Beyond f32 not even zeros would stay zeros. NaN passes.
+        if factor > f32::MAX { f32::MAX } else { factor }
     }
 }
 
@@ -172,7 +203,7 @@ impl TileKernel {
         Self { operand, functions, tiles: false, rows_at_once: 1, path: Self::PLAIN }
     }
 
-    /// The form for 16-bit integers, all of whose sums fit 32 bits: by whole panels of a packed matrix, with nothing to add to and nothing
+    /// The form for 16-bit integers, all of whose sums fit 32 bits: by whole panels of a packed matrix, with [`TileCall::factors`] and nothing
     /// that follows.
     pub fn int16(isa: Isa) -> Self {
         #[cfg(target_arch = "x86_64")]

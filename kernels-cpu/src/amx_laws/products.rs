@@ -81,6 +81,7 @@ impl Factors {
                 many_rows: gap > 0,
                 coming: &[],
                 accumulate: false,
+                factors: None,
                 out: out.values_mut::<u32>().as_mut_ptr(),
                 next: None,
             };

@@ -77,7 +77,6 @@ impl Block {
             first: part.start,
             scales: self.operand.scales.wrapping_add(in_block),
             hidden: self.hidden.at_row(in_block),
-            apart: None,
             out: (out.wrapping_add(in_block * stride), stride),
         }
     }

@@ -8,19 +8,28 @@ use crate::packed_matrix::PANEL;
 use crate::target::{LANES, Target};
 
 impl<E: Element> Panel<'_, '_, E> {
-    /// Finishes some rows of the panel, once: their sums are no more after that.
+    /// Makes f32 of the sums of some rows, once, times what an adapter has for a gain.
     ///
     /// # Safety
-    /// Sums, scales and `A x` lie where `rows` says, and there is room for the results.
+    /// Sums and scales lie where `rows` says.
+    #[inline(always)]
+    pub unsafe fn settle<I: Target, O>(&self, rows: &Rows<O>, effect: Option<&Effect>) {
+        let gain = effect.and_then(|e| e.gain.as_ref());
+        // SAFETY: as the caller promises.
+        unsafe { settle::<I, O>(rows, self.scales, gain) };
+    }
+
+    /// Makes results of the sums of some rows, which are settled.
+    ///
+    /// # Safety
+    /// Sums lie where `rows` says, and there is room for the results.
     #[inline(always)]
     pub unsafe fn finish<I: Target, O: Element>(&self, rows: &Rows<O>, effect: Option<&Effect>) {
         let bias = effect.map_or(self.bias, |e| &e.bias);
-        let gain = effect.and_then(|e| e.gain.as_ref());
         // Results that are rounded to 8 bits, here or when they are quantised, need no finer activation.
         let coarse = E::COARSE || self.scales.is_some();
         // SAFETY: as the caller promises.
         unsafe {
-            settle::<I, O>(rows, self.scales, gain);
             // What is common has a loop of its own, in which the activation is not asked for.
             match self.call.activation {
                 _ if self.width < PANEL => self.write_edge::<I, O>(rows, bias, coarse),

@@ -1,15 +1,13 @@
 //! A panel of a layer, and what its rows' adapters change in it: gain, bias, and `B h` beside the panel's product.
 
-use std::ops::Range;
-
 use super::LinearCall;
 use super::shrink::Hidden;
-use super::sums::{Apart, PanelScales, Rows};
+use super::sums::{PanelScales, Rows};
 use crate::element::Element;
 use crate::lora::{LoraSegment, LoraSpan, segments_in};
 use crate::packed_lora::{ExpandPanel, PackedLora};
 use crate::packed_matrix::{PANEL, STEP_BYTES};
-use crate::tile::{MAX_ROWS, OperandForm, SumsTile, TileCall, TileKernel};
+use crate::tile::{TileCall, TileKernel};
 
 /// One panel of the layer: its columns and what the base model adds to them.
 pub(super) struct Panel<'a, 'c, E> {
@@ -44,20 +42,6 @@ struct Expand {
     scale: f32,
     /// The group of `A x` that it is multiplied with.
     group: usize,
-}
-
-/// `B h` of a tile's rows by itself.
-pub(super) struct ApartTile {
-    sums: SumsTile,
-    /// By row, for integers: scale of `A x` times scale of `B`.
-    factors: [f32; MAX_ROWS],
-}
-
-impl Default for ApartTile {
-    #[inline(always)]
-    fn default() -> Self {
-        Self { sums: SumsTile::default(), factors: [0.0; MAX_ROWS] }
-    }
 }
 
 enum Source {
@@ -153,30 +137,18 @@ impl<'a, 'c, E: Element> Panel<'a, 'c, E> {
         effect.expands.push(Expand { first, steps: span.rank, b, scale: 1.0, group: 0 });
     }
 
-    /// Adds `B h` of one adapter to the sums of some rows, or keeps it in `apart` for [`Self::finish`].
+    /// Adds `B h` of one adapter to the sums of some rows.
     ///
     /// # Safety
-    /// Sums and `A x` lie where `rows` says; the effect is of the rows' segment; the kernel is one of the machine's, in
-    /// registers, and reads `A x` as it lies.
+    /// Sums, which are settled, and `A x` lie where `rows` says; the effect is of the rows' segment; the kernel is one of the
+    /// machine's, in registers, and reads `A x` as it lies.
     #[inline(always)]
-    pub unsafe fn expand<O>(
-        &self,
-        kernel: &TileKernel,
-        rows: &mut Rows<O>,
-        effect: &Effect,
-        apart: &mut ApartTile,
-    ) {
-        let by_itself = self.scales.is_some() || effect.gain.is_some();
-        for (i, expand) in effect.expands.iter().enumerate() {
-            // SAFETY: as the caller promises.
-            unsafe { apart.take_factors(0..rows.count, &rows.hidden, expand) };
-            let mut call = expand.call(&effect.pieces, kernel, &rows.hidden);
-            call.accumulate = !by_itself || i > 0;
-            call.out = if by_itself { apart.sums.as_mut_ptr() } else { rows.sums };
+    pub unsafe fn expand<O>(&self, kernel: &TileKernel, rows: &Rows<O>, effect: &Effect) {
+        for expand in &effect.expands {
+            let call = TileCall { out: rows.sums, ..expand.call(&effect.pieces, kernel, &rows.hidden) };
             // SAFETY: as the caller promises; `B` has as many steps with a panel's columns from here on.
             unsafe { over_rows(kernel, &call, rows.count) };
         }
-        rows.apart = (by_itself && !effect.expands.is_empty()).then(|| apart.read(kernel));
     }
 
     /// The same for the rows of several adapters, all packed, which bring nothing but `A` and `B`.
@@ -184,70 +156,15 @@ impl<'a, 'c, E: Element> Panel<'a, 'c, E> {
     /// # Safety
     /// As for [`Self::expand`]; the segments are those of the call whose rows these are.
     #[inline(always)]
-    pub unsafe fn expand_packed<O>(
-        &self,
-        kernel: &TileKernel,
-        segments: &[LoraSegment<'_>],
-        rows: &mut Rows<O>,
-        apart: &mut ApartTile,
-    ) {
-        let all = rows.first..rows.first + rows.count;
-        let by_itself = self.scales.is_some() && segments_in(segments, all.clone()).next().is_some();
-        // Rows of the base among them: what is added to those must not change a bit, a zero's sign included.
-        let leave = |apart: &mut ApartTile, rows: Range<usize>| {
-            if by_itself {
-                apart.leave(rows, kernel);
-            }
-        };
-        let mut done = 0;
-        for (part, segment) in segments_in(segments, all) {
+    pub unsafe fn expand_packed<O>(&self, kernel: &TileKernel, segments: &[LoraSegment<'_>], rows: &Rows<O>) {
+        for (part, segment) in segments_in(segments, rows.first..rows.first + rows.count) {
             let Some(expand) = segment.packed.and_then(|packed| self.expand_of(packed)) else { continue };
             let at = part.start - rows.first;
-            leave(apart, done..at);
-            // SAFETY: as the caller promises.
-            unsafe { apart.take_factors(at..at + part.len(), &rows.hidden, &expand) };
-            let mut call = expand.call(&[], kernel, &rows.hidden.at_row(at));
-            call.accumulate = !by_itself;
-            let sums = if by_itself { apart.sums.as_mut_ptr() } else { rows.sums };
-            call.out = sums.wrapping_add(at * PANEL);
+            let out = rows.sums.wrapping_add(at * PANEL);
+            let call = TileCall { out, ..expand.call(&[], kernel, &rows.hidden.at_row(at)) };
             // SAFETY: as above; the part is of these rows.
             unsafe { over_rows(kernel, &call, part.len()) };
-            done = at + part.len();
         }
-        leave(apart, done..rows.count);
-        rows.apart = by_itself.then(|| apart.read(kernel));
-    }
-}
-
-impl ApartTile {
-    /// Takes the factors of the tile's rows `rows`, where their `A x` is integers.
-    ///
-    /// # Safety
-    /// Their `A x` lies where `hidden`, of the tile's rows, says.
-    #[inline(always)]
-    unsafe fn take_factors(&mut self, rows: Range<usize>, hidden: &Hidden, expand: &Expand) {
-        for row in rows {
-            // SAFETY: as the caller promises.
-            let Some(of_row) = (unsafe { hidden.scale(row, expand.group) }) else { return };
-            let factor = of_row * expand.scale;
-            // Beyond f32 not even zeros would stay zeros.
-            self.factors[row] = if factor.is_infinite() { f32::MAX } else { factor };
-        }
-    }
-
-    /// Nothing for the tile's rows `rows`: what changes no bit of a sum.
-    fn leave(&mut self, rows: Range<usize>, kernel: &TileKernel) {
-        let integers = kernel.operand == OperandForm::Int16;
-        let nothing = if integers { 0 } else { (-0.0f32).to_bits() };
-        self.sums.fill(rows.clone(), nothing);
-        // 0 times it is a zero below zero.
-        self.factors[rows].fill(-1.0);
-    }
-
-    /// What [`Panel::finish`] adds.
-    fn read(&self, kernel: &TileKernel) -> Apart {
-        let integers = kernel.operand == OperandForm::Int16;
-        Apart { sums: self.sums.row(0), factors: integers.then_some(self.factors.as_ptr()) }
     }
 }
 
@@ -289,6 +206,7 @@ impl Expand {
             many_rows: false,
             coming: &[],
             accumulate: true,
+            factors: hidden.factors(self.group, self.scale),
             out: std::ptr::null_mut(),
             next: None,
         }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::Layer;
 use super::block::Block;
-use super::panel::{ApartTile, Effect, Panel};
+use super::panel::{Effect, Panel};
 use crate::aligned::LINE;
 use crate::element::Element;
 use crate::lora::{LoraSegment, segments_in};
@@ -45,7 +45,6 @@ fn product<I: Target, E: Element, O: Element>(
     let Layer { call, kernel, .. } = layer;
     let mut sums = SumsTile::default();
     let sums = sums.as_mut_ptr();
-    let mut apart = ApartTile::default();
     let (mut effect, mut edge) = (Effect::none(), [0.0; PANEL]);
     let count = block.rows.len();
     let many = count > kernel.max_rows();
@@ -88,6 +87,7 @@ fn product<I: Target, E: Element, O: Element>(
                     &[]
                 },
                 accumulate: false,
+                factors: None,
                 out: sums,
                 next: follow_on.as_ref(),
             };
@@ -108,19 +108,20 @@ fn product<I: Target, E: Element, O: Element>(
                     Some((part, _)) => (done..part.start, None),
                     None => (done..whole.end, None),
                 };
-                let mut own = block.part(part.clone(), first, sums, out);
+                if let Some(segment) = segment {
+                    panel.effect_of_next(segment, layer.packed, &mut adapter, &mut effect);
+                }
+                let own_effect = segment.map(|_| &effect);
+                let own = block.part(part.clone(), first, sums, out);
                 // SAFETY: the part is this tile, or of it; see `Block::part`.
                 unsafe {
-                    if all_at_once {
-                        panel.expand_packed(&layer.expand, call.lora, &mut own, &mut apart);
+                    panel.settle::<I, O>(&own, own_effect);
+                    match own_effect {
+                        _ if all_at_once => panel.expand_packed(&layer.expand, call.lora, &own),
+                        Some(effect) if follow_on.is_none() => panel.expand(&layer.expand, &own, effect),
+                        _ => {}
                     }
-                    if let Some(segment) = segment {
-                        panel.effect_of_next(segment, layer.packed, &mut adapter, &mut effect);
-                        if follow_on.is_none() {
-                            panel.expand(&layer.expand, &mut own, &effect, &mut apart);
-                        }
-                    }
-                    panel.finish::<I, O>(&own, segment.map(|_| &effect));
+                    panel.finish::<I, O>(&own, own_effect);
                 }
                 done = part.end;
             }

@@ -16,29 +16,17 @@ pub(super) struct Rows<O> {
     pub scales: *const [f32; 2],
     /// `A x` of these rows.
     pub hidden: Hidden,
-    /// `B h` of these rows where it could not be added to the sums: these are integers, or get a gain first.
-    pub apart: Option<Apart>,
     /// Where the first row's first column of the layer lies, and values from row to row.
     pub out: (*mut O, usize),
-}
-
-/// Sums by themselves.
-#[derive(Clone, Copy)]
-pub(super) struct Apart {
-    /// `[rows, PANEL]`: f32, or i32 where there are factors.
-    pub sums: *const u32,
-    /// By row, what its integers are to be multiplied by.
-    pub factors: Option<*const f32>,
 }
 
 /// The scales of a panel's weights, and its scales times sums.
 pub(super) type PanelScales<'a> = (&'a [f32], &'a [f32]);
 
-/// Makes f32 of the sums of some rows, where they lie, once: with `scales` they are integers. Times the gain, and what lies apart is
-/// added.
+/// Makes f32 of the sums of some rows, where they lie, once: with `scales` they are integers. Times the gain.
 ///
 /// # Safety
-/// Sums, scales of rows and what is apart lie where `rows` says.
+/// Sums and scales of rows lie where `rows` says.
 #[inline(always)]
 pub(super) unsafe fn settle<I: Target, O>(
     rows: &Rows<O>,
@@ -47,14 +35,11 @@ pub(super) unsafe fn settle<I: Target, O>(
 ) {
     // SAFETY: as the caller promises.
     unsafe {
-        // What is common has a loop of its own, in which nothing is asked.
-        match (scales, gain, rows.apart) {
-            (None, None, None) => {}
-            (Some(scales), None, None) => settle_each::<I, O>(rows, Some(scales), None, None),
-            (Some(scales), None, Some(Apart { sums, factors: Some(factors) })) => {
-                settle_each::<I, O>(rows, Some(scales), None, Some(Apart { sums, factors: Some(factors) }));
-            }
-            (scales, gain, apart) => settle_each::<I, O>(rows, scales, gain, apart),
+        match (scales, gain) {
+            (None, None) => {}
+            // What is common has a loop of its own, in which nothing is asked.
+            (Some(scales), None) => settle_each::<I, O>(rows, Some(scales), None),
+            (scales, gain) => settle_each::<I, O>(rows, scales, gain),
         }
     }
 }
@@ -66,21 +51,20 @@ unsafe fn settle_each<I: Target, O>(
     rows: &Rows<O>,
     scales: Option<PanelScales<'_>>,
     gain: Option<&[f32; PANEL]>,
-    apart: Option<Apart>,
 ) {
-    // SAFETY: as the caller promises; scales and gains are a panel's.
-    unsafe {
-        // No closure below: see `linear.rs`.
-        let (mut of_weights, mut totals, mut gains) =
-            ([I::splat(0.0); 2], [I::splat(0.0); 2], [I::splat(1.0); 2]);
-        if let Some(scales) = scales {
-            (of_weights, totals) = (panel_of::<I>(scales.0), panel_of::<I>(scales.1));
-        }
-        if let Some(gain) = gain {
-            gains = panel_of::<I>(gain);
-        }
-        for r in 0..rows.count {
-            for c in 0..PANEL / LANES {
+    // No closure below: see `linear.rs`.
+    let (mut of_weights, mut totals, mut gains) =
+        ([I::splat(0.0); 2], [I::splat(0.0); 2], [I::splat(1.0); 2]);
+    if let Some(scales) = scales {
+        (of_weights, totals) = (panel_of::<I>(scales.0), panel_of::<I>(scales.1));
+    }
+    if let Some(gain) = gain {
+        gains = panel_of::<I>(gain);
+    }
+    for r in 0..rows.count {
+        for c in 0..PANEL / LANES {
+            // SAFETY: as the caller promises.
+            unsafe {
                 let sums = rows.sums.add(r * PANEL + c * LANES);
                 let mut v = match scales {
                     None => I::load(sums.cast()),
@@ -88,13 +72,6 @@ unsafe fn settle_each<I: Target, O>(
                 };
                 if gain.is_some() {
                     v = I::mul(v, gains[c]);
-                }
-                if let Some(apart) = apart {
-                    let own = apart.sums.add(r * PANEL + c * LANES);
-                    v = match apart.factors {
-                        None => I::add(v, I::load(own.cast())),
-                        Some(factors) => I::fma(I::load_i32(own.cast()), I::splat(*factors.add(r)), v),
-                    };
                 }
                 I::store(v, sums.cast());
             }

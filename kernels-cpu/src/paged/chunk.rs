@@ -128,6 +128,7 @@ fn score(call: &ChunkCall<'_>, scores: &mut [f32]) {
                 many_rows: false,
                 coming: &[],
                 accumulate: false,
+                factors: None,
                 next: None,
                 out: scores[grid.panel(block, panel)..][..grid.rows * PANEL].as_mut_ptr().cast(),
             };
@@ -168,6 +169,7 @@ fn weigh(
                 many_rows: false,
                 coming: &[],
                 accumulate: block > 0,
+                factors: None,
                 next: None,
                 out: sums[panel * grid.rows * PANEL..][..grid.rows * PANEL].as_mut_ptr().cast(),
             };

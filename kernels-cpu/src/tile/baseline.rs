@@ -95,8 +95,17 @@ unsafe fn int16_rows<const R: usize>(call: &TileCall<'_>) {
                 }
             }
         }
-        // SAFETY: see above.
-        unsafe { write_sums(call.out, from, &acc.map(|row| row.map(|v| v as u32))) };
+        // SAFETY: see above; factors lie with the rows.
+        unsafe {
+            let mut sums = first_sums::<R>(call, from);
+            for (r, (sums, acc)) in sums.iter_mut().zip(acc).enumerate() {
+                let factor = call.factors.map_or(1.0, |factors| factors.of_row(r * call.stride));
+                for (sum, acc) in sums.iter_mut().zip(acc) {
+                    *sum = multiply_add(acc as f32, factor, *sum);
+                }
+            }
+            write_sums(call.out, from, &sums.map(|row| row.map(f32::to_bits)));
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Products of integers in registers: exact, in memory that ends where operands and sums end.
 
-use super::{AHEAD, OperandForm, TileCall, TileKernel};
+use super::{AHEAD, Factors, OperandForm, TileCall, TileKernel};
 use crate::aligned::AlignedBuffer;
 use crate::isa::Isa;
 use crate::packed_lora::most_of;
@@ -82,6 +82,7 @@ fn sums_of_bytes_are_exact_at_their_largest() {
                 many_rows,
                 coming: if many_rows { operand } else { &[] },
                 accumulate: false,
+                factors: None,
                 out: out.values_mut::<u32>().as_mut_ptr(),
                 next: None,
             };
@@ -116,8 +117,17 @@ fn sums_of_16_bit_integers_are_exact_at_their_largest() {
             draw if draw.is_multiple_of(5) => -most as i16,
             draw => (draw as i32 % (most + 1)) as i16,
         };
-        let mut operand = AlignedBuffer::zeroed(rows_at_most * steps * 4);
-        operand.values_mut::<i16>().iter_mut().for_each(|v| *v = draw());
+        // Behind each row lies its factor: a power of two, so that what is added is exact, too.
+        let width = 2 * steps + 2;
+        let factor = |row: usize| [1.0f32, 0.5, 0.25][row % 3];
+        let mut operand = AlignedBuffer::zeroed(rows_at_most * width * 2);
+        for (row, values) in
+            operand.values_mut::<i16>().chunks_exact_mut(width).take(rows_at_most).enumerate()
+        {
+            values[..2 * steps].iter_mut().for_each(|v| *v = draw());
+            let bits = factor(row).to_bits();
+            values[2 * steps..].copy_from_slice(&[bits as i16, (bits >> 16) as i16]);
+        }
         let mut panel = AlignedBuffer::zeroed(steps * PANEL * 4);
         panel.values_mut::<i16>().iter_mut().for_each(|v| *v = draw());
         // One row and one column of the largest there are.
@@ -126,9 +136,10 @@ fn sums_of_16_bit_integers_are_exact_at_their_largest() {
         let (operand, panel) = (operand.values::<i16>(), panel.values::<i16>());
         for rows in 1..=rows_at_most {
             let mut out = AlignedBuffer::zeroed(rows * PANEL * 4);
+            out.values_mut::<f32>().fill(3.0);
             let call = TileCall {
                 a: operand.as_ptr().cast(),
-                stride: steps * 4,
+                stride: width * 2,
                 panel: panel.as_ptr().cast(),
                 panel_stride: STEP_BYTES,
                 steps,
@@ -136,20 +147,23 @@ fn sums_of_16_bit_integers_are_exact_at_their_largest() {
                 ahead: AHEAD,
                 many_rows: false,
                 coming: &[],
-                accumulate: false,
+                accumulate: true,
+                factors: Some(Factors { of_rows: operand[2 * steps..].as_ptr().cast(), of_panel: 0.5 }),
                 next: None,
                 out: out.values_mut::<u32>().as_mut_ptr(),
             };
             // SAFETY: the instruction set is available here; rows, panel and room for the sums were made above.
             unsafe { kernel.function(rows)(&call) };
-            for (row, got) in out.values::<i32>().chunks(PANEL).take(rows).enumerate() {
+            for (row, got) in out.values::<f32>().chunks(PANEL).take(rows).enumerate() {
                 for (column, got) in got.iter().enumerate() {
                     let product = |k: usize| {
                         let weight = panel[(k / 2 * PANEL + column) * 2 + k % 2];
-                        operand[row * 2 * steps + k] as i64 * weight as i64
+                        operand[row * width + k] as i64 * weight as i64
                     };
-                    let want: i64 = (0..2 * steps).map(product).sum();
-                    assert_eq!(*got as i64, want, "{}, {steps} steps, {rows} rows, row {row}", isa.name());
+                    let sum: i64 = (0..2 * steps).map(product).sum();
+                    assert!(i32::try_from(sum).is_ok());
+                    let want = 3.0 + sum as f32 * (factor(row) * 0.5);
+                    assert_eq!(*got, want, "{}, {steps} steps, {rows} rows, row {row}", isa.name());
                 }
             }
         }

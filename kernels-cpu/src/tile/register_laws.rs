@@ -69,6 +69,7 @@ impl Factors {
             many_rows,
             coming: if many_rows { self.panel.values() } else { &[] },
             accumulate: false,
+            factors: None,
             next,
             out: out.values_mut::<u32>().as_mut_ptr(),
         }

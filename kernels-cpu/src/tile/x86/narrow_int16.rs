@@ -15,10 +15,10 @@ const MOST: usize = 5;
 ///
 /// # Safety
 /// As for a [`TileFn`](super::super::TileFn); the panel is a whole one, as it lies in a packed matrix.
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx2,fma")]
 pub(super) unsafe fn int16_avx2<const R: usize>(call: &TileCall<'_>) {
     debug_assert!(
-        call.panel_stride == STEP_BYTES && call.columns == PANEL && !call.accumulate && call.next.is_none()
+        call.panel_stride == STEP_BYTES && call.columns == PANEL && call.accumulate && call.next.is_none()
     );
     let parts = R.div_ceil(MOST);
     let mut at = 0;
@@ -45,7 +45,7 @@ pub(super) unsafe fn int16_avx2<const R: usize>(call: &TileCall<'_>) {
 /// # Safety
 /// As for [`int16_avx2`].
 #[inline]
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx2,fma")]
 unsafe fn part<const R: usize>(call: &TileCall<'_>, at: usize, first: usize) {
     let mut acc = [[_mm256_setzero_si256(); 2]; R];
     // SAFETY: as the caller promises; fetching is a hint.
@@ -66,8 +66,13 @@ unsafe fn part<const R: usize>(call: &TileCall<'_>, at: usize, first: usize) {
             (a, panel) = (a.add(size_of::<i32>()), panel.wrapping_add(STEP_BYTES));
         }
         for (r, acc) in acc.into_iter().enumerate() {
-            _mm256_storeu_si256(out.add(r * PANEL).cast(), acc[0]);
-            _mm256_storeu_si256(out.add(r * PANEL + 8).cast(), acc[1]);
+            let factor = call.factors.map_or(1.0, |factors| factors.of_row((at + r) * call.stride));
+            let factor = _mm256_set1_ps(factor);
+            for (c, acc) in acc.into_iter().enumerate() {
+                let sums = out.add(r * PANEL + c * 8).cast::<f32>();
+                let sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(acc), factor, _mm256_loadu_ps(sums));
+                _mm256_storeu_ps(sums, sum);
+            }
         }
     }
 }
