@@ -52,11 +52,11 @@ pub(crate) struct TileCall<'n> {
     pub many_rows: bool,
     /// What is to be read after this. Forms that take many rows in parts ask for it meanwhile; others leave it.
     pub coming: &'n [u8],
-    /// Whether what lies in `out` is added to. Floats only, and not in tiles.
+    /// Whether what lies in `out` is added to: never for bytes and not in tiles, and always for 16-bit integers.
     pub accumulate: bool,
     /// For 16-bit integers: what makes f32 of their sums, which are added to what lies in `out`.
-    pub factors: Option<Factors>,
-    /// Sums, `[rows, PANEL]`: f32, or i32 of integers.
+    pub factors: Option<RowFactors>,
+    /// Sums, `[rows, PANEL]`: f32, or i32 of bytes.
     pub out: *mut u32,
     /// What is added to the same sums before they are written: only rows, panel and steps of it count. Not in tiles.
     pub next: Option<&'n TileCall<'n>>,
@@ -78,14 +78,14 @@ impl TileCall<'_> {
 
 /// What integers of a row are to be multiplied by.
 #[derive(Clone, Copy)]
-pub(crate) struct Factors {
+pub(crate) struct RowFactors {
     /// The first row's factor; the next row's lies as far away as its values do.
     pub of_rows: *const f32,
     /// The panel's.
     pub of_panel: f32,
 }
 
-impl Factors {
+impl RowFactors {
     /// The same from the row that lies `bytes` further on.
     fn rows_from(self, bytes: usize) -> Self {
         Self { of_rows: self.of_rows.wrapping_byte_add(bytes), ..self }
@@ -136,7 +136,8 @@ impl SumsTile {
 /// A form of the product for a number of rows.
 ///
 /// # Safety
-/// The machine has the form's instructions; rows and panel lie where the call says, and there is room for the sums. From each
+/// The machine has the form's instructions; rows, panel and factors lie where the call says, and there is room for the sums, or
+/// something that they are added to. From each
 /// step on a whole panel's columns can be read, or half of one's where [`TileCall::is_half`] says so, however close steps lie.
 pub(crate) type TileFn = unsafe fn(&TileCall<'_>);
 
@@ -203,8 +204,8 @@ impl TileKernel {
         Self { operand, functions, tiles: false, rows_at_once: 1, path: Self::PLAIN }
     }
 
-    /// The form for 16-bit integers, all of whose sums fit 32 bits: by whole panels of a packed matrix, with [`TileCall::factors`] and nothing
-    /// that follows.
+    /// The form for 16-bit integers, all of whose sums fit 32 bits: by whole panels of a packed matrix, with [`TileCall::factors`], added
+    /// to what is there, and with nothing that follows.
     pub fn int16(isa: Isa) -> Self {
         #[cfg(target_arch = "x86_64")]
         if isa > Isa::Scalar {

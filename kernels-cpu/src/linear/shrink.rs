@@ -11,7 +11,7 @@ use crate::element::{Element, load_part};
 use crate::lora::{LoraSegment, segments_in};
 use crate::packed_lora::PackedLora;
 use crate::target::{LANES, Target};
-use crate::tile::{AHEAD, Factors, MAX_ROWS, OperandForm, SumsTile, TileCall, TileKernel};
+use crate::tile::{AHEAD, MAX_ROWS, OperandForm, RowFactors, SumsTile, TileCall, TileKernel};
 
 /// `A x` of some rows as the expand's kernel reads it: bf16 or 16-bit integers where it has their dot product, else f32.
 ///
@@ -59,10 +59,10 @@ impl Hidden {
     }
 
     /// What the integers of a group are to be multiplied by, beside panels of a scale; `None` where they are floats.
-    pub fn factors(&self, group: usize, of_panel: f32) -> Option<Factors> {
+    pub fn factors(&self, group: usize, of_panel: f32) -> Option<RowFactors> {
         let at = places_of_integers(self.width).0;
         let of_rows = self.data.wrapping_add(at).cast::<f32>().wrapping_add(group).cast_const();
-        (self.form == OperandForm::Int16).then_some(Factors { of_rows, of_panel })
+        (self.form == OperandForm::Int16).then_some(RowFactors { of_rows, of_panel })
     }
 
     /// Writes sixteen values of row `row`, from column `column` on.

@@ -26,7 +26,7 @@ fn multiply_add(a: f32, b: f32, c: f32) -> f32 {
     if cfg!(any(target_arch = "aarch64", target_feature = "fma")) { a.mul_add(b, c) } else { a * b + c }
 }
 
-// SAFETY of the blocks below: the caller of a `TileFn` promises that rows and panel lie where the call says and that there
+// SAFETY of the blocks below: the caller of a `TileFn` promises that rows, panel and factors lie where the call says and that there
 // is room for the sums; all reads are of `steps` steps of each.
 
 unsafe fn f32_rows<const R: usize>(call: &TileCall<'_>) {
@@ -80,6 +80,7 @@ unsafe fn widened_rows<const R: usize>(call: &TileCall<'_>) {
 }
 
 unsafe fn int16_rows<const R: usize>(call: &TileCall<'_>) {
+    debug_assert!(call.accumulate && call.factors.is_some());
     for from in (0..width(call)).step_by(COLUMNS) {
         let mut acc = [[0i32; COLUMNS]; R];
         for step in 0..call.steps {
@@ -95,7 +96,7 @@ unsafe fn int16_rows<const R: usize>(call: &TileCall<'_>) {
                 }
             }
         }
-        // SAFETY: see above; factors lie with the rows.
+        // SAFETY: see above.
         unsafe {
             let mut sums = first_sums::<R>(call, from);
             for (r, (sums, acc)) in sums.iter_mut().zip(acc).enumerate() {

@@ -1,6 +1,6 @@
 //! Products of integers in registers: exact, in memory that ends where operands and sums end.
 
-use super::{AHEAD, Factors, OperandForm, TileCall, TileKernel};
+use super::{AHEAD, OperandForm, RowFactors, TileCall, TileKernel};
 use crate::aligned::AlignedBuffer;
 use crate::isa::Isa;
 use crate::packed_lora::most_of;
@@ -106,16 +106,20 @@ fn sums_of_bytes_are_exact_at_their_largest() {
 
 #[test]
 fn sums_of_16_bit_integers_are_exact_at_their_largest() {
-    for (isa, steps) in Isa::available().into_iter().flat_map(|isa| [1, 4, 33, 150].map(|steps| (isa, steps)))
+    // Small ones, too: of the largest an f32 does not show every unit.
+    let shapes =
+        [1, 4, 33, 150].into_iter().flat_map(|steps| [(steps, most_of(2 * steps) as i32), (steps, 60)]);
+    for (isa, (steps, most)) in
+        Isa::available().into_iter().flat_map(|isa| shapes.clone().map(move |shape| (isa, shape)))
     {
         let kernel = TileKernel::int16(isa);
         assert_eq!(kernel.operand, OperandForm::Int16);
-        let (rows_at_most, most) = (kernel.max_rows(), most_of(2 * steps) as i32);
+        let rows_at_most = kernel.max_rows();
         let mut numbers = Numbers(0x9E37_79B9_7F4A_7C15);
         let mut draw = || match numbers.next() >> 33 {
             draw if draw.is_multiple_of(3) => most as i16,
             draw if draw.is_multiple_of(5) => -most as i16,
-            draw => (draw as i32 % (most + 1)) as i16,
+            draw => (draw as i32 % (2 * most + 1) - most) as i16,
         };
         // Behind each row lies its factor: a power of two, so that what is added is exact, too.
         let width = 2 * steps + 2;
@@ -148,7 +152,7 @@ fn sums_of_16_bit_integers_are_exact_at_their_largest() {
                 many_rows: false,
                 coming: &[],
                 accumulate: true,
-                factors: Some(Factors { of_rows: operand[2 * steps..].as_ptr().cast(), of_panel: 0.5 }),
+                factors: Some(RowFactors { of_rows: operand[2 * steps..].as_ptr().cast(), of_panel: 0.5 }),
                 next: None,
                 out: out.values_mut::<u32>().as_mut_ptr(),
             };
@@ -163,7 +167,7 @@ fn sums_of_16_bit_integers_are_exact_at_their_largest() {
                     let sum: i64 = (0..2 * steps).map(product).sum();
                     assert!(i32::try_from(sum).is_ok());
                     let want = 3.0 + sum as f32 * (factor(row) * 0.5);
-                    assert_eq!(*got, want, "{}, {steps} steps, {rows} rows, row {row}", isa.name());
+                    assert_eq!(*got, want, "{}, {steps} steps to {most}, {rows} rows, row {row}", isa.name());
                 }
             }
         }

@@ -83,7 +83,7 @@ proptest! {
 
 #[test]
 fn an_adapter_packed_for_another_format_is_read_as_it_is() {
-    let plain = LayerFixture::new(3, 20, 30, 40, &[4, 5]);
+    let plain = LayerFixture::new(1, 20, 30, 40, &[4, 5]);
     let (bf16, int8, eights) = (WeightFormat::Bf16, WeightFormat::Int8, WeightFormat::Int8InEights);
     for (format, other) in [(bf16, int8), (int8, bf16), (eights, int8), (int8, eights)] {
         let weight = PackedMatrix::pack(&plain.weight, 40, 30, format);

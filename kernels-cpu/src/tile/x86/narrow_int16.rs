@@ -11,14 +11,18 @@ use crate::packed_matrix::{PANEL, STEP_BYTES};
 const MOST: usize = 5;
 
 /// `R` rows, in parts as even as can be, by one half of the panel and the other. Over so few steps what is done but once counts: there
-/// are neither turns nor sums to begin with, and nothing follows.
+/// are no turns, sums are added to what is there at the end, and nothing follows.
 ///
 /// # Safety
 /// As for a [`TileFn`](super::super::TileFn); the panel is a whole one, as it lies in a packed matrix.
 #[target_feature(enable = "avx2,fma")]
 pub(super) unsafe fn int16_avx2<const R: usize>(call: &TileCall<'_>) {
     debug_assert!(
-        call.panel_stride == STEP_BYTES && call.columns == PANEL && call.accumulate && call.next.is_none()
+        call.panel_stride == STEP_BYTES
+            && call.columns == PANEL
+            && call.accumulate
+            && call.next.is_none()
+            && call.factors.is_some()
     );
     let parts = R.div_ceil(MOST);
     let mut at = 0;
