@@ -14,7 +14,6 @@ mod register_laws;
 mod x86;
 
 use std::mem::MaybeUninit;
-use std::ops::Range;
 
 use crate::isa::Isa;
 use crate::packed_matrix::{PANEL, WeightFormat};
@@ -117,6 +116,11 @@ impl Default for SumsTile {
 }
 
 impl SumsTile {
+    /// Place where zeros lie.
+    pub fn zeroed() -> Self {
+        Self([MaybeUninit::new(0); MAX_ROWS * PANEL])
+    }
+
     /// Where row `row` lies, as far as it was written.
     pub fn row(&self, row: usize) -> *const u32 {
         self.0[row * PANEL..].as_ptr().cast()
@@ -125,11 +129,6 @@ impl SumsTile {
     /// Where the first row is to be written.
     pub fn as_mut_ptr(&mut self) -> *mut u32 {
         self.0.as_mut_ptr().cast()
-    }
-
-    /// Writes `value` everywhere in the rows `rows`.
-    pub fn fill(&mut self, rows: Range<usize>, value: u32) {
-        self.0[rows.start * PANEL..rows.end * PANEL].fill(MaybeUninit::new(value));
     }
 }
 

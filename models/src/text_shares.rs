@@ -38,10 +38,12 @@ pub(crate) fn text_shares(lengths: &[usize], threads: usize, goal: usize) -> Vec
     let step = (threads / 2).max(1);
     let others = (1..=2).map(|fewer| count.saturating_sub(fewer * step).max(fewest));
     let others = others.chain((1..=4).map(|more| (count + more * step).min(most)));
-    let costs = |shares: &[Range<usize>]| time(lengths, shares, threads, goal / PART_FOR_WEIGHTS);
-    let best = others.map(|count| cut(lengths, count)).min_by_key(|shares| costs(shares));
+    let timed =
+        |shares: Vec<Range<usize>>| (time(lengths, &shares, threads, goal / PART_FOR_WEIGHTS), shares);
+    let (even_time, even) = timed(even);
+    let best = others.map(|count| timed(cut(lengths, count))).min_by_key(|(time, _)| *time);
     match best {
-        Some(best) if costs(&best) * 100 < costs(&even) * (100 - WORTH_IT) => best,
+        Some((time, best)) if time * 100 < even_time * (100 - WORTH_IT) => best,
         _ => even,
     }
 }

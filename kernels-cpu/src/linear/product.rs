@@ -130,8 +130,9 @@ fn product<I: Target, E: Element, O: Element>(
     }
 }
 
-/// Asks for the cache lines of the results of some of the block's rows and a panel, as far as these begin with a line. In memory that is used again, others have
-/// computed and read what lies there, and until a line has come from their core no later result is stored.
+/// Asks for the cache lines of the results of some of the block's rows and a panel, as far as these begin with a line. In memory
+/// that is used again, others have computed and read what lies there, and until a line has come from their core no later result
+/// is stored.
 #[inline(always)]
 fn ask_for_results<I: Target, O>((first, stride): (*mut O, usize), rows: Range<usize>, panel: usize) {
     for row in rows {

@@ -11,7 +11,7 @@ use crate::element::{Element, load_part};
 use crate::lora::{LoraSegment, segments_in};
 use crate::packed_lora::PackedLora;
 use crate::target::{LANES, Target};
-use crate::tile::{AHEAD, MAX_ROWS, OperandForm, RowFactors, SumsTile, TileCall, TileKernel};
+use crate::tile::{AHEAD, OperandForm, RowFactors, SumsTile, TileCall, TileKernel};
 
 /// `A x` of some rows as the expand's kernel reads it: bf16 or 16-bit integers where it has their dot product, else f32.
 ///
@@ -149,9 +149,8 @@ pub(super) fn shrink_packed<I: Target>(
     hidden: &Hidden,
 ) {
     let rows = block.start + part.start..block.start + part.end;
-    let mut sums = SumsTile::default();
     // Columns that an adapter has not are read, too.
-    sums.fill(0..MAX_ROWS, 0);
+    let mut sums = SumsTile::zeroed();
     let _tiles = kernel.begin();
     for (part, segment) in segments_in(segments, rows) {
         let Some(packed) = segment.packed else { continue };
@@ -223,7 +222,8 @@ pub(super) fn shrink_packed<I: Target>(
 /// Sixteen columns of the rows `rows` of a tile that begins at row `first`.
 ///
 /// # Safety
-/// The rows are of the tile, in which something lies everywhere, and have place in `hidden`, with scales in the operand where the format has some.
+/// The rows are of the tile, in which something lies everywhere, and have place in `hidden`, with scales in the operand where the
+/// format has some.
 #[inline(always)]
 unsafe fn write_columns<I: Target>(
     sums: &SumsTile,
