@@ -6,6 +6,7 @@
 mod panels;
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use half::bf16;
 
@@ -129,36 +130,37 @@ dispatch! {
 #[inline(always)]
 fn one_head_body<I: Target, E: Element>(job: &Job<'_, E>, head: Head, scratch: &mut Scratch) {
     let Job { call, kernel, format, .. } = job;
-    let HeadShape { heads, width } = call.heads;
+    let width = call.heads.width;
     let blocks = head.count.div_ceil(KEY_BLOCK);
     let scale = call.scale * std::f32::consts::LOG2_E;
     let Scratch { panels, queries, weights, scores, context, sums } = scratch;
     if blocks == 1 {
-        panels.fill::<E>(job, head, 0..head.count);
+        panels.fill::<I, E>(job, head, 0..head.count);
     }
     let _tiles = kernel.begin();
     let mut at = 0;
     while at < head.count {
         let rows = kernel.rows_of(head.count, at);
-        queries.fill_queries::<E>(job, head, at..at + rows);
+        let queries = queries.queries::<E>(job, head, at..at + rows);
         let mut state = RowStates { highest: [f32::NEG_INFINITY; MAX_ROWS], total: [0.0; MAX_ROWS] };
-        let context = context.at_least::<f32>(width.div_ceil(PANEL) * MAX_ROWS * PANEL);
+        let context =
+            context.at_least::<f32>(if blocks > 1 { width.div_ceil(PANEL) * MAX_ROWS * PANEL } else { 0 });
         for block in 0..blocks {
             let keys = block * KEY_BLOCK..head.count.min((block + 1) * KEY_BLOCK);
             let count = keys.len();
             if blocks > 1 {
-                panels.fill::<E>(job, head, keys);
+                panels.fill::<I, E>(job, head, keys);
             }
             let key_panels = count.div_ceil(PANEL);
             let scores = scores.at_least::<u32>(key_panels * MAX_ROWS * PANEL);
             for panel in 0..key_panels {
                 let tile = TileCall {
-                    a: queries.data(),
+                    a: queries.data,
                     stride: queries.stride,
                     panel: panels.keys(panel),
                     panel_stride: STEP_BYTES,
                     steps: queries.steps,
-                    columns: PANEL,
+                    columns: PANEL.min(count - panel * PANEL),
                     ahead: AHEAD,
                     many_rows: true,
                     coming: &[],
@@ -194,26 +196,18 @@ fn one_head_body<I: Target, E: Element>(job: &Job<'_, E>, head: Head, scratch: &
                 };
                 // SAFETY: as above, with weights for rows and values for weights.
                 unsafe { kernel.function(rows)(&tile) };
-                let context = &mut context[panel * MAX_ROWS * PANEL..][..MAX_ROWS * PANEL];
-                add_context::<I>(sums, rows, (block > 0).then_some(&kept), context);
+                if blocks == 1 {
+                    write_context::<I, E>(job, head, at..at + rows, (panel, sums.row(0)), &state);
+                } else {
+                    let context = &mut context[panel * MAX_ROWS * PANEL..][..MAX_ROWS * PANEL];
+                    add_context::<I>(sums, rows, (block > 0).then_some(&kept), context);
+                }
             }
         }
-        let first = (head.first + at) * heads * width + head.head * width;
-        for row in 0..rows {
-            let inverse = I::splat(1.0 / state.total[row]);
-            for column in (0..width).step_by(LANES) {
-                let (panel, within) = (column / PANEL, column % PANEL);
-                let from = &context[(panel * MAX_ROWS + row) * PANEL + within..][..LANES];
-                // SAFETY: sixteen sums lie there; the result has `width` columns for the head in each row.
-                unsafe {
-                    let v = I::mul(I::load(from.as_ptr()), inverse);
-                    let to = job.out.0.add(first + row * heads * width + column);
-                    if column + LANES <= width {
-                        E::store::<I>(v, to);
-                    } else {
-                        store_part::<I, E>(v, to, width - column);
-                    }
-                }
+        if blocks > 1 {
+            for panel in 0..width.div_ceil(PANEL) {
+                let context = context[panel * MAX_ROWS * PANEL..].as_ptr().cast();
+                write_context::<I, E>(job, head, at..at + rows, (panel, context), &state);
             }
         }
         at += rows;
@@ -324,6 +318,36 @@ fn add_context<I: Target>(sums: &SumsTile, rows: usize, kept: Option<&[f32; MAX_
                     None => sum,
                 };
                 I::store(v, to);
+            }
+        }
+    }
+}
+
+/// Writes what lies at `context`, `[rows, PANEL]` f32, over the rows' totals, as panel `panel` of the head's context of its
+/// rows `rows`.
+#[inline(always)]
+fn write_context<I: Target, E: Element>(
+    job: &Job<'_, E>,
+    head: Head,
+    rows: Range<usize>,
+    (panel, context): (usize, *const u32),
+    state: &RowStates,
+) {
+    let HeadShape { heads, width } = job.call.heads;
+    let first = (head.first + rows.start) * heads * width + head.head * width;
+    for row in 0..rows.len() {
+        let inverse = I::splat(1.0 / state.total[row]);
+        for column in (panel * PANEL..width.min((panel + 1) * PANEL)).step_by(LANES) {
+            // SAFETY: as many sums lie there; the result has `width` columns for the head in each row.
+            unsafe {
+                let sums = I::load(context.add(row * PANEL + column % PANEL).cast());
+                let v = I::mul(sums, inverse);
+                let to = job.out.0.add(first + row * heads * width + column);
+                if column + LANES <= width {
+                    E::store::<I>(v, to);
+                } else {
+                    store_part::<I, E>(v, to, width - column);
+                }
             }
         }
     }

@@ -3,7 +3,7 @@
 use half::bf16;
 
 use crate::packed_matrix::WeightFormat;
-use crate::target::{LANES, Target};
+use crate::target::{Extremes, LANES, Target, extremes_by_lanes};
 
 /// A dtype of activations: `f32` or `bf16`. Kernels compute in f32 whatever it is.
 pub trait Element: Copy + Default + PartialEq + std::fmt::Debug + Send + Sync + 'static {
@@ -21,6 +21,11 @@ pub trait Element: Copy + Default + PartialEq + std::fmt::Debug + Send + Sync + 
     /// # Safety
     /// There is room.
     unsafe fn store<I: Target>(lanes: I::Lanes, to: *mut Self);
+    /// What `count` values, a multiple of sixteen, lie between, and whether all are finite.
+    ///
+    /// # Safety
+    /// They lie there.
+    unsafe fn extremes<I: Target>(from: *const Self, count: usize) -> Extremes;
     /// The value in f32.
     fn to_f32(self) -> f32;
     /// The nearest value.
@@ -39,6 +44,11 @@ impl Element for f32 {
     unsafe fn store<I: Target>(lanes: I::Lanes, to: *mut f32) {
         // SAFETY: as the caller promises.
         unsafe { I::store(lanes, to) }
+    }
+    #[inline(always)]
+    unsafe fn extremes<I: Target>(from: *const f32, count: usize) -> Extremes {
+        // SAFETY: as the caller promises.
+        unsafe { extremes_by_lanes::<I, f32>(from, count) }
     }
     #[inline(always)]
     fn to_f32(self) -> f32 {
@@ -62,6 +72,11 @@ impl Element for bf16 {
     unsafe fn store<I: Target>(lanes: I::Lanes, to: *mut bf16) {
         // SAFETY: as the caller promises.
         unsafe { I::store_bf16(lanes, to) }
+    }
+    #[inline(always)]
+    unsafe fn extremes<I: Target>(from: *const bf16, count: usize) -> Extremes {
+        // SAFETY: as the caller promises.
+        unsafe { I::extremes_of_bf16(from, count) }
     }
     #[inline(always)]
     fn to_f32(self) -> f32 {

@@ -3,6 +3,8 @@
 
 use half::bf16;
 
+use crate::element::Element;
+
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -53,11 +55,45 @@ pub trait Target: Copy + 'static {
     /// # Safety
     /// There is room.
     unsafe fn store_u8(lanes: Self::Lanes, to: *mut u8);
+    /// Four times sixteen values as [`Self::store_u8`] writes them, one after the other; what is beyond 32 bits or no number becomes any.
+    ///
+    /// # Safety
+    /// There is room.
+    #[inline(always)]
+    unsafe fn store_64_u8(lanes: [Self::Lanes; 4], to: *mut u8) {
+        for (i, lanes) in lanes.into_iter().enumerate() {
+            // SAFETY: as the caller promises.
+            unsafe { Self::store_u8(lanes, to.add(i * LANES)) };
+        }
+    }
+    /// What `count` bf16, a multiple of sixteen, lie between, and whether all are finite.
+    ///
+    /// # Safety
+    /// They lie there.
+    #[inline(always)]
+    unsafe fn extremes_of_bf16(from: *const bf16, count: usize) -> Extremes {
+        // SAFETY: as the caller promises.
+        unsafe { extremes_by_lanes::<Self, bf16>(from, count) }
+    }
     /// Writes sixteen values, rounded to the nearest 16-bit integer; what is beyond 32 bits or no number becomes any.
     ///
     /// # Safety
     /// There is room.
     unsafe fn store_i16(lanes: Self::Lanes, to: *mut i16);
+    /// Of each of sixteen rows the sixteen words from word `first` on, which may lie on any address, to sixteen rows `stride` words apart:
+    /// the first words of all, the second, and so on.
+    ///
+    /// # Safety
+    /// They lie there, and there is room.
+    #[inline(always)]
+    unsafe fn transpose_words(rows: &[*const u32; LANES], first: usize, to: *mut u32, stride: usize) {
+        for (j, row) in rows.iter().enumerate() {
+            for s in 0..LANES {
+                // SAFETY: as the caller promises.
+                unsafe { *to.add(s * stride + j) = row.add(first + s).read_unaligned() };
+            }
+        }
+    }
     /// `a + b`.
     fn add(a: Self::Lanes, b: Self::Lanes) -> Self::Lanes;
     /// `a - b`.
@@ -85,6 +121,36 @@ pub trait Target: Copy + 'static {
     /// Asks for the cache line of an address, of which all will soon be written and another core may have it. There need be
     /// nothing.
     fn ask_to_write(line: *const u8);
+}
+
+/// What values and zero lie between.
+#[derive(Clone, Copy)]
+pub struct Extremes {
+    /// The lowest of them.
+    pub lowest: f32,
+    /// The highest of them.
+    pub highest: f32,
+    /// Whether none is infinite or no number. Else the others say nothing.
+    pub finite: bool,
+}
+
+/// [`Extremes`] of `count` values, a multiple of sixteen.
+///
+/// # Safety
+/// They lie there.
+#[inline(always)]
+pub(crate) unsafe fn extremes_by_lanes<I: Target, E: Element>(from: *const E, count: usize) -> Extremes {
+    let (mut low, mut high) = (I::splat(0.0), I::splat(0.0));
+    // Zero as long as all is finite: the extremes alone do not show a NaN.
+    let mut flaw = I::splat(0.0);
+    for at in (0..count).step_by(LANES) {
+        // SAFETY: as the caller promises.
+        let v = unsafe { E::load::<I>(from.add(at)) };
+        (low, high) = (I::min(low, v), I::max(high, v));
+        flaw = I::fma(v, I::splat(0.0), flaw);
+    }
+    let lowest = -I::highest(I::sub(I::splat(0.0), low));
+    Extremes { lowest, highest: I::highest(high), finite: I::sum(flaw) == 0.0 }
 }
 
 /// The target's baseline, as plain loops that the compiler turns into what vectors there are (SSE2, NEON).
@@ -235,12 +301,22 @@ macro_rules! dispatch {
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
             fn avx512 $(<$($param: $bound),*>)? ($($arg: $ty),*) {
-                $body::<$crate::target::Avx512 $($(, $param)*)?>($($arg),*)
+                $body::<$crate::target::Avx512<false> $($(, $param)*)?>($($arg),*)
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
+            fn avx512_bf16 $(<$($param: $bound),*>)? ($($arg: $ty),*) {
+                $body::<$crate::target::Avx512<true> $($(, $param)*)?>($($arg),*)
             }
             match isa {
                 // SAFETY: each public kernel has called `Isa::require`, so the machine has the instructions.
                 #[cfg(target_arch = "x86_64")]
                 $crate::isa::Isa::Avx2 | $crate::isa::Isa::AvxVnni => unsafe { avx2($($arg),*) },
+                // SAFETY: as above; the machine has what was detected.
+                #[cfg(target_arch = "x86_64")]
+                $crate::isa::Isa::Avx512 | $crate::isa::Isa::Amx if is_x86_feature_detected!("avx512bf16") => unsafe {
+                    avx512_bf16($($arg),*)
+                },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
                 $crate::isa::Isa::Avx512 | $crate::isa::Isa::Amx => unsafe { avx512($($arg),*) },

@@ -8,6 +8,7 @@ use super::{Head, Job};
 use crate::aligned::AlignedBuffer;
 use crate::element::Element;
 use crate::packed_matrix::{PANEL, STEP_BYTES, WeightFormat};
+use crate::target::{LANES, Target};
 use crate::tile::{MAX_ROWS, TileKernel};
 
 /// Keys and values of one head and some keys.
@@ -17,6 +18,17 @@ pub(super) struct HeadPanels {
     values: AlignedBuffer,
     key_bytes: usize,
     value_bytes: usize,
+}
+
+/// Rows as a product reads them.
+#[derive(Clone, Copy)]
+pub(super) struct Rows {
+    /// The first row.
+    pub data: *const u8,
+    /// Bytes from row to row.
+    pub stride: usize,
+    /// Steps of the product.
+    pub steps: usize,
 }
 
 /// Some rows for a product: queries, or the weights of keys.
@@ -32,7 +44,7 @@ pub(super) struct QueryRows {
 impl HeadPanels {
     /// Lays out the keys and values of the rows `keys` of the head's sequence.
     #[inline(always)]
-    pub fn fill<E: Element>(&mut self, job: &Job<'_, E>, head: Head, keys: Range<usize>) {
+    pub fn fill<I: Target, E: Element>(&mut self, job: &Job<'_, E>, head: Head, keys: Range<usize>) {
         let (call, width) = (&job.call, job.call.heads.width);
         let count = keys.len();
         let at = (head.first + keys.start) * call.stride + head.head * width;
@@ -43,17 +55,18 @@ impl HeadPanels {
         (self.key_bytes, self.value_bytes) = (key_steps * STEP_BYTES, value_steps * STEP_BYTES);
         let key_words = self.keys.at_least::<u32>(count.div_ceil(PANEL) * key_steps * PANEL);
         let value_words = self.values.at_least::<u32>(width.div_ceil(PANEL) * value_steps * PANEL);
+        if E::FORMAT == job.format {
+            key_words_of::<I, E>((k, call.stride), (count, width), (key_words, key_steps));
+        } else {
+            for (j, k) in k.chunks(call.stride).take(count).enumerate() {
+                let words = &mut key_words[(j / PANEL) * key_steps * PANEL + j % PANEL..];
+                for (s, k) in k[..width].iter().enumerate() {
+                    words[s * PANEL] = k.to_f32().to_bits();
+                }
+            }
+        }
         match job.format {
             WeightFormat::Bf16 => {
-                for (j, k) in k.chunks(call.stride).take(count).enumerate() {
-                    let words = &mut key_words[(j / PANEL) * key_steps * PANEL + j % PANEL..];
-                    for s in 0..width / 2 {
-                        words[s * PANEL] = pair(k[2 * s], k[2 * s + 1]);
-                    }
-                    for s in width / 2..key_steps {
-                        words[s * PANEL] = 0;
-                    }
-                }
                 for panel in 0..width.div_ceil(PANEL) {
                     let columns = panel * PANEL..width.min((panel + 1) * PANEL);
                     let words = &mut value_words[panel * value_steps * PANEL..][..value_steps * PANEL];
@@ -77,12 +90,6 @@ impl HeadPanels {
                 }
             }
             _ => {
-                for (j, k) in k.chunks(call.stride).take(count).enumerate() {
-                    let words = &mut key_words[(j / PANEL) * key_steps * PANEL + j % PANEL..];
-                    for (s, k) in k[..width].iter().enumerate() {
-                        words[s * PANEL] = k.to_f32().to_bits();
-                    }
-                }
                 for panel in 0..width.div_ceil(PANEL) {
                     let columns = panel * PANEL..width.min((panel + 1) * PANEL);
                     let words = &mut value_words[panel * value_steps * PANEL..][..value_steps * PANEL];
@@ -114,13 +121,19 @@ impl HeadPanels {
 }
 
 impl QueryRows {
-    /// Lays out the queries of the rows `rows` of the head's sequence.
+    /// The queries of the rows `rows` of the head's sequence: where they lie, if the product reads them so, else laid out here.
     #[inline(always)]
-    pub fn fill_queries<E: Element>(&mut self, job: &Job<'_, E>, head: Head, rows: Range<usize>) {
-        let (call, width) = (&job.call, job.call.heads.width);
-        self.reserve(job.format, &job.kernel, width);
+    pub fn queries<E: Element>(&mut self, job: &Job<'_, E>, head: Head, rows: Range<usize>) -> Rows {
+        let (call, kernel, width) = (&job.call, &job.kernel, job.call.heads.width);
+        let from = |row: usize| &call.q[(head.first + row) * call.stride + head.head * width..][..width];
+        let steps = kernel.steps(job.format, width);
+        if E::FORMAT == job.format && !kernel.tiles && steps * job.format.group() == width {
+            let (data, stride) = (from(rows.start).as_ptr().cast(), call.stride * size_of::<E>());
+            return Rows { data, stride, steps };
+        }
+        self.reserve(job.format, kernel, width);
         for (i, row) in rows.enumerate() {
-            let q = &call.q[(head.first + row) * call.stride + head.head * width..][..width];
+            let q = from(row);
             match job.format {
                 WeightFormat::Bf16 => {
                     let to = &mut self.row_values::<bf16>(i);
@@ -137,6 +150,7 @@ impl QueryRows {
                 }
             }
         }
+        Rows { data: self.data(), stride: self.stride, steps: self.steps }
     }
 
     /// Makes place for rows of `count` values, padded to whole panels.
@@ -159,6 +173,38 @@ impl QueryRows {
 
     fn row_values<T: bytemuck::Pod>(&mut self, row: usize) -> &mut [T] {
         bytemuck::cast_slice_mut(&mut self.rows.values_mut::<u8>()[row * self.stride..][..self.stride])
+    }
+}
+
+/// The keys `k`, of which a product's words are a row's values as they lie, as panels: `[count, width]` becomes `[width, PANEL]`
+/// words, up to `steps` of them. Behind the last key lies what may be anything.
+#[inline(always)]
+fn key_words_of<I: Target, E: Element>(
+    (k, stride): (&[E], usize),
+    (count, width): (usize, usize),
+    (to, steps): (&mut [u32], usize),
+) {
+    let group = E::FORMAT.group();
+    let (words, whole) = (width / group, width / group / LANES * LANES);
+    assert!(words * group == width && words <= steps);
+    assert!(k.len() >= (count - 1) * stride + width && to.len() >= count.div_ceil(PANEL) * steps * PANEL);
+    for first in (0..count).step_by(LANES) {
+        let mut rows = [std::ptr::null::<u32>(); LANES];
+        for (j, row) in rows.iter_mut().enumerate() {
+            // The last key again where there is none: it weighs nothing.
+            *row = k[(first + j).min(count - 1) * stride..].as_ptr().cast();
+        }
+        let to = &mut to[(first / PANEL) * steps * PANEL + first % PANEL..];
+        for s in (0..whole).step_by(LANES) {
+            // SAFETY: a row has `words` words, and a panel `steps` steps of 32, of which these are sixteen; lengths were compared.
+            unsafe { I::transpose_words(&rows, s, to[s * PANEL..].as_mut_ptr(), PANEL) };
+        }
+        for s in whole..steps {
+            for (j, row) in rows.iter().enumerate() {
+                // SAFETY: as above. Values of bf16 lie on any even address.
+                to[s * PANEL + j] = if s < words { unsafe { row.add(s).read_unaligned() } } else { 0 };
+            }
+        }
     }
 }
 

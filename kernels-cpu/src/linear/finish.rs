@@ -1,7 +1,7 @@
 //! The end of a panel's rows: sums become f32 and get bias, activation and residual.
 
 use super::panel::{Effect, Panel};
-use super::sums::{Rows, panel_of, settle};
+use super::sums::{PanelScales, Rows, from_integers, panel_of, settle};
 use crate::element::{Element, load_part, store_part};
 use crate::epilogue::{Activation, activate};
 use crate::packed_matrix::PANEL;
@@ -19,23 +19,42 @@ impl<E: Element> Panel<'_, '_, E> {
         unsafe { settle::<I, O>(rows, self.scales, gain) };
     }
 
-    /// Makes results of the sums of some rows, which are settled.
+    /// Makes results of the sums of some rows, which are settled or, without an adapter, as the product left them.
     ///
     /// # Safety
-    /// Sums lie where `rows` says, and there is room for the results.
+    /// Sums and scales lie where `rows` says, and there is room for the results.
     #[inline(always)]
-    pub unsafe fn finish<I: Target, O: Element>(&self, rows: &Rows<O>, effect: Option<&Effect>) {
+    pub unsafe fn finish<I: Target, O: Element>(
+        &self,
+        rows: &Rows<O>,
+        effect: Option<&Effect>,
+        settled: bool,
+    ) {
         let bias = effect.map_or(self.bias, |e| &e.bias);
+        let scales = self.scales.filter(|_| !settled);
         // Results that are rounded to 8 bits, here or when they are quantised, need no finer activation.
         let coarse = E::COARSE || self.scales.is_some();
         // SAFETY: as the caller promises.
         unsafe {
-            // What is common has a loop of its own, in which the activation is not asked for.
-            match self.call.activation {
-                _ if self.width < PANEL => self.write_edge::<I, O>(rows, bias, coarse),
-                Activation::Identity => self.write::<I, O>(rows, bias, (Activation::Identity, coarse)),
-                Activation::Gelu if coarse => self.write::<I, O>(rows, bias, (Activation::Gelu, true)),
-                other => self.write::<I, O>(rows, bias, (other, coarse)),
+            if self.width < PANEL {
+                settle::<I, O>(rows, scales, None);
+                return self.write_edge::<I, O>(rows, bias, coarse);
+            }
+            // What is common has a loop of its own, in which neither activation nor scales are asked for.
+            match (self.call.activation, scales) {
+                (Activation::Identity, None) => {
+                    self.write::<I, O>(rows, bias, (Activation::Identity, coarse), None)
+                }
+                (Activation::Identity, Some(scales)) => {
+                    self.write::<I, O>(rows, bias, (Activation::Identity, coarse), Some(scales))
+                }
+                (Activation::Gelu, None) if coarse => {
+                    self.write::<I, O>(rows, bias, (Activation::Gelu, true), None)
+                }
+                (Activation::Gelu, Some(scales)) => {
+                    self.write::<I, O>(rows, bias, (Activation::Gelu, true), Some(scales))
+                }
+                (other, scales) => self.write::<I, O>(rows, bias, (other, coarse), scales),
             }
         }
     }
@@ -43,23 +62,35 @@ impl<E: Element> Panel<'_, '_, E> {
     /// Adds bias and residual, with the activation in between, to the sums of a whole panel, and writes the results.
     ///
     /// # Safety
-    /// As for [`Self::finish`]; the sums are f32.
+    /// As for [`Self::finish`]; the sums are integers where there are `scales`, else f32.
     #[inline(always)]
     unsafe fn write<I: Target, O: Element>(
         &self,
         rows: &Rows<O>,
         bias: &[f32; PANEL],
         (activation, coarse): (Activation, bool),
+        scales: Option<PanelScales<'_>>,
     ) {
-        // SAFETY: as the caller promises; there is as much of a residual as of results.
-        unsafe {
-            let bias = panel_of::<I>(bias);
-            for r in 0..rows.count {
+        // No closure below: see `linear.rs`.
+        let (mut of_weights, mut totals) = ([I::splat(0.0); 2], [I::splat(0.0); 2]);
+        if let Some(scales) = scales {
+            (of_weights, totals) = (panel_of::<I>(scales.0), panel_of::<I>(scales.1));
+        }
+        let bias = panel_of::<I>(bias);
+        for r in 0..rows.count {
+            // SAFETY: as the caller promises; there is as much of a residual as of results.
+            unsafe {
                 let (out, residual) = self.row_of(rows, r);
-                for (c, bias) in bias.into_iter().enumerate() {
+                for c in 0..PANEL / LANES {
                     let column = c * LANES;
-                    let sums = I::load(rows.sums.add(r * PANEL + column).cast());
-                    let mut v = activate::<I>(activation, coarse, I::add(sums, bias));
+                    let sums = rows.sums.add(r * PANEL + column);
+                    let sums = match scales {
+                        None => I::load(sums.cast()),
+                        Some(_) => {
+                            from_integers::<I>(sums.cast(), *rows.scales.add(r), of_weights[c], totals[c])
+                        }
+                    };
+                    let mut v = activate::<I>(activation, coarse, I::add(sums, bias[c]));
                     if let Some(residual) = residual {
                         v = I::add(v, E::load::<I>(residual.add(column)));
                     }
@@ -69,7 +100,7 @@ impl<E: Element> Panel<'_, '_, E> {
         }
     }
 
-    /// The same for a panel of which the layer has not all columns.
+    /// The same for settled sums of a panel of which the layer has not all columns.
     ///
     /// # Safety
     /// As for [`Self::write`].

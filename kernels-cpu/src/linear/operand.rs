@@ -5,7 +5,7 @@ use std::ops::Range;
 use half::bf16;
 
 use crate::aligned::AlignedBuffer;
-use crate::element::{Element, load_part};
+use crate::element::Element;
 use crate::packed_matrix::{PackedMatrix, WeightFormat};
 use crate::target::{LANES, Target};
 use crate::tile::{OperandForm, TileKernel};
@@ -151,37 +151,36 @@ fn convert<I: Target, E: Element, O: Element>(x: &[E], row: &mut [u8]) {
 fn quantize<I: Target, E: Element>(x: &[E], row: &mut [u8]) -> [f32; 2] {
     assert!(x.len().next_multiple_of(LANES) <= row.len());
     let whole = x.len() - x.len() % LANES;
-    let rest = x.len() - whole;
-    // SAFETY: here and below all values are within x, and bytes within the row, whose length was compared.
-    let tail = unsafe { load_part::<I, E>(x.as_ptr().wrapping_add(whole), rest) };
-    let (mut low, mut high) = (I::splat(0.0), I::splat(0.0));
-    // Zero as long as all is finite: the extremes alone do not show a NaN.
-    let mut flaw = I::mul(tail, I::splat(0.0));
-    for k in (0..whole).step_by(LANES) {
-        // SAFETY: see above.
-        let v = unsafe { E::load::<I>(x.as_ptr().add(k)) };
-        (low, high) = (I::min(low, v), I::max(high, v));
-        flaw = I::fma(v, I::splat(0.0), flaw);
-    }
-    (low, high) = (I::min(low, tail), I::max(high, tail));
-    let lowest = -I::highest(I::sub(I::splat(0.0), low));
+    let (mut tail, rest) = ([E::default(); LANES], x.len() - whole);
+    tail[..rest].copy_from_slice(&x[whole..]);
+    // SAFETY: so many values lie in x, and sixteen in the tail.
+    let most = unsafe { E::extremes::<I>(x.as_ptr(), whole) };
+    let last = if rest > 0 { unsafe { E::extremes::<I>(tail.as_ptr(), LANES) } } else { most };
+    let (lowest, highest) = (most.lowest.min(last.lowest), most.highest.max(last.highest));
     // Halves of the range by themselves: together they may be more than f32 holds.
-    let step = I::highest(high) / 255.0 - lowest / 255.0;
+    let step = highest / 255.0 - lowest / 255.0;
     // A row of next to nothing is one of zeros: the inverse of its step would be infinite.
     let scale = if step >= f32::MIN_POSITIVE { step } else { 1.0 };
     let zero = (-lowest / scale).round_ties_even();
     let (inverse, zeros) = (I::splat(1.0 / scale), I::splat(zero));
-    for k in (0..whole).step_by(LANES) {
-        // SAFETY: see above.
-        unsafe {
-            let v = I::fma(E::load::<I>(x.as_ptr().add(k)), inverse, zeros);
-            I::store_u8(v, row.as_mut_ptr().add(k));
+    let (from, to) = (x.as_ptr(), row.as_mut_ptr());
+    let in_fours = whole - whole % (4 * LANES);
+    // SAFETY: here and below all values are within x, and bytes within the row, whose length was compared.
+    unsafe {
+        for k in (0..in_fours).step_by(4 * LANES) {
+            let mut lanes = [zeros; 4];
+            for (i, lanes) in lanes.iter_mut().enumerate() {
+                *lanes = I::fma(E::load::<I>(from.add(k + i * LANES)), inverse, zeros);
+            }
+            I::store_64_u8(lanes, to.add(k));
+        }
+        for k in (in_fours..whole).step_by(LANES) {
+            I::store_u8(I::fma(E::load::<I>(from.add(k)), inverse, zeros), to.add(k));
+        }
+        if rest > 0 {
+            I::store_u8(I::fma(E::load::<I>(tail.as_ptr()), inverse, zeros), to.add(whole));
         }
     }
-    if rest > 0 {
-        // SAFETY: see above.
-        unsafe { I::store_u8(I::fma(tail, inverse, zeros), row.as_mut_ptr().add(whole)) };
-    }
-    let scale = scale + I::sum(flaw);
+    let scale = if most.finite && last.finite { scale } else { f32::NAN };
     [scale, scale * zero]
 }

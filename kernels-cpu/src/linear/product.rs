@@ -113,15 +113,21 @@ fn product<I: Target, E: Element, O: Element>(
                 }
                 let own_effect = segment.map(|_| &effect);
                 let own = block.part(part.clone(), first, sums, out);
+                let adapters = match own_effect {
+                    None if all_at_once => segments_in(call.lora, part.clone()).next().is_some(),
+                    own_effect => own_effect.is_some(),
+                };
                 // SAFETY: the part is this tile, or of it; see `Block::part`.
                 unsafe {
-                    panel.settle::<I, O>(&own, own_effect);
+                    if adapters {
+                        panel.settle::<I, O>(&own, own_effect);
+                    }
                     match own_effect {
                         _ if all_at_once => panel.expand_packed(&layer.expand, call.lora, &own),
                         Some(effect) if follow_on.is_none() => panel.expand(&layer.expand, &own, effect),
                         _ => {}
                     }
-                    panel.finish::<I, O>(&own, own_effect);
+                    panel.finish::<I, O>(&own, own_effect, adapters);
                 }
                 done = part.end;
             }

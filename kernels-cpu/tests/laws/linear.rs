@@ -80,7 +80,12 @@ proptest! {
                 assert_close(&got, &twin, tolerance, &format!("{} {format:?}", isa.name()));
                 let got = layer.run::<bf16>(isa, format, activation, after);
                 let int8 = [WeightFormat::Int8, WeightFormat::Int8InEights].contains(&format);
-                let tolerance = if int8 { 5e-2 } else { 1.7e-2 };
+                let tolerance = match format {
+                    _ if int8 => 5e-2,
+                    // As above, but of rows only `A x` is rounded further.
+                    WeightFormat::Bf16 if packed => 3e-2,
+                    _ => 1.7e-2,
+                };
                 assert_close(&got, &twin16, tolerance, &format!("{} {format:?} in bf16", isa.name()));
             }
         }

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::super::TileCall;
-use super::fetch;
+use super::{fetch, fetch_into};
 use crate::packed_matrix::PANEL;
 
 /// Most rows of a form that fetches ahead; with more it computes longer than it waits.
@@ -33,9 +33,13 @@ macro_rules! wide {
                     let mut part = Some(call);
                     while let Some(call) = part {
                         let (mut a, mut panel) = (call.a, call.panel);
+                        let (mut coming, each) = (call.coming.as_ptr(), call.coming.len() / call.steps);
                         for _ in 0..call.steps {
                             if R <= FETCH_ROWS {
                                 fetch(panel.wrapping_add(call.ahead), C);
+                            } else {
+                                fetch_into::<_MM_HINT_T1>(coming, 1);
+                                coming = coming.wrapping_add(each);
                             }
                             let mut b = [_mm512_setzero_si512(); C];
                             for (c, b) in b.iter_mut().enumerate() {
