@@ -6,6 +6,7 @@ mod operand;
 mod panel;
 mod panel_shares;
 mod product;
+mod row_tiles;
 mod shrink;
 mod sums;
 
@@ -20,7 +21,7 @@ use crate::packed_matrix::{PackedMatrix, WeightFormat};
 use crate::shared_out::SharedOut;
 use crate::target::{Target, dispatch};
 use crate::team::{self, PARTS, Phase};
-use crate::tile::TileKernel;
+use crate::tile::{OperandForm, TileKernel};
 use block::{Block, SCRATCH, Scratch, place_block, prepare_rows_body};
 use panel_shares::PanelShares;
 use product::{normalize_rows_body, some_panels_body};
@@ -97,7 +98,8 @@ pub fn linear<E: Element>(isa: Isa, call: LinearCall<'_, E>, out: &mut [E]) {
         packed,
         low_rank_alone: packed && !call.lora.iter().flat_map(|s| &s.spans).any(vectors),
         expand,
-        in_registers: !kernel.tiles && kernel.operand == expand.operand,
+        in_registers: !kernel.tiles
+            && (kernel.operand == expand.operand || kernel.settles && expand.operand == OperandForm::Bf16),
         out: SharedOut(out.as_mut_ptr()),
     };
     let threads = team::threads();
@@ -127,7 +129,7 @@ struct Layer<'a, E> {
     low_rank_alone: bool,
     /// For `B h`.
     expand: TileKernel,
-    /// Whether that is the product's own kernel, in registers and with sums that need nothing before.
+    /// Whether the product's kernel adds that in registers, to sums that need nothing before.
     in_registers: bool,
     out: SharedOut<E>,
 }

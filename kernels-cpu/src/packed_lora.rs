@@ -199,16 +199,26 @@ impl PackedLora {
     /// `B` for panel `index` of the layer; `None` where no span has columns of it.
     #[inline(always)]
     pub(crate) fn expand(&self, index: usize) -> Option<ExpandPanel> {
-        let run = run_of(&self.expands, index);
-        let data = || self.b.values::<u8>()[run.place(index)..].as_ptr();
-        let scale = || self.b_scales.get(run.scale + index - run.panels.start).copied().unwrap_or(1.0);
-        (run.steps > 0).then(|| ExpandPanel {
-            first: run.first,
-            steps: run.steps,
-            data: data(),
-            scale: scale(),
-            group: run.group,
-        })
+        self.panel_of(run_of(&self.expands, index), index)
+    }
+
+    /// The same, of panels that are asked for in order: `run` is 0 at first and then what the last panel has left there.
+    #[inline(always)]
+    pub(crate) fn expand_after(&self, index: usize, run: &mut usize) -> Option<ExpandPanel> {
+        while self.expands[*run].panels.end <= index {
+            *run += 1;
+        }
+        self.panel_of(&self.expands[*run], index)
+    }
+
+    #[inline(always)]
+    fn panel_of(&self, run: &ExpandRun, index: usize) -> Option<ExpandPanel> {
+        if run.steps == 0 {
+            return None;
+        }
+        let data = self.b.values::<u8>()[run.place(index)..].as_ptr();
+        let scale = self.b_scales.get(run.scale + index - run.panels.start).copied().unwrap_or(1.0);
+        Some(ExpandPanel { first: run.first, steps: run.steps, data, scale, group: run.group })
     }
 
     /// Where `A x` and `B` are 16-bit integers: the largest magnitude of either.

@@ -53,11 +53,12 @@ pub(crate) struct TileCall<'n> {
     pub coming: &'n [u8],
     /// Whether what lies in `out` is added to: never for bytes and not in tiles, and always for 16-bit integers.
     pub accumulate: bool,
-    /// For 16-bit integers: what makes f32 of their sums, which are added to what lies in `out`.
-    pub factors: Option<RowFactors>,
-    /// Sums, `[rows, PANEL]`: f32, or i32 of bytes.
+    /// What makes f32 of integers' sums.
+    pub factors: Factors,
+    /// Sums, `[rows, PANEL]`: f32, or i32 of bytes without factors.
     pub out: *mut u32,
-    /// What is added to the same sums before they are written: only rows, panel and steps of it count. Not in tiles.
+    /// What is added to the same sums before they are written: only rows, panel and steps of it count. Not in tiles, and to bytes' only
+    /// where the form [settles](TileKernel::settles) them, and they have factors.
     pub next: Option<&'n TileCall<'n>>,
 }
 
@@ -70,9 +71,57 @@ impl TileCall<'_> {
     /// The same from row `row` on, alone.
     pub fn rows_from(&self, row: usize) -> Self {
         let (a, out) = (self.a.wrapping_add(row * self.stride), self.out.wrapping_add(row * PANEL));
-        let factors = self.factors.map(|factors| factors.rows_from(row * self.stride));
+        let factors = self.factors.rows_from(row, self.stride);
         Self { a, out, factors, next: None, coming: &[], ..*self }
     }
+}
+
+/// What makes f32 of a product's sums.
+#[derive(Clone, Copy)]
+pub(crate) enum Factors {
+    /// Nothing: they are f32, or are left as they are.
+    None,
+    /// Those of 16-bit integers are multiplied, and added to what lies in the call's `out`.
+    Int16(RowFactors),
+    /// Those of bytes are multiplied and shifted.
+    Bytes(ByteFactors),
+}
+
+impl Factors {
+    /// The same from row `row` on, of rows `stride` bytes apart.
+    fn rows_from(self, row: usize, stride: usize) -> Self {
+        match self {
+            Factors::None => Factors::None,
+            Factors::Int16(factors) => Factors::Int16(factors.rows_from(row * stride)),
+            Factors::Bytes(factors) => {
+                Factors::Bytes(ByteFactors { of_rows: factors.of_rows.wrapping_add(row), ..factors })
+            }
+        }
+    }
+
+    /// The factor of 16-bit integers in the row that lies `bytes` further on than the first.
+    ///
+    /// # Safety
+    /// It does.
+    #[inline(always)]
+    unsafe fn of_row(&self, bytes: usize) -> f32 {
+        match self {
+            // SAFETY: as the caller promises.
+            Factors::Int16(factors) => unsafe { factors.of_row(bytes) },
+            _ => 1.0,
+        }
+    }
+}
+
+/// What makes f32 of sums of bytes by 8-bit weights: `sum * scale * scales[c] - zero * totals[c]`.
+#[derive(Clone, Copy)]
+pub(crate) struct ByteFactors {
+    /// By row: scale, and scale times the byte that means zero.
+    pub of_rows: *const [f32; 2],
+    /// A panel's scales of weights.
+    pub scales: *const f32,
+    /// Those scales times the sums of the weights.
+    pub totals: *const f32,
 }
 
 /// What integers of a row are to be multiplied by.
@@ -174,6 +223,8 @@ pub(crate) struct TileKernel {
     /// Rows of a tile, or of a part of those that registers take, so that multiples of so many are through the soonest; 1 where any
     /// number is as good, or is not known to be.
     pub rows_at_once: usize,
+    /// Whether it makes f32 of the sums of bytes, with [`Factors::Bytes`], and then adds products of bf16 in registers.
+    pub settles: bool,
     /// What the instructions that multiply are called.
     pub path: &'static str,
 }
@@ -192,7 +243,14 @@ impl TileKernel {
                 let operand =
                     if format == WeightFormat::Bf16 { OperandForm::Bf16 } else { OperandForm::Bytes };
                 let path = "AMX tiles";
-                return Self { operand, functions, tiles: true, rows_at_once: MAX_ROWS, path };
+                return Self {
+                    operand,
+                    functions,
+                    tiles: true,
+                    rows_at_once: MAX_ROWS,
+                    settles: false,
+                    path,
+                };
             }
             if let Some(kernel) = x86::kernel(isa, format) {
                 return kernel;
@@ -200,7 +258,7 @@ impl TileKernel {
         }
         let _ = isa;
         let (operand, functions) = baseline::functions(format);
-        Self { operand, functions, tiles: false, rows_at_once: 1, path: Self::PLAIN }
+        Self { operand, functions, tiles: false, rows_at_once: 1, settles: false, path: Self::PLAIN }
     }
 
     /// The form for 16-bit integers, all of whose sums fit 32 bits: by whole panels of a packed matrix, with [`TileCall::factors`], added
@@ -212,7 +270,7 @@ impl TileKernel {
         }
         let _ = isa;
         let (operand, functions) = baseline::int16();
-        Self { operand, functions, tiles: false, rows_at_once: 1, path: Self::PLAIN }
+        Self { operand, functions, tiles: false, rows_at_once: 1, settles: false, path: Self::PLAIN }
     }
 
     /// Whether instructions of the machine's are named in it.

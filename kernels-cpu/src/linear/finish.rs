@@ -16,7 +16,7 @@ impl<E: Element> Panel<'_, '_, E> {
     pub unsafe fn settle<I: Target, O>(&self, rows: &Rows<O>, effect: Option<&Effect>) {
         let gain = effect.and_then(|e| e.gain.as_ref());
         // SAFETY: as the caller promises.
-        unsafe { settle::<I, O>(rows, self.scales, gain) };
+        unsafe { settle::<I, O>(rows, self.unsettled, gain) };
     }
 
     /// Makes results of the sums of some rows, which are settled or, without an adapter, as the product left them.
@@ -31,7 +31,7 @@ impl<E: Element> Panel<'_, '_, E> {
         settled: bool,
     ) {
         let bias = effect.map_or(self.bias, |e| &e.bias);
-        let scales = self.scales.filter(|_| !settled);
+        let scales = self.unsettled.filter(|_| !settled);
         // Results that are rounded to 8 bits, here or when they are quantised, need no finer activation.
         let coarse = E::COARSE || self.scales.is_some();
         // SAFETY: as the caller promises.

@@ -20,6 +20,8 @@ pub(super) struct Panel<'a, 'c, E> {
     pub bias: &'c [f32; PANEL],
     /// For int8: scales and scales times sums.
     pub scales: Option<PanelScales<'c>>,
+    /// The same, where the product leaves integers.
+    pub unsettled: Option<PanelScales<'c>>,
 }
 
 /// What an adapter changes in a panel.
@@ -52,7 +54,12 @@ enum Source {
 impl<'a, 'c, E: Element> Panel<'a, 'c, E> {
     /// Panel `index`; a bias that does not fill it goes to `edge`.
     #[inline(always)]
-    pub fn new(call: &'c LinearCall<'a, E>, index: usize, edge: &'c mut [f32; PANEL]) -> Self {
+    pub fn new(
+        call: &'c LinearCall<'a, E>,
+        index: usize,
+        kernel: &TileKernel,
+        edge: &'c mut [f32; PANEL],
+    ) -> Self {
         let first = index * PANEL;
         let width = PANEL.min(call.weight.outputs() - first);
         let bias = match call.bias.map(|values| &values[first..first + width]) {
@@ -63,7 +70,8 @@ impl<'a, 'c, E: Element> Panel<'a, 'c, E> {
             }),
         };
         let int8 = call.weight.format().is_int8();
-        Self { call, first, width, bias, scales: int8.then(|| call.weight.panel_scales(index)) }
+        let scales = int8.then(|| call.weight.panel_scales(index));
+        Self { call, first, width, bias, scales, unsettled: scales.filter(|_| !kernel.settles) }
     }
 
     /// [`Self::effect_of`], unless `effect` is that of this segment, the one `before`.
@@ -99,10 +107,7 @@ impl<'a, 'c, E: Element> Panel<'a, 'c, E> {
     /// A packed adapter's `B` here; `None` where it changes no column of the panel.
     #[inline(always)]
     fn expand_of(&self, packed: &PackedLora) -> Option<Expand> {
-        let panel = packed.expand(self.first / PANEL)?;
-        let b = Source::Steps(panel.data, STEP_BYTES);
-        let ExpandPanel { first, steps, scale, group, .. } = panel;
-        Some(Expand { first, steps, b, scale, group })
+        packed.expand(self.first / PANEL).map(Expand::packed)
     }
 
     /// `first`: the span's place in a row of `A x`, and whether its own values are to be used.
@@ -135,6 +140,21 @@ impl<'a, 'c, E: Element> Panel<'a, 'c, E> {
             Source::Piece(at)
         };
         effect.expands.push(Expand { first, steps: span.rank, b, scale: 1.0, group: 0 });
+    }
+
+    /// The expand of rows of one adapter, which is packed and brings nothing but `A` and `B`, and whose `A x` begins with `hidden`: it can
+    /// follow the layer's own product in the same registers. `None` where it changes no column of the panel. For `run` see
+    /// [`PackedLora::expand_after`].
+    #[inline(always)]
+    pub fn follow_on(
+        &self,
+        segment: &LoraSegment<'_>,
+        run: &mut usize,
+        kernel: &TileKernel,
+        hidden: &Hidden,
+    ) -> Option<TileCall<'static>> {
+        let expand = segment.packed?.expand_after(self.first / PANEL, run)?;
+        Some(Expand::packed(expand).call(&[], kernel, hidden))
     }
 
     /// Adds `B h` of one adapter to the sums of some rows.
@@ -185,6 +205,12 @@ impl Effect {
 }
 
 impl Expand {
+    #[inline(always)]
+    fn packed(panel: ExpandPanel) -> Self {
+        let ExpandPanel { first, steps, data, scale, group } = panel;
+        Self { first, steps, b: Source::Steps(data, STEP_BYTES), scale, group }
+    }
+
     /// The product over rows whose `A x` begins with `hidden`, added to sums that are still to be named.
     #[inline(always)]
     fn call(&self, pieces: &[f32], kernel: &TileKernel, hidden: &Hidden) -> TileCall<'static> {

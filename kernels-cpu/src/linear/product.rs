@@ -5,16 +5,14 @@ use std::ops::Range;
 use super::Layer;
 use super::block::Block;
 use super::panel::{Effect, Panel};
+use super::row_tiles::{Adapters, RowTile};
 use crate::aligned::LINE;
 use crate::element::Element;
 use crate::lora::{LoraSegment, segments_in};
 use crate::norm::layer_norm;
 use crate::packed_matrix::{PANEL, PackedMatrix, STEP_BYTES};
 use crate::target::Target;
-use crate::tile::{AHEAD, SumsTile, TileCall};
-
-/// Rows with the same adapter that are worth a tile of their own.
-const FEW_ALIKE: usize = 6;
+use crate::tile::{AHEAD, ByteFactors, Factors, SumsTile, TileCall};
 
 /// The product and what follows it, but for the norm, for all of the block's rows and some panels.
 #[inline(always)]
@@ -46,31 +44,32 @@ fn product<I: Target, E: Element, O: Element>(
     let mut sums = SumsTile::default();
     let sums = sums.as_mut_ptr();
     let (mut effect, mut edge) = (Effect::none(), [0.0; PANEL]);
+    let mut tiles = layer.row_tiles(block);
     let count = block.rows.len();
     let many = count > kernel.max_rows();
     let _tiles = kernel.begin();
     // What others compute is asked for by them.
     let last = panels.end;
     for index in panels {
-        let panel = Panel::new(call, index, &mut edge);
+        let panel = Panel::new(call, index, kernel, &mut edge);
         let mut adapter: Option<&LoraSegment<'_>> = None;
         let weights = call.weight.panel(index).as_ptr();
-        let mut at = 0;
-        while at < count {
-            let first = block.rows.start + at;
-            let segment = segments_in(call.lora, first..block.rows.end).next();
-            let rows = layer.tile_rows(segment.as_ref().map(|(part, _)| part), first, (at, count));
-            let whole = first..first + rows;
+        for RowTile { at, rows, adapters, run } in &mut tiles {
+            let (at, rows) = (*at, *rows);
+            let whole = block.rows.start + at..block.rows.start + at + rows;
             // One adapter's rows: its expand follows in the same registers.
-            let mut follow_on = None;
-            if let Some((part, segment)) = segment
-                && layer.in_registers
-                && part.start == first
-                && part.end >= whole.end
-            {
-                panel.effect_of_next(segment, layer.packed, &mut adapter, &mut effect);
-                follow_on = effect.follow_on(&layer.expand, &block.hidden.at_row(at));
-            }
+            let follow_on = match adapters {
+                Adapters::One(segment) if layer.in_registers => {
+                    let hidden = block.hidden.at_row(at);
+                    if layer.low_rank_alone {
+                        panel.follow_on(segment, run, &layer.expand, &hidden)
+                    } else {
+                        panel.effect_of_next(segment, layer.packed, &mut adapter, &mut effect);
+                        effect.follow_on(&layer.expand, &hidden)
+                    }
+                }
+                _ => None,
+            };
             let operand = &block.operand;
             let tile = TileCall {
                 a: operand.row(at),
@@ -87,7 +86,14 @@ fn product<I: Target, E: Element, O: Element>(
                     &[]
                 },
                 accumulate: false,
-                factors: None,
+                factors: match panel.scales {
+                    Some((scales, totals)) if kernel.settles => Factors::Bytes(ByteFactors {
+                        of_rows: operand.scales.wrapping_add(at),
+                        scales: scales.as_ptr(),
+                        totals: totals.as_ptr(),
+                    }),
+                    _ => Factors::None,
+                },
                 out: sums,
                 next: follow_on.as_ref(),
             };
@@ -96,14 +102,26 @@ fn product<I: Target, E: Element, O: Element>(
             }
             // SAFETY: the kernel was chosen for an instruction set that the machine has; the operand has the rows that
             // it reads and the matrix the panel, both of `steps` steps; a tile has room for the most rows of any kernel.
-            // What follows is of the same kernel, over the rows' `A x`.
+            // What follows is what the kernel adds, over the rows' `A x`.
             unsafe { kernel.function(rows)(&tile) };
-            let all_at_once = layer.low_rank_alone && follow_on.is_none();
+            let first = whole.start;
+            if layer.low_rank_alone || matches!(adapters, Adapters::None) {
+                let own = block.part(whole, first, sums, out);
+                let adds = follow_on.is_none() && !matches!(adapters, Adapters::None);
+                // SAFETY: the part is this tile; see `Block::part`.
+                unsafe {
+                    if adds {
+                        panel.settle::<I, O>(&own, None);
+                        panel.expand_packed(&layer.expand, call.lora, &own);
+                    }
+                    panel.finish::<I, O>(&own, None, adds);
+                }
+                continue;
+            }
             let mut done = first;
             while done < whole.end {
                 // The next adapter's rows, or the base's before them.
                 let (part, segment) = match segments_in(call.lora, done..whole.end).next() {
-                    _ if all_at_once => (whole.clone(), None),
                     Some((part, segment)) if part.start == done => (part, Some(segment)),
                     Some((part, _)) => (done..part.start, None),
                     None => (done..whole.end, None),
@@ -113,25 +131,18 @@ fn product<I: Target, E: Element, O: Element>(
                 }
                 let own_effect = segment.map(|_| &effect);
                 let own = block.part(part.clone(), first, sums, out);
-                let adapters = match own_effect {
-                    None if all_at_once => segments_in(call.lora, part.clone()).next().is_some(),
-                    own_effect => own_effect.is_some(),
-                };
-                // SAFETY: the part is this tile, or of it; see `Block::part`.
+                // SAFETY: the part is of this tile; see `Block::part`.
                 unsafe {
-                    if adapters {
+                    if let Some(effect) = own_effect {
                         panel.settle::<I, O>(&own, own_effect);
+                        if follow_on.is_none() {
+                            panel.expand(&layer.expand, &own, effect);
+                        }
                     }
-                    match own_effect {
-                        _ if all_at_once => panel.expand_packed(&layer.expand, call.lora, &own),
-                        Some(effect) if follow_on.is_none() => panel.expand(&layer.expand, &own, effect),
-                        _ => {}
-                    }
-                    panel.finish::<I, O>(&own, own_effect, adapters);
+                    panel.finish::<I, O>(&own, own_effect, own_effect.is_some());
                 }
                 done = part.end;
             }
-            at += rows;
         }
     }
 }
@@ -172,22 +183,4 @@ pub(super) fn normalize_rows_body<I: Target, E: Element>(
 fn share_of_next(weight: &PackedMatrix, index: usize, rows: Range<usize>, count: usize) -> &[u8] {
     let next = weight.panel(index + 1);
     &next[next.len() * rows.start / count..next.len() * rows.end / count]
-}
-
-impl<E> Layer<'_, E> {
-    /// Rows of the tile that begins at row `first`, the `at`th of `count`, where the next segment's rows are `part`. Where the expand
-    /// can follow in registers, a tile holds no more than one adapter's rows if these are some.
-    #[inline(always)]
-    fn tile_rows(&self, part: Option<&Range<usize>>, first: usize, (at, count): (usize, usize)) -> usize {
-        let until = match part {
-            Some(part) if part.start > first => part.start,
-            Some(part) => part.end,
-            None => first + count - at,
-        };
-        let alike = until - first;
-        if !self.in_registers || alike < FEW_ALIKE {
-            return self.kernel.rows_of(count, at);
-        }
-        self.kernel.rows_of(alike, 0)
-    }
 }

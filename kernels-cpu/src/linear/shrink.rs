@@ -11,7 +11,7 @@ use crate::element::{Element, load_part};
 use crate::lora::{LoraSegment, segments_in};
 use crate::packed_lora::PackedLora;
 use crate::target::{LANES, Target};
-use crate::tile::{AHEAD, OperandForm, RowFactors, SumsTile, TileCall, TileKernel};
+use crate::tile::{AHEAD, Factors, OperandForm, RowFactors, SumsTile, TileCall, TileKernel};
 
 /// `A x` of some rows as the expand's kernel reads it: bf16 or 16-bit integers where it has their dot product, else f32.
 ///
@@ -58,11 +58,14 @@ impl Hidden {
         (self.data.wrapping_add(row * self.stride).cast(), self.stride / size_of::<f32>())
     }
 
-    /// What the integers of a group are to be multiplied by, beside panels of a scale; `None` where they are floats.
-    pub fn factors(&self, group: usize, of_panel: f32) -> Option<RowFactors> {
+    /// What the integers of a group are to be multiplied by, beside panels of a scale; nothing where they are floats.
+    pub fn factors(&self, group: usize, of_panel: f32) -> Factors {
         let at = places_of_integers(self.width).0;
         let of_rows = self.data.wrapping_add(at).cast::<f32>().wrapping_add(group).cast_const();
-        (self.form == OperandForm::Int16).then_some(RowFactors { of_rows, of_panel })
+        match self.form {
+            OperandForm::Int16 => Factors::Int16(RowFactors { of_rows, of_panel }),
+            _ => Factors::None,
+        }
     }
 
     /// Writes sixteen values of row `row`, from column `column` on.
@@ -186,7 +189,7 @@ pub(super) fn shrink_packed<I: Target>(
                     many_rows: part.len() > kernel.max_rows(),
                     coming: &[],
                     accumulate: false,
-                    factors: None,
+                    factors: Factors::None,
                     next: None,
                     out: sums.as_mut_ptr(),
                 };

@@ -17,14 +17,14 @@ use crate::isa::Isa;
 use crate::packed_matrix::WeightFormat;
 use narrow::{f32_avx2, int8_avx2, int8_avxvnni, widened_avx2};
 use narrow_int16::int16_avx2;
-use wide::{bf16_avx512, f32_avx512, int8_avx512, widened_avx512};
+use wide::{bf16_avx512, f32_avx512, int8_avx512, int8_bf16_avx512, widened_avx512};
 
 /// The form that `isa` has.
 pub(super) fn kernel(isa: Isa, format: WeightFormat) -> Option<TileKernel> {
     let wide = isa >= Isa::Avx512;
     let (vnni, bf16) = (is_x86_feature_detected!("avx512vnni"), is_x86_feature_detected!("avx512bf16"));
     let of = |operand, functions, rows_at_once, path| {
-        Some(TileKernel { operand, functions, tiles: false, rows_at_once, path })
+        Some(TileKernel { operand, functions, tiles: false, rows_at_once, settles: false, path })
     };
     match (isa, format) {
         (Isa::Scalar, _) => None,
@@ -46,6 +46,14 @@ pub(super) fn kernel(isa: Isa, format: WeightFormat) -> Option<TileKernel> {
             let rows = by_rows!(widened_avx2: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20);
             of(OperandForm::Widened, rows, 5, "AVX2, widened to f32")
         }
+        (_, WeightFormat::Int8 | WeightFormat::Int8InEights) if wide && vnni && bf16 => Some(TileKernel {
+            operand: OperandForm::Bytes,
+            functions: by_rows!(int8_bf16_avx512: 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
+            tiles: false,
+            rows_at_once: 1,
+            settles: true,
+            path: "AVX-512 VNNI",
+        }),
         (_, WeightFormat::Int8 | WeightFormat::Int8InEights) if wide && vnni => {
             of(OperandForm::Bytes, by_rows!(int8_avx512: 1 2 3 4 5 6 7 8 9 10 11 12 13 14), 1, "AVX-512 VNNI")
         }
@@ -65,7 +73,14 @@ pub(super) fn kernel(isa: Isa, format: WeightFormat) -> Option<TileKernel> {
 /// The form for 16-bit integers, of all instruction sets from AVX2 on.
 pub(super) fn int16() -> TileKernel {
     let functions = by_rows!(int16_avx2: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24);
-    TileKernel { operand: OperandForm::Int16, functions, tiles: false, rows_at_once: 5, path: "AVX2" }
+    TileKernel {
+        operand: OperandForm::Int16,
+        functions,
+        tiles: false,
+        rows_at_once: 5,
+        settles: false,
+        path: "AVX2",
+    }
 }
 
 /// Brings `lines` cache lines from an address on into the first-level cache.

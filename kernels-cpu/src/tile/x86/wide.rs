@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::super::TileCall;
+use super::super::{Factors, TileCall};
 use super::{fetch, fetch_into};
 use crate::packed_matrix::PANEL;
 
@@ -12,7 +12,42 @@ const FETCH_ROWS: usize = 8;
 // SAFETY of the functions below: the caller of a `TileFn` promises the instructions, that rows and panel lie where the call
 // says and that there is room for the sums; all reads are of `steps` steps of each.
 
-/// A form with 512-bit registers: the whole panel's width or half of it, one step an iteration.
+/// Adds the products of a call's steps to `$sums`, `[[register; C]; R]`: by the whole panel's width or half of it, one step an
+/// iteration.
+macro_rules! add_products {
+    ($sums:ident, $call:expr, |$acc:ident, $x:ident, $b:ident| $dot:expr) => {
+        let call: &TileCall<'_> = $call;
+        let (mut a, mut panel) = (call.a, call.panel);
+        // Where nothing is to come, of what is read already: an address of nothing takes long to look up.
+        let (mut coming, each) = match call.coming {
+            [] => (panel, 0),
+            share => (share.as_ptr(), share.len().div_ceil(call.steps)),
+        };
+        for _ in 0..call.steps {
+            if R <= FETCH_ROWS {
+                fetch(panel.wrapping_add(call.ahead), C);
+            }
+            // Into the second-level cache.
+            fetch_into::<_MM_HINT_T1>(coming, 1);
+            coming = coming.wrapping_add(each);
+            let mut b = [_mm512_setzero_si512(); C];
+            for (c, b) in b.iter_mut().enumerate() {
+                *b = _mm512_loadu_si512(panel.add(c * 64).cast());
+            }
+            for (r, acc) in $sums.iter_mut().enumerate() {
+                let $x = _mm512_set1_epi32(a.add(r * call.stride).cast::<i32>().read_unaligned());
+                for (acc, $b) in acc.iter_mut().zip(b) {
+                    let $acc = *acc;
+                    *acc = $dot;
+                }
+            }
+            a = a.add(4);
+            panel = panel.wrapping_add(call.panel_stride);
+        }
+    };
+}
+
+/// A form with 512-bit registers.
 macro_rules! wide {
     ($name:ident, $features:literal, $zero:expr, |$acc:ident, $x:ident, $b:ident| $dot:expr, $load:expr, $store:expr) => {
         #[target_feature(enable = $features)]
@@ -22,46 +57,23 @@ macro_rules! wide {
             unsafe fn columns<const R: usize, const C: usize, const ADD: bool>(call: &TileCall<'_>) {
                 // SAFETY: see above.
                 unsafe {
-                    let mut acc = [[$zero; C]; R];
+                    let mut sums = [[$zero; C]; R];
                     if ADD {
-                        for (r, acc) in acc.iter_mut().enumerate() {
-                            for (c, acc) in acc.iter_mut().enumerate() {
-                                *acc = $load(call.out.add(r * PANEL + c * 16).cast());
+                        for (r, sums) in sums.iter_mut().enumerate() {
+                            for (c, sums) in sums.iter_mut().enumerate() {
+                                *sums = $load(call.out.add(r * PANEL + c * 16).cast());
                             }
                         }
                     }
                     let mut part = Some(call);
                     while let Some(call) = part {
-                        let (mut a, mut panel) = (call.a, call.panel);
-                        let (mut coming, each) = (call.coming.as_ptr(), call.coming.len() / call.steps);
-                        for _ in 0..call.steps {
-                            if R <= FETCH_ROWS {
-                                fetch(panel.wrapping_add(call.ahead), C);
-                            } else {
-                                fetch_into::<_MM_HINT_T1>(coming, 1);
-                                coming = coming.wrapping_add(each);
-                            }
-                            let mut b = [_mm512_setzero_si512(); C];
-                            for (c, b) in b.iter_mut().enumerate() {
-                                *b = _mm512_loadu_si512(panel.add(c * 64).cast());
-                            }
-                            for (r, acc) in acc.iter_mut().enumerate() {
-                                let $x =
-                                    _mm512_set1_epi32(a.add(r * call.stride).cast::<i32>().read_unaligned());
-                                for (acc, $b) in acc.iter_mut().zip(b) {
-                                    let $acc = *acc;
-                                    *acc = $dot;
-                                }
-                            }
-                            a = a.add(4);
-                            panel = panel.wrapping_add(call.panel_stride);
-                        }
+                        add_products!(sums, call, |$acc, $x, $b| $dot);
                         part = call.next;
                     }
                     // By reference: by value the sums would go through memory once more.
-                    for (r, acc) in acc.iter().enumerate() {
-                        for (c, acc) in acc.iter().enumerate() {
-                            $store(call.out.add(r * PANEL + c * 16), *acc);
+                    for (r, sums) in sums.iter().enumerate() {
+                        for (c, sums) in sums.iter().enumerate() {
+                            $store(call.out.add(r * PANEL + c * 16), *sums);
                         }
                     }
                 }
@@ -103,6 +115,57 @@ wide!(
     _mm512_loadu_si512,
     store_i32
 );
+
+/// Bytes where the machine multiplies bf16, too: with [`Factors::Bytes`] sums become f32 in their registers, to which products of bf16
+/// that follow are added.
+#[target_feature(enable = "avx512f,avx512vnni,avx512bf16")]
+pub(super) unsafe fn int8_bf16_avx512<const R: usize>(call: &TileCall<'_>) {
+    debug_assert!(!call.accumulate);
+    // SAFETY: see above.
+    unsafe { if call.is_half() { bytes::<R, 1>(call) } else { bytes::<R, 2>(call) } }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni,avx512bf16")]
+unsafe fn bytes<const R: usize, const C: usize>(call: &TileCall<'_>) {
+    // SAFETY: see above.
+    unsafe {
+        let mut sums = [[_mm512_setzero_si512(); C]; R];
+        add_products!(sums, call, |acc, x, b| _mm512_dpbusd_epi32(acc, x, b));
+        let Factors::Bytes(factors) = call.factors else {
+            for (r, sums) in sums.iter().enumerate() {
+                for (c, sums) in sums.iter().enumerate() {
+                    store_i32(call.out.add(r * PANEL + c * 16), *sums);
+                }
+            }
+            return;
+        };
+        let mut settled = [[_mm512_setzero_ps(); C]; R];
+        for c in 0..C {
+            let of_weights = _mm512_loadu_ps(factors.scales.add(c * 16));
+            let totals = _mm512_loadu_ps(factors.totals.add(c * 16));
+            // Read for each column anew: there is no register to keep what is known.
+            let of_rows = std::hint::black_box(factors.of_rows);
+            for (r, (settled, sums)) in settled.iter_mut().zip(&sums).enumerate() {
+                let [scale, zero] = *of_rows.add(r);
+                // As `from_integers` does it, to the bit.
+                let weights = _mm512_mul_ps(_mm512_set1_ps(scale), of_weights);
+                let offset = _mm512_mul_ps(_mm512_set1_ps(zero), totals);
+                settled[c] = _mm512_fmsub_ps(_mm512_cvtepi32_ps(sums[c]), weights, offset);
+            }
+        }
+        let mut part = call.next;
+        while let Some(next) = part {
+            add_products!(settled, next, |acc, x, b| _mm512_dpbf16_ps(acc, as_bf16(x), as_bf16(b)));
+            part = next.next;
+        }
+        for (r, settled) in settled.iter().enumerate() {
+            for (c, settled) in settled.iter().enumerate() {
+                store_f32(call.out.add(r * PANEL + c * 16), *settled);
+            }
+        }
+    }
+}
 
 #[inline]
 #[target_feature(enable = "avx512f")]
