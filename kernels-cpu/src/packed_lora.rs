@@ -69,6 +69,17 @@ pub(crate) struct ExpandPanel {
     pub group: usize,
 }
 
+/// The last panel that was asked for, so that the next one is found without looking around.
+#[derive(Default)]
+pub(crate) struct LastExpand {
+    index: usize,
+    /// Where its run ends; 0 before the first.
+    run_end: usize,
+    /// Its scale, of those of 16-bit integers.
+    scale: usize,
+    panel: Option<ExpandPanel>,
+}
+
 /// Panels one after the other that the same spans have columns of. A layer has few runs, and so they stay in a cache while
 /// panels by the hundred go by.
 #[derive(Debug)]
@@ -202,13 +213,24 @@ impl PackedLora {
         self.panel_of(run_of(&self.expands, index), index)
     }
 
-    /// The same, of panels that are asked for in order: `run` is 0 at first and then what the last panel has left there.
+    /// The same for panels that are asked for one after the other: `last` is [`LastExpand::default`] at first, and then what this has
+    /// left there.
     #[inline(always)]
-    pub(crate) fn expand_after(&self, index: usize, run: &mut usize) -> Option<ExpandPanel> {
-        while self.expands[*run].panels.end <= index {
-            *run += 1;
+    pub(crate) fn expand_after(&self, index: usize, last: &mut LastExpand) -> Option<ExpandPanel> {
+        if last.index + 1 == index && index < last.run_end {
+            if let Some(panel) = &mut last.panel {
+                panel.data = panel.data.wrapping_add(panel.steps * STEP_BYTES);
+                if let Some(scales) = self.b_scales.get(last.scale + 1) {
+                    (panel.scale, last.scale) = (*scales, last.scale + 1);
+                }
+            }
+        } else {
+            let run = run_of(&self.expands, index);
+            let scale = run.scale + index - run.panels.start;
+            *last = LastExpand { index, run_end: run.panels.end, scale, panel: self.panel_of(run, index) };
         }
-        self.panel_of(&self.expands[*run], index)
+        last.index = index;
+        last.panel
     }
 
     #[inline(always)]

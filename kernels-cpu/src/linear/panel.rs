@@ -5,7 +5,7 @@ use super::shrink::Hidden;
 use super::sums::{PanelScales, Rows};
 use crate::element::Element;
 use crate::lora::{LoraSegment, LoraSpan, segments_in};
-use crate::packed_lora::{ExpandPanel, PackedLora};
+use crate::packed_lora::{ExpandPanel, LastExpand, PackedLora};
 use crate::packed_matrix::{PANEL, STEP_BYTES};
 use crate::tile::{TileCall, TileKernel};
 
@@ -143,17 +143,17 @@ impl<'a, 'c, E: Element> Panel<'a, 'c, E> {
     }
 
     /// The expand of rows of one adapter, which is packed and brings nothing but `A` and `B`, and whose `A x` begins with `hidden`: it can
-    /// follow the layer's own product in the same registers. `None` where it changes no column of the panel. For `run` see
+    /// follow the layer's own product in the same registers. `None` where it changes no column of the panel. For `last` see
     /// [`PackedLora::expand_after`].
     #[inline(always)]
     pub fn follow_on(
         &self,
         segment: &LoraSegment<'_>,
-        run: &mut usize,
+        last: &mut LastExpand,
         kernel: &TileKernel,
         hidden: &Hidden,
     ) -> Option<TileCall<'static>> {
-        let expand = segment.packed?.expand_after(self.first / PANEL, run)?;
+        let expand = segment.packed?.expand_after(self.first / PANEL, last)?;
         Some(Expand::packed(expand).call(&[], kernel, hidden))
     }
 

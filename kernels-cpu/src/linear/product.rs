@@ -54,7 +54,7 @@ fn product<I: Target, E: Element, O: Element>(
         let panel = Panel::new(call, index, kernel, &mut edge);
         let mut adapter: Option<&LoraSegment<'_>> = None;
         let weights = call.weight.panel(index).as_ptr();
-        for RowTile { at, rows, adapters, run } in &mut tiles {
+        for RowTile { at, rows, adapters, last: last_expand } in &mut tiles {
             let (at, rows) = (*at, *rows);
             let whole = block.rows.start + at..block.rows.start + at + rows;
             // One adapter's rows: its expand follows in the same registers.
@@ -62,7 +62,7 @@ fn product<I: Target, E: Element, O: Element>(
                 Adapters::One(segment) if layer.in_registers => {
                     let hidden = block.hidden.at_row(at);
                     if layer.low_rank_alone {
-                        panel.follow_on(segment, run, &layer.expand, &hidden)
+                        panel.follow_on(segment, last_expand, &layer.expand, &hidden)
                     } else {
                         panel.effect_of_next(segment, layer.packed, &mut adapter, &mut effect);
                         effect.follow_on(&layer.expand, &hidden)
@@ -105,23 +105,13 @@ fn product<I: Target, E: Element, O: Element>(
             // What follows is what the kernel adds, over the rows' `A x`.
             unsafe { kernel.function(rows)(&tile) };
             let first = whole.start;
-            if layer.low_rank_alone || matches!(adapters, Adapters::None) {
-                let own = block.part(whole, first, sums, out);
-                let adds = follow_on.is_none() && !matches!(adapters, Adapters::None);
-                // SAFETY: the part is this tile; see `Block::part`.
-                unsafe {
-                    if adds {
-                        panel.settle::<I, O>(&own, None);
-                        panel.expand_packed(&layer.expand, call.lora, &own);
-                    }
-                    panel.finish::<I, O>(&own, None, adds);
-                }
-                continue;
-            }
+            let of_base = matches!(adapters, Adapters::None);
+            let at_once = layer.low_rank_alone || of_base;
             let mut done = first;
             while done < whole.end {
                 // The next adapter's rows, or the base's before them.
-                let (part, segment) = match segments_in(call.lora, done..whole.end).next() {
+                let next = if at_once { None } else { segments_in(call.lora, done..whole.end).next() };
+                let (part, segment) = match next {
                     Some((part, segment)) if part.start == done => (part, Some(segment)),
                     Some((part, _)) => (done..part.start, None),
                     None => (done..whole.end, None),
@@ -130,16 +120,19 @@ fn product<I: Target, E: Element, O: Element>(
                     panel.effect_of_next(segment, layer.packed, &mut adapter, &mut effect);
                 }
                 let own_effect = segment.map(|_| &effect);
+                let adds = own_effect.is_some() || at_once && !of_base && follow_on.is_none();
                 let own = block.part(part.clone(), first, sums, out);
-                // SAFETY: the part is of this tile; see `Block::part`.
+                // SAFETY: the part is this tile, or of it; see `Block::part`.
                 unsafe {
-                    if let Some(effect) = own_effect {
+                    if adds {
                         panel.settle::<I, O>(&own, own_effect);
-                        if follow_on.is_none() {
-                            panel.expand(&layer.expand, &own, effect);
-                        }
                     }
-                    panel.finish::<I, O>(&own, own_effect, own_effect.is_some());
+                    match own_effect {
+                        None if adds => panel.expand_packed(&layer.expand, call.lora, &own),
+                        Some(effect) if follow_on.is_none() => panel.expand(&layer.expand, &own, effect),
+                        _ => {}
+                    }
+                    panel.finish::<I, O>(&own, own_effect, adds);
                 }
                 done = part.end;
             }

@@ -3,6 +3,7 @@
 use super::Layer;
 use super::block::Block;
 use crate::lora::{LoraSegment, segments_in};
+use crate::packed_lora::LastExpand;
 
 /// Rows with the same adapter that are worth a tile of their own.
 const FEW_ALIKE: usize = 6;
@@ -15,8 +16,8 @@ pub(super) struct RowTile<'s> {
     pub rows: usize,
     /// Whose they are.
     pub adapters: Adapters<'s>,
-    /// Where the last panel was found in a packed adapter's `B`.
-    pub run: usize,
+    /// A packed adapter's part of the last panel.
+    pub last: LastExpand,
 }
 
 /// Whose rows some rows are.
@@ -52,7 +53,7 @@ impl<E> Layer<'_, E> {
                 Some(_) => Adapters::Several,
                 None => Adapters::None,
             };
-            tiles.push(RowTile { at, rows, adapters, run: 0 });
+            tiles.push(RowTile { at, rows, adapters, last: LastExpand::default() });
             at += rows;
         }
         tiles
