@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::Layer;
 use super::block::Block;
 use super::panel::{Effect, Panel};
-use super::row_tiles::{Adapters, RowTile};
+use super::row_tiles::{Adapters, RowTile, TILES};
 use crate::aligned::LINE;
 use crate::element::Element;
 use crate::lora::{LoraSegment, segments_in};
@@ -44,7 +44,8 @@ fn product<I: Target, E: Element, O: Element>(
     let mut sums = SumsTile::default();
     let sums = sums.as_mut_ptr();
     let (mut effect, mut edge) = (Effect::none(), [0.0; PANEL]);
-    let mut tiles = layer.row_tiles(block);
+    let mut tiles = TILES.take();
+    layer.cut_rows(block, &mut tiles);
     let count = block.rows.len();
     let many = count > kernel.max_rows();
     let _tiles = kernel.begin();
@@ -60,6 +61,7 @@ fn product<I: Target, E: Element, O: Element>(
             // One adapter's rows: its expand follows in the same registers.
             let follow_on = match adapters {
                 Adapters::One(segment) if layer.in_registers => {
+                    let segment = &call.lora[*segment];
                     let hidden = block.hidden.at_row(at);
                     if layer.low_rank_alone {
                         panel.follow_on(segment, last_expand, &layer.expand, &hidden)
@@ -138,6 +140,7 @@ fn product<I: Target, E: Element, O: Element>(
             }
         }
     }
+    TILES.set(tiles);
 }
 
 /// Asks for the cache lines of the results of some of the block's rows and a panel, as far as these begin with a line. In memory
