@@ -18,7 +18,7 @@ use crate::packed_matrix::{PANEL, STEP_BYTES, WeightFormat};
 use crate::shared_out::SharedOut;
 use crate::target::{LANES, Target, dispatch};
 use crate::team::{self, PARTS};
-use crate::tile::{AHEAD, Factors, MAX_ROWS, SumsTile, TileCall, TileKernel};
+use crate::tile::{AHEAD, MAX_ROWS, Scaling, SumsTile, TileCall, TileKernel};
 use panels::{HeadPanels, QueryRows};
 
 /// Keys of one block: with their values they stay in the first two levels of the cache. A multiple of [`PANEL`].
@@ -165,7 +165,7 @@ fn one_head_body<I: Target, E: Element>(job: &Job<'_, E>, head: Head, scratch: &
                     many_rows: true,
                     coming: &[],
                     accumulate: false,
-                    factors: Factors::None,
+                    scaling: Scaling::None,
                     next: None,
                     out: scores[panel * MAX_ROWS * PANEL..].as_mut_ptr(),
                 };
@@ -190,7 +190,7 @@ fn one_head_body<I: Target, E: Element>(job: &Job<'_, E>, head: Head, scratch: &
                     many_rows: true,
                     coming: &[],
                     accumulate: false,
-                    factors: Factors::None,
+                    scaling: Scaling::None,
                     next: None,
                     out: sums.as_mut_ptr(),
                 };

@@ -54,7 +54,7 @@ pub(crate) struct TileCall<'n> {
     /// Whether what lies in `out` is added to: never for bytes and not in tiles, and always for 16-bit integers.
     pub accumulate: bool,
     /// What makes f32 of integers' sums.
-    pub factors: Factors,
+    pub scaling: Scaling,
     /// Sums, `[rows, PANEL]`: f32, or i32 of bytes without factors.
     pub out: *mut u32,
     /// What is added to the same sums before they are written: only rows, panel and steps of it count. Not in tiles, and to bytes' only
@@ -71,14 +71,14 @@ impl TileCall<'_> {
     /// The same from row `row` on, alone.
     pub fn rows_from(&self, row: usize) -> Self {
         let (a, out) = (self.a.wrapping_add(row * self.stride), self.out.wrapping_add(row * PANEL));
-        let factors = self.factors.rows_from(row, self.stride);
-        Self { a, out, factors, next: None, coming: &[], ..*self }
+        let scaling = self.scaling.rows_from(row, self.stride);
+        Self { a, out, scaling, next: None, coming: &[], ..*self }
     }
 }
 
 /// What makes f32 of a product's sums.
 #[derive(Clone, Copy)]
-pub(crate) enum Factors {
+pub(crate) enum Scaling {
     /// Nothing: they are f32, or are left as they are.
     None,
     /// Those of 16-bit integers are multiplied, and added to what lies in the call's `out`.
@@ -87,14 +87,14 @@ pub(crate) enum Factors {
     Bytes(ByteFactors),
 }
 
-impl Factors {
+impl Scaling {
     /// The same from row `row` on, of rows `stride` bytes apart.
     fn rows_from(self, row: usize, stride: usize) -> Self {
         match self {
-            Factors::None => Factors::None,
-            Factors::Int16(factors) => Factors::Int16(factors.rows_from(row * stride)),
-            Factors::Bytes(factors) => {
-                Factors::Bytes(ByteFactors { of_rows: factors.of_rows.wrapping_add(row), ..factors })
+            Scaling::None => Scaling::None,
+            Scaling::Int16(factors) => Scaling::Int16(factors.rows_from(row * stride)),
+            Scaling::Bytes(factors) => {
+                Scaling::Bytes(ByteFactors { of_rows: factors.of_rows.wrapping_add(row), ..factors })
             }
         }
     }
@@ -107,7 +107,7 @@ impl Factors {
     unsafe fn of_row(&self, bytes: usize) -> f32 {
         match self {
             // SAFETY: as the caller promises.
-            Factors::Int16(factors) => unsafe { factors.of_row(bytes) },
+            Scaling::Int16(factors) => unsafe { factors.of_row(bytes) },
             _ => 1.0,
         }
     }
@@ -223,7 +223,7 @@ pub(crate) struct TileKernel {
     /// Rows of a tile, or of a part of those that registers take, so that multiples of so many are through the soonest; 1 where any
     /// number is as good, or is not known to be.
     pub rows_at_once: usize,
-    /// Whether it makes f32 of the sums of bytes, with [`Factors::Bytes`], and then adds products of bf16 in registers.
+    /// Whether it makes f32 of the sums of bytes, with [`Scaling::Bytes`], and then adds products of bf16 in registers.
     pub settles: bool,
     /// What the instructions that multiply are called.
     pub path: &'static str,
@@ -261,7 +261,7 @@ impl TileKernel {
         Self { operand, functions, tiles: false, rows_at_once: 1, settles: false, path: Self::PLAIN }
     }
 
-    /// The form for 16-bit integers, all of whose sums fit 32 bits: by whole panels of a packed matrix, with [`TileCall::factors`], added
+    /// The form for 16-bit integers, all of whose sums fit 32 bits: by whole panels of a packed matrix, with [`TileCall::scaling`], added
     /// to what is there, and with nothing that follows.
     pub fn int16(isa: Isa) -> Self {
         #[cfg(target_arch = "x86_64")]

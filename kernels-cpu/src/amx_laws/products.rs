@@ -4,7 +4,7 @@ use super::on_tiles_alone;
 use crate::aligned::AlignedBuffer;
 use crate::isa::Isa;
 use crate::packed_matrix::{PANEL, WeightFormat};
-use crate::tile::{AHEAD, Factors, OperandForm, TileCall, TileKernel};
+use crate::tile::{AHEAD, OperandForm, Scaling, TileCall, TileKernel};
 use crate::tile_emulator::{Numbers, bf16_dot};
 
 /// Steps that a tile takes at once.
@@ -81,7 +81,7 @@ impl Factors {
                 many_rows: gap > 0,
                 coming: &[],
                 accumulate: false,
-                factors: Factors::None,
+                scaling: Scaling::None,
                 out: out.values_mut::<u32>().as_mut_ptr(),
                 next: None,
             };

@@ -232,7 +232,7 @@ impl Expand {
             many_rows: false,
             coming: &[],
             accumulate: true,
-            factors: hidden.factors(self.group, self.scale),
+            scaling: hidden.scaling(self.group, self.scale),
             out: std::ptr::null_mut(),
             next: None,
         }

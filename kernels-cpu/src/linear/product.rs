@@ -12,7 +12,7 @@ use crate::lora::{LoraSegment, segments_in};
 use crate::norm::layer_norm;
 use crate::packed_matrix::{PANEL, PackedMatrix, STEP_BYTES};
 use crate::target::Target;
-use crate::tile::{AHEAD, ByteFactors, Factors, SumsTile, TileCall};
+use crate::tile::{AHEAD, ByteFactors, Scaling, SumsTile, TileCall};
 
 /// The product and what follows it, but for the norm, for all of the block's rows and some panels.
 #[inline(always)]
@@ -88,13 +88,13 @@ fn product<I: Target, E: Element, O: Element>(
                     &[]
                 },
                 accumulate: false,
-                factors: match panel.scales {
-                    Some((scales, totals)) if kernel.settles => Factors::Bytes(ByteFactors {
+                scaling: match panel.scales {
+                    Some((scales, totals)) if kernel.settles => Scaling::Bytes(ByteFactors {
                         of_rows: operand.scales.wrapping_add(at),
                         scales: scales.as_ptr(),
                         totals: totals.as_ptr(),
                     }),
-                    _ => Factors::None,
+                    _ => Scaling::None,
                 },
                 out: sums,
                 next: follow_on.as_ref(),

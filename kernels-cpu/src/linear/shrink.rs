@@ -11,7 +11,7 @@ use crate::element::{Element, load_part};
 use crate::lora::{LoraSegment, segments_in};
 use crate::packed_lora::PackedLora;
 use crate::target::{LANES, Target};
-use crate::tile::{AHEAD, Factors, OperandForm, RowFactors, SumsTile, TileCall, TileKernel};
+use crate::tile::{AHEAD, OperandForm, RowFactors, Scaling, SumsTile, TileCall, TileKernel};
 
 /// `A x` of some rows as the expand's kernel reads it: bf16 or 16-bit integers where it has their dot product, else f32.
 ///
@@ -59,12 +59,12 @@ impl Hidden {
     }
 
     /// What the integers of a group are to be multiplied by, beside panels of a scale; nothing where they are floats.
-    pub fn factors(&self, group: usize, of_panel: f32) -> Factors {
+    pub fn scaling(&self, group: usize, of_panel: f32) -> Scaling {
         let at = places_of_integers(self.width).0;
         let of_rows = self.data.wrapping_add(at).cast::<f32>().wrapping_add(group).cast_const();
         match self.form {
-            OperandForm::Int16 => Factors::Int16(RowFactors { of_rows, of_panel }),
-            _ => Factors::None,
+            OperandForm::Int16 => Scaling::Int16(RowFactors { of_rows, of_panel }),
+            _ => Scaling::None,
         }
     }
 
@@ -189,7 +189,7 @@ pub(super) fn shrink_packed<I: Target>(
                     many_rows: part.len() > kernel.max_rows(),
                     coming: &[],
                     accumulate: false,
-                    factors: Factors::None,
+                    scaling: Scaling::None,
                     next: None,
                     out: sums.as_mut_ptr(),
                 };

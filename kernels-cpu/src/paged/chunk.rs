@@ -8,7 +8,7 @@ use crate::aligned::AlignedBuffer;
 use crate::element::Element;
 use crate::packed_matrix::PANEL;
 use crate::target::{LANES, Target};
-use crate::tile::{AHEAD, Factors, OperandForm, TileCall, TileKernel};
+use crate::tile::{AHEAD, OperandForm, Scaling, TileCall, TileKernel};
 
 /// Rows of queries of one head of keys as the products read them.
 #[derive(Default)]
@@ -128,7 +128,7 @@ fn score(call: &ChunkCall<'_>, scores: &mut [f32]) {
                 many_rows: false,
                 coming: &[],
                 accumulate: false,
-                factors: Factors::None,
+                scaling: Scaling::None,
                 next: None,
                 out: scores[grid.panel(block, panel)..][..grid.rows * PANEL].as_mut_ptr().cast(),
             };
@@ -169,7 +169,7 @@ fn weigh(
                 many_rows: false,
                 coming: &[],
                 accumulate: block > 0,
-                factors: Factors::None,
+                scaling: Scaling::None,
                 next: None,
                 out: sums[panel * grid.rows * PANEL..][..grid.rows * PANEL].as_mut_ptr().cast(),
             };

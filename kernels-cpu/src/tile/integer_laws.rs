@@ -1,6 +1,6 @@
 //! Products of integers in registers: exact, in memory that ends where operands and sums end.
 
-use super::{AHEAD, Factors, OperandForm, RowFactors, TileCall, TileKernel};
+use super::{AHEAD, OperandForm, RowFactors, Scaling, TileCall, TileKernel};
 use crate::aligned::AlignedBuffer;
 use crate::isa::Isa;
 use crate::packed_lora::most_of;
@@ -82,7 +82,7 @@ fn sums_of_bytes_are_exact_at_their_largest() {
                 many_rows,
                 coming: if many_rows { operand } else { &[] },
                 accumulate: false,
-                factors: Factors::None,
+                scaling: Scaling::None,
                 out: out.values_mut::<u32>().as_mut_ptr(),
                 next: None,
             };
@@ -152,7 +152,7 @@ fn sums_of_16_bit_integers_are_exact_at_their_largest() {
                 many_rows: false,
                 coming: &[],
                 accumulate: true,
-                factors: Factors::Int16(RowFactors {
+                scaling: Scaling::Int16(RowFactors {
                     of_rows: operand[2 * steps..].as_ptr().cast(),
                     of_panel: 0.5,
                 }),

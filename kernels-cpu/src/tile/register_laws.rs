@@ -1,6 +1,6 @@
 //! Products in registers: each sum to the bit, in memory that ends where operands and sums end.
 
-use super::{AHEAD, Factors, OperandForm, TileCall, TileKernel};
+use super::{AHEAD, OperandForm, Scaling, TileCall, TileKernel};
 use crate::aligned::AlignedBuffer;
 use crate::amx_laws::{bits, values};
 use crate::isa::Isa;
@@ -69,7 +69,7 @@ impl Factors {
             many_rows,
             coming: if many_rows { self.panel.values() } else { &[] },
             accumulate: false,
-            factors: Factors::None,
+            scaling: Scaling::None,
             next,
             out: out.values_mut::<u32>().as_mut_ptr(),
         }

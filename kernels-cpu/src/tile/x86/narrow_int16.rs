@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::super::{Factors, TileCall};
+use super::super::{Scaling, TileCall};
 use super::fetch;
 use crate::aligned::LINE;
 use crate::packed_matrix::{PANEL, STEP_BYTES};
@@ -22,7 +22,7 @@ pub(super) unsafe fn int16_avx2<const R: usize>(call: &TileCall<'_>) {
             && call.columns == PANEL
             && call.accumulate
             && call.next.is_none()
-            && matches!(call.factors, Factors::Int16(_))
+            && matches!(call.scaling, Scaling::Int16(_))
     );
     let parts = R.div_ceil(MOST);
     let mut at = 0;
@@ -70,7 +70,7 @@ unsafe fn part<const R: usize>(call: &TileCall<'_>, at: usize, first: usize) {
             (a, panel) = (a.add(size_of::<i32>()), panel.wrapping_add(STEP_BYTES));
         }
         for (r, acc) in acc.into_iter().enumerate() {
-            let factor = call.factors.of_row((at + r) * call.stride);
+            let factor = call.scaling.of_row((at + r) * call.stride);
             let factor = _mm256_set1_ps(factor);
             for (c, acc) in acc.into_iter().enumerate() {
                 let sums = out.add(r * PANEL + c * 8).cast::<f32>();

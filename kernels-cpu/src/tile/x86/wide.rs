@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::super::{Factors, TileCall};
+use super::super::{Scaling, TileCall};
 use super::{fetch, fetch_into};
 use crate::packed_matrix::PANEL;
 
@@ -116,7 +116,7 @@ wide!(
     store_i32
 );
 
-/// Bytes where the machine multiplies bf16, too: with [`Factors::Bytes`] sums become f32 in their registers, to which products of bf16
+/// Bytes where the machine multiplies bf16, too: with [`Scaling::Bytes`] sums become f32 in their registers, to which products of bf16
 /// that follow are added.
 #[target_feature(enable = "avx512f,avx512vnni,avx512bf16")]
 pub(super) unsafe fn int8_bf16_avx512<const R: usize>(call: &TileCall<'_>) {
@@ -132,7 +132,7 @@ unsafe fn bytes<const R: usize, const C: usize>(call: &TileCall<'_>) {
     unsafe {
         let mut sums = [[_mm512_setzero_si512(); C]; R];
         add_products!(sums, call, |acc, x, b| _mm512_dpbusd_epi32(acc, x, b));
-        let Factors::Bytes(factors) = call.factors else {
+        let Scaling::Bytes(factors) = call.scaling else {
             for (r, sums) in sums.iter().enumerate() {
                 for (c, sums) in sums.iter().enumerate() {
                     store_i32(call.out.add(r * PANEL + c * 16), *sums);
