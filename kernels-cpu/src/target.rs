@@ -5,6 +5,8 @@ use half::bf16;
 
 use crate::element::Element;
 
+#[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
+mod laws;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 

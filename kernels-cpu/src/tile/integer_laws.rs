@@ -1,6 +1,6 @@
 //! Products of integers in registers: exact, in memory that ends where operands and sums end.
 
-use super::{AHEAD, OperandForm, RowFactors, Scaling, TileCall, TileKernel};
+use super::{AHEAD, ByteFactors, OperandForm, RowFactors, Scaling, TileCall, TileKernel};
 use crate::aligned::AlignedBuffer;
 use crate::isa::Isa;
 use crate::packed_lora::most_of;
@@ -173,6 +173,95 @@ fn sums_of_16_bit_integers_are_exact_at_their_largest() {
                     assert_eq!(*got, want, "{}, {steps} steps to {most}, {rows} rows, row {row}", isa.name());
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn sums_of_bytes_settled_in_registers_are_those_settled_later_to_the_bit() {
+    let kernels: Vec<(Isa, TileKernel)> = Isa::available()
+        .into_iter()
+        .map(|isa| (isa, TileKernel::choose(isa, WeightFormat::Int8)))
+        .filter(|(_, kernel)| kernel.settles)
+        .collect();
+    if kernels.is_empty() {
+        eprintln!(
+            "NOT RUN: this machine has no AVX-512 VNNI with BF16: sums settled in registers were not tested on it"
+        );
+    }
+    let (steps, then_steps) = (37, 5);
+    let mut numbers = Numbers(0x1234_5678_9ABC_DEF1);
+    for (isa, kernel) in kernels {
+        let expand = TileKernel::choose(isa, WeightFormat::Bf16);
+        assert_eq!(expand.operand, OperandForm::Bf16);
+        let most = kernel.max_rows();
+        let mut bytes = |count: usize| {
+            let mut buffer = AlignedBuffer::zeroed(count);
+            buffer.values_mut::<u8>().iter_mut().for_each(|b| *b = (numbers.next() >> 40) as u8);
+            buffer
+        };
+        let (operand, panel) = (bytes(most * steps * 4), bytes(steps * STEP_BYTES));
+        // bf16 of moderate size: the exponent's upper bits are set.
+        let mut pairs = |count: usize| {
+            let mut buffer = bytes(count);
+            buffer.values_mut::<u16>().iter_mut().for_each(|v| *v = *v & 0x80ff | 0x3f00);
+            buffer
+        };
+        let (hidden, b) = (pairs(most * then_steps * 4), pairs(then_steps * STEP_BYTES));
+        let of_rows: Vec<[f32; 2]> = (0..most).map(|r| [0.01 + r as f32 * 1e-3, r as f32 * 0.37]).collect();
+        let scales: Vec<f32> = (0..PANEL).map(|c| 0.003 + c as f32 * 1e-4).collect();
+        let totals: Vec<f32> = (0..PANEL).map(|c| 1.5 - c as f32 * 0.2).collect();
+        let call = |out: &mut AlignedBuffer| TileCall {
+            a: operand.values::<u8>().as_ptr(),
+            stride: steps * 4,
+            panel: panel.values::<u8>().as_ptr(),
+            panel_stride: STEP_BYTES,
+            steps,
+            columns: PANEL,
+            ahead: AHEAD,
+            many_rows: true,
+            coming: panel.values(),
+            accumulate: false,
+            scaling: Scaling::None,
+            out: out.values_mut::<u32>().as_mut_ptr(),
+            next: None,
+        };
+        for (rows, follows) in (1..=most).flat_map(|rows| [(rows, false), (rows, true)]) {
+            let (mut later, mut at_once) =
+                (AlignedBuffer::zeroed(rows * PANEL * 4), AlignedBuffer::zeroed(rows * PANEL * 4));
+            let expansion = |out: &mut AlignedBuffer| TileCall {
+                a: hidden.values::<u8>().as_ptr(),
+                stride: then_steps * 4,
+                panel: b.values::<u8>().as_ptr(),
+                steps: then_steps,
+                accumulate: true,
+                coming: &[],
+                ..call(out)
+            };
+            // SAFETY: the instruction set is available here; rows, panels, factors and room for the sums were made above.
+            unsafe { kernel.function(rows)(&call(&mut later)) };
+            for (at, sum) in later.values_mut::<u32>()[..rows * PANEL].iter_mut().enumerate() {
+                let ([scale, zero], column) = (of_rows[at / PANEL], at % PANEL);
+                let offset = -zero * totals[column];
+                *sum = (*sum as i32 as f32).mul_add(scale * scales[column], offset).to_bits();
+            }
+            if follows {
+                let expansion = expansion(&mut later);
+                // SAFETY: as above.
+                unsafe { expand.function(rows)(&expansion) };
+            }
+            let next = expansion(&mut at_once);
+            let factors =
+                ByteFactors { of_rows: of_rows.as_ptr(), scales: scales.as_ptr(), totals: totals.as_ptr() };
+            let scaled = TileCall {
+                scaling: Scaling::Bytes(factors),
+                next: follows.then_some(&next),
+                ..call(&mut at_once)
+            };
+            // SAFETY: as above.
+            unsafe { kernel.function(rows)(&scaled) };
+            let what = format!("{}, {rows} rows, followed: {follows}", isa.name());
+            assert_eq!(at_once.values::<u32>(), later.values::<u32>(), "{what}");
         }
     }
 }
