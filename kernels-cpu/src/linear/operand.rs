@@ -153,8 +153,9 @@ fn quantize<I: Target, E: Element>(x: &[E], row: &mut [u8]) -> [f32; 2] {
     let whole = x.len() - x.len() % LANES;
     let (mut tail, rest) = ([E::default(); LANES], x.len() - whole);
     tail[..rest].copy_from_slice(&x[whole..]);
-    // SAFETY: so many values lie in x, and sixteen in the tail.
+    // SAFETY: so many values lie in x.
     let most = unsafe { E::extremes::<I>(x.as_ptr(), whole) };
+    // SAFETY: sixteen values lie in the tail.
     let last = if rest > 0 { unsafe { E::extremes::<I>(tail.as_ptr(), LANES) } } else { most };
     let (lowest, highest) = (most.lowest.min(last.lowest), most.highest.max(last.highest));
     // Halves of the range by themselves: together they may be more than f32 holds.
