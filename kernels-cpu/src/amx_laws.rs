@@ -40,12 +40,12 @@ fn not_run(why: &str) {
 }
 
 /// Runs on at most `threads` threads.
-fn on_threads<T>(threads: usize, run: impl FnOnce() -> T) -> T {
+pub(crate) fn on_threads<T>(threads: usize, run: impl FnOnce() -> T) -> T {
     team::with_threads(NonZeroUsize::new(threads).expect("a thread"), run)
 }
 
 /// Runs in a new thread, whose scratch memory is only as large as this one run makes it.
-fn in_new_memory(run: impl FnOnce() + Send) {
+pub(crate) fn in_new_memory(run: impl FnOnce() + Send) {
     std::thread::scope(|scope| scope.spawn(run).join()).expect("the law holds");
 }
 
@@ -67,7 +67,7 @@ pub(crate) fn bits(values: &[f32]) -> Vec<u32> {
 }
 
 /// Every value within `relative` of what is wanted, and `absolute` more.
-fn assert_close(got: &[f32], want: &[f32], (relative, absolute): (f32, f32), what: &str) {
+pub(crate) fn assert_close(got: &[f32], want: &[f32], (relative, absolute): (f32, f32), what: &str) {
     assert_eq!(got.len(), want.len(), "{what}");
     for (i, (g, w)) in got.iter().zip(want).enumerate() {
         assert!((g - w).abs() <= relative * w.abs() + absolute, "{what}: value {i} is {g}, expected {w}");

@@ -3,6 +3,8 @@
 //! Keys and values of a head are laid out as panels, so that scores and context are the same products as a linear layer's;
 //! between them stands an online softmax over blocks of keys (arXiv 1805.02867, 2205.14135).
 
+#[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
+mod laws;
 mod panels;
 
 use std::cell::RefCell;
@@ -169,8 +171,8 @@ fn one_head_body<I: Target, E: Element>(job: &Job<'_, E>, head: Head, scratch: &
                     next: None,
                     out: scores[panel * MAX_ROWS * PANEL..].as_mut_ptr(),
                 };
-                // SAFETY: the kernel is one of the machine's; queries and keys have been laid out with these steps, and
-                // a panel's scores have room for the most rows of any kernel.
+                // SAFETY: the kernel is one of the machine's; keys have been laid out with these steps, queries too or lie so,
+                // and a panel's scores have room for the most rows of any kernel.
                 unsafe { kernel.function(rows)(&tile) };
             }
             weights.reserve(*format, kernel, count);

@@ -3,7 +3,7 @@
 use half::bf16;
 
 use crate::packed_matrix::WeightFormat;
-use crate::target::{Extremes, LANES, Target, extremes_by_lanes};
+use crate::target::{Extremes, LANES, Target};
 
 /// A dtype of activations: `f32` or `bf16`. Kernels compute in f32 whatever it is.
 pub trait Element: Copy + Default + PartialEq + std::fmt::Debug + Send + Sync + 'static {
@@ -114,4 +114,23 @@ pub(crate) unsafe fn store_part<I: Target, E: Element>(lanes: I::Lanes, to: *mut
         E::store::<I>(lanes, values.as_mut_ptr());
         std::ptr::copy_nonoverlapping(values.as_ptr(), to, count.min(LANES));
     }
+}
+
+/// [`Extremes`] of `count` values, a multiple of sixteen.
+///
+/// # Safety
+/// They lie there.
+#[inline(always)]
+pub(crate) unsafe fn extremes_by_lanes<I: Target, E: Element>(from: *const E, count: usize) -> Extremes {
+    let (mut low, mut high) = (I::splat(0.0), I::splat(0.0));
+    // Zero as long as all is finite: the extremes alone do not show a NaN.
+    let mut flaw = I::splat(0.0);
+    for at in (0..count).step_by(LANES) {
+        // SAFETY: as the caller promises.
+        let v = unsafe { E::load::<I>(from.add(at)) };
+        (low, high) = (I::min(low, v), I::max(high, v));
+        flaw = I::fma(v, I::splat(0.0), flaw);
+    }
+    let lowest = -I::highest(I::sub(I::splat(0.0), low));
+    Extremes { lowest, highest: I::highest(high), finite: I::sum(flaw) == 0.0 }
 }

@@ -1,5 +1,8 @@
 //! An adapter's part of one linear layer in the order in which the products read it.
 
+#[cfg(test)]
+mod laws;
+
 use std::ops::Range;
 
 use half::bf16;
@@ -75,8 +78,6 @@ pub(crate) struct LastExpand {
     index: usize,
     /// Where its run ends; 0 before the first.
     run_end: usize,
-    /// Its scale, of those of 16-bit integers.
-    scale: usize,
     panel: Option<ExpandPanel>,
 }
 
@@ -213,21 +214,18 @@ impl PackedLora {
         self.panel_of(run_of(&self.expands, index), index)
     }
 
-    /// The same for panels that are asked for one after the other: `last` is [`LastExpand::default`] at first, and then what this has
-    /// left there.
+    /// The same for panels that are asked for one after the other, where `B` is floats: `last` is [`LastExpand::default`] at first, and then
+    /// what this has left there.
     #[inline(always)]
     pub(crate) fn expand_after(&self, index: usize, last: &mut LastExpand) -> Option<ExpandPanel> {
+        debug_assert!(self.b_scales.is_empty(), "each panel of integers has a scale");
         if last.index + 1 == index && index < last.run_end {
             if let Some(panel) = &mut last.panel {
                 panel.data = panel.data.wrapping_add(panel.steps * STEP_BYTES);
-                if let Some(scales) = self.b_scales.get(last.scale + 1) {
-                    (panel.scale, last.scale) = (*scales, last.scale + 1);
-                }
             }
         } else {
             let run = run_of(&self.expands, index);
-            let scale = run.scale + index - run.panels.start;
-            *last = LastExpand { index, run_end: run.panels.end, scale, panel: self.panel_of(run, index) };
+            *last = LastExpand { index, run_end: run.panels.end, panel: self.panel_of(run, index) };
         }
         last.index = index;
         last.panel

@@ -3,7 +3,7 @@
 
 use half::bf16;
 
-use crate::element::Element;
+use crate::element::extremes_by_lanes;
 
 #[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
 mod laws;
@@ -42,7 +42,7 @@ pub trait Target: Copy + 'static {
     /// # Safety
     /// They lie there.
     unsafe fn load_bf16(from: *const bf16) -> Self::Lanes;
-    /// Sixteen bf16 to memory, rounded to nearest, ties to even; NaN stays NaN.
+    /// Sixteen bf16 to memory, rounded to nearest, ties to even; NaN stays NaN, and denormals may become zero.
     ///
     /// # Safety
     /// There is room.
@@ -134,25 +134,6 @@ pub struct Extremes {
     pub highest: f32,
     /// Whether none is infinite or no number. Else the others say nothing.
     pub finite: bool,
-}
-
-/// [`Extremes`] of `count` values, a multiple of sixteen.
-///
-/// # Safety
-/// They lie there.
-#[inline(always)]
-pub(crate) unsafe fn extremes_by_lanes<I: Target, E: Element>(from: *const E, count: usize) -> Extremes {
-    let (mut low, mut high) = (I::splat(0.0), I::splat(0.0));
-    // Zero as long as all is finite: the extremes alone do not show a NaN.
-    let mut flaw = I::splat(0.0);
-    for at in (0..count).step_by(LANES) {
-        // SAFETY: as the caller promises.
-        let v = unsafe { E::load::<I>(from.add(at)) };
-        (low, high) = (I::min(low, v), I::max(high, v));
-        flaw = I::fma(v, I::splat(0.0), flaw);
-    }
-    let lowest = -I::highest(I::sub(I::splat(0.0), low));
-    Extremes { lowest, highest: I::highest(high), finite: I::sum(flaw) == 0.0 }
 }
 
 /// The target's baseline, as plain loops that the compiler turns into what vectors there are (SSE2, NEON).

@@ -49,7 +49,7 @@ pub(crate) struct TileCall<'n> {
     pub ahead: usize,
     /// Whether the panel meets more rows than a tile has: then it is in a cache, and computing is what takes time.
     pub many_rows: bool,
-    /// What is to be read after this. Forms that take many rows in parts ask for it meanwhile; others leave it.
+    /// What is to be read after this. Forms in registers ask for it meanwhile; tiles leave it.
     pub coming: &'n [u8],
     /// Whether what lies in `out` is added to: never for bytes and not in tiles, and always for 16-bit integers.
     pub accumulate: bool,
@@ -99,16 +99,12 @@ impl Scaling {
         }
     }
 
-    /// The factor of 16-bit integers in the row that lies `bytes` further on than the first.
-    ///
-    /// # Safety
-    /// It does.
+    /// The factors of 16-bit integers, which a product of such must have.
     #[inline(always)]
-    unsafe fn of_row(&self, bytes: usize) -> f32 {
+    fn of_int16(&self) -> RowFactors {
         match self {
-            // SAFETY: as the caller promises.
-            Scaling::Int16(factors) => unsafe { factors.of_row(bytes) },
-            _ => 1.0,
+            Scaling::Int16(factors) => *factors,
+            _ => unreachable!("sums of 16-bit integers without factors"),
         }
     }
 }

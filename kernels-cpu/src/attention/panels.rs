@@ -22,7 +22,7 @@ pub(super) struct HeadPanels {
 
 /// Rows as a product reads them.
 #[derive(Clone, Copy)]
-pub(super) struct Rows {
+pub(super) struct ProductRows {
     /// The first row.
     pub data: *const u8,
     /// Bytes from row to row.
@@ -123,13 +123,13 @@ impl HeadPanels {
 impl QueryRows {
     /// The queries of the rows `rows` of the head's sequence: where they lie, if the product reads them so, else laid out here.
     #[inline(always)]
-    pub fn queries<E: Element>(&mut self, job: &Job<'_, E>, head: Head, rows: Range<usize>) -> Rows {
+    pub fn queries<E: Element>(&mut self, job: &Job<'_, E>, head: Head, rows: Range<usize>) -> ProductRows {
         let (call, kernel, width) = (&job.call, &job.kernel, job.call.heads.width);
         let from = |row: usize| &call.q[(head.first + row) * call.stride + head.head * width..][..width];
         let steps = kernel.steps(job.format, width);
         if E::FORMAT == job.format && !kernel.tiles && steps * job.format.group() == width {
             let (data, stride) = (from(rows.start).as_ptr().cast(), call.stride * size_of::<E>());
-            return Rows { data, stride, steps };
+            return ProductRows { data, stride, steps };
         }
         self.reserve(job.format, kernel, width);
         for (i, row) in rows.enumerate() {
@@ -150,7 +150,7 @@ impl QueryRows {
                 }
             }
         }
-        Rows { data: self.data(), stride: self.stride, steps: self.steps }
+        ProductRows { data: self.data(), stride: self.stride, steps: self.steps }
     }
 
     /// Makes place for rows of `count` values, padded to whole panels.
@@ -176,8 +176,8 @@ impl QueryRows {
     }
 }
 
-/// The keys `k`, of which a product's words are a row's values as they lie, as panels: `[count, width]` becomes `[width, PANEL]`
-/// words, up to `steps` of them. Behind the last key lies what may be anything.
+/// The keys `k`, `[count, width]`, of which a product's words lie as it reads them, one f32 or two bf16, as panels: a row's words, `[steps, PANEL]`
+/// with zeros behind the last. Up to the next sixteen keys the last key is there again, and beyond whatever lay there.
 #[inline(always)]
 fn key_words_of<I: Target, E: Element>(
     (k, stride): (&[E], usize),

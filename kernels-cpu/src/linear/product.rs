@@ -55,7 +55,7 @@ fn product<I: Target, E: Element, O: Element>(
         let panel = Panel::new(call, index, kernel, &mut edge);
         let mut adapter: Option<&LoraSegment<'_>> = None;
         let weights = call.weight.panel(index).as_ptr();
-        for RowTile { at, rows, adapters, last: last_expand } in &mut tiles {
+        for RowTile { at, rows, adapters, last_expand } in &mut tiles {
             let (at, rows) = (*at, *rows);
             let whole = block.rows.start + at..block.rows.start + at + rows;
             // One adapter's rows: its expand follows in the same registers.
@@ -103,7 +103,7 @@ fn product<I: Target, E: Element, O: Element>(
                 ask_for_results::<I, O>(out, at..at + rows, index);
             }
             // SAFETY: the kernel was chosen for an instruction set that the machine has; the operand has the rows that
-            // it reads and the matrix the panel, both of `steps` steps; a tile has room for the most rows of any kernel.
+            // it reads, their scales, and the matrix the panel with its scales, of `steps` steps; a tile has room for the most rows of any kernel.
             // What follows is what the kernel adds, over the rows' `A x`.
             unsafe { kernel.function(rows)(&tile) };
             let first = whole.start;
@@ -140,6 +140,8 @@ fn product<I: Target, E: Element, O: Element>(
             }
         }
     }
+    // They point into adapters, which may go.
+    tiles.clear();
     TILES.set(tiles);
 }
 

@@ -18,7 +18,7 @@ pub(super) struct RowTile {
     /// Whose they are.
     pub adapters: Adapters,
     /// A packed adapter's part of the last panel.
-    pub last: LastExpand,
+    pub last_expand: LastExpand,
 }
 
 /// Whose rows some rows are.
@@ -44,7 +44,7 @@ impl<E> Layer<'_, E> {
         let mut at = 0;
         while at < count {
             let first = block.rows.start + at;
-            // The first segment that ends behind this row.
+            // The first segment that ends behind this row; one without rows among those that follow only makes a tile shorter.
             let index = lora.partition_point(|s| s.rows.end <= first);
             let next = lora.get(index).map_or(block.rows.end..block.rows.end, |s| s.rows.clone());
             let until = if next.start > first { next.start } else { next.end };
@@ -54,7 +54,7 @@ impl<E> Layer<'_, E> {
                 end if next.start <= first && next.end >= end => Adapters::One(index),
                 _ => Adapters::Several,
             };
-            tiles.push(RowTile { at, rows, adapters, last: LastExpand::default() });
+            tiles.push(RowTile { at, rows, adapters, last_expand: LastExpand::default() });
             at += rows;
         }
     }

@@ -2,7 +2,8 @@
 
 use half::bf16;
 
-use super::{Extremes, LANES, Target, dispatch, extremes_by_lanes};
+use super::{Extremes, LANES, Target, dispatch};
+use crate::element::extremes_by_lanes;
 use crate::isa::Isa;
 use crate::tile_emulator::Numbers;
 

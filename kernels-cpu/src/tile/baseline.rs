@@ -1,6 +1,6 @@
 //! The products as plain loops: what every machine can do, and what the others are tested against.
 
-use super::{OperandForm, Scaling, TileCall, TileFn, by_rows};
+use super::{OperandForm, TileCall, TileFn, by_rows};
 use crate::packed_matrix::{PANEL, WeightFormat};
 
 /// The forms by number of rows.
@@ -80,7 +80,8 @@ unsafe fn widened_rows<const R: usize>(call: &TileCall<'_>) {
 }
 
 unsafe fn int16_rows<const R: usize>(call: &TileCall<'_>) {
-    debug_assert!(call.accumulate && matches!(call.scaling, Scaling::Int16(_)));
+    debug_assert!(call.accumulate);
+    let factors = call.scaling.of_int16();
     for from in (0..width(call)).step_by(COLUMNS) {
         let mut acc = [[0i32; COLUMNS]; R];
         for step in 0..call.steps {
@@ -100,7 +101,7 @@ unsafe fn int16_rows<const R: usize>(call: &TileCall<'_>) {
         unsafe {
             let mut sums = first_sums::<R>(call, from);
             for (r, (sums, acc)) in sums.iter_mut().zip(acc).enumerate() {
-                let factor = call.scaling.of_row(r * call.stride);
+                let factor = factors.of_row(r * call.stride);
                 for (sum, acc) in sums.iter_mut().zip(acc) {
                     *sum = multiply_add(acc as f32, factor, *sum);
                 }

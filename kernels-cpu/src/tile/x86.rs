@@ -46,14 +46,11 @@ pub(super) fn kernel(isa: Isa, format: WeightFormat) -> Option<TileKernel> {
             let rows = by_rows!(widened_avx2: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20);
             of(OperandForm::Widened, rows, 5, "AVX2, widened to f32")
         }
-        (_, WeightFormat::Int8 | WeightFormat::Int8InEights) if wide && vnni && bf16 => Some(TileKernel {
-            operand: OperandForm::Bytes,
-            functions: by_rows!(int8_bf16_avx512: 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
-            tiles: false,
-            rows_at_once: 1,
-            settles: true,
-            path: "AVX-512 VNNI",
-        }),
+        (_, WeightFormat::Int8 | WeightFormat::Int8InEights) if wide && vnni && bf16 => {
+            let rows = by_rows!(int8_bf16_avx512: 1 2 3 4 5 6 7 8 9 10 11 12 13 14);
+            let kernel = of(OperandForm::Bytes, rows, 1, "AVX-512 VNNI");
+            kernel.map(|kernel| TileKernel { settles: true, ..kernel })
+        }
         (_, WeightFormat::Int8 | WeightFormat::Int8InEights) if wide && vnni => {
             of(OperandForm::Bytes, by_rows!(int8_avx512: 1 2 3 4 5 6 7 8 9 10 11 12 13 14), 1, "AVX-512 VNNI")
         }

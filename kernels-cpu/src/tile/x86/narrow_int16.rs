@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::super::{Scaling, TileCall};
+use super::super::TileCall;
 use super::fetch;
 use crate::aligned::LINE;
 use crate::packed_matrix::{PANEL, STEP_BYTES};
@@ -18,11 +18,7 @@ const MOST: usize = 5;
 #[target_feature(enable = "avx2,fma")]
 pub(super) unsafe fn int16_avx2<const R: usize>(call: &TileCall<'_>) {
     debug_assert!(
-        call.panel_stride == STEP_BYTES
-            && call.columns == PANEL
-            && call.accumulate
-            && call.next.is_none()
-            && matches!(call.scaling, Scaling::Int16(_))
+        call.panel_stride == STEP_BYTES && call.columns == PANEL && call.accumulate && call.next.is_none()
     );
     let parts = R.div_ceil(MOST);
     let mut at = 0;
@@ -52,6 +48,7 @@ pub(super) unsafe fn int16_avx2<const R: usize>(call: &TileCall<'_>) {
 #[target_feature(enable = "avx2,fma")]
 unsafe fn part<const R: usize>(call: &TileCall<'_>, at: usize, first: usize) {
     let mut acc = [[_mm256_setzero_si256(); 2]; R];
+    let factors = call.scaling.of_int16();
     // SAFETY: as the caller promises; fetching is a hint.
     unsafe {
         let (mut a, mut panel) = (call.a.add(at * call.stride), call.panel.add(first * size_of::<u32>()));
@@ -70,7 +67,7 @@ unsafe fn part<const R: usize>(call: &TileCall<'_>, at: usize, first: usize) {
             (a, panel) = (a.add(size_of::<i32>()), panel.wrapping_add(STEP_BYTES));
         }
         for (r, acc) in acc.into_iter().enumerate() {
-            let factor = call.scaling.of_row((at + r) * call.stride);
+            let factor = factors.of_row((at + r) * call.stride);
             let factor = _mm256_set1_ps(factor);
             for (c, acc) in acc.into_iter().enumerate() {
                 let sums = out.add(r * PANEL + c * 8).cast::<f32>();

@@ -10,7 +10,17 @@ use crate::packed_matrix::PANEL;
 const FETCH_ROWS: usize = 8;
 
 // SAFETY of the functions below: the caller of a `TileFn` promises the instructions, that rows and panel lie where the call
-// says and that there is room for the sums; all reads are of `steps` steps of each.
+// says and that there is room for the sums; all reads are of `steps` steps of each, and of the factors of rows and columns.
+
+/// Where to ask for what is to come, and how far on with each step: a line a step is enough for all of it where a tile has half of the
+/// panel's rows or fewer. Where nothing is to come, of what is read already: an address of nothing takes long to look up.
+#[inline(always)]
+fn coming_by_steps(call: &TileCall<'_>) -> (*const u8, usize) {
+    match call.coming {
+        [] => (call.panel, 0),
+        share => (share.as_ptr(), share.len().div_ceil(call.steps)),
+    }
+}
 
 /// Adds the products of a call's steps to `$sums`, `[[register; C]; R]`: by the whole panel's width or half of it, one step an
 /// iteration.
@@ -18,11 +28,7 @@ macro_rules! add_products {
     ($sums:ident, $call:expr, |$acc:ident, $x:ident, $b:ident| $dot:expr) => {
         let call: &TileCall<'_> = $call;
         let (mut a, mut panel) = (call.a, call.panel);
-        // Where nothing is to come, of what is read already: an address of nothing takes long to look up.
-        let (mut coming, each) = match call.coming {
-            [] => (panel, 0),
-            share => (share.as_ptr(), share.len().div_ceil(call.steps)),
-        };
+        let (mut coming, each) = coming_by_steps(call);
         for _ in 0..call.steps {
             if R <= FETCH_ROWS {
                 fetch(panel.wrapping_add(call.ahead), C);
@@ -212,10 +218,13 @@ unsafe fn widened_columns<const R: usize, const C: usize>(call: &TileCall<'_>) {
         let mut part = Some(call);
         while let Some(call) = part {
             let (mut a, mut panel) = (call.a, call.panel);
+            let (mut coming, each) = coming_by_steps(call);
             for _ in 0..call.steps {
                 if R <= FETCH_ROWS {
                     fetch(panel.wrapping_add(call.ahead), C);
                 }
+                fetch_into::<_MM_HINT_T1>(coming, 1);
+                coming = coming.wrapping_add(each);
                 let (mut even, mut odd) = ([_mm512_setzero_ps(); C], [_mm512_setzero_ps(); C]);
                 for c in 0..C {
                     let pairs = _mm512_loadu_si512(panel.add(c * 64).cast());
