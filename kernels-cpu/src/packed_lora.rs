@@ -220,6 +220,7 @@ impl PackedLora {
     pub(crate) fn expand_after(&self, index: usize, last: &mut LastExpand) -> Option<ExpandPanel> {
         debug_assert!(self.b_scales.is_empty(), "each panel of integers has a scale");
         if last.index + 1 == index && index < last.run_end {
+            last.index = index;
             if let Some(panel) = &mut last.panel {
                 panel.data = panel.data.wrapping_add(panel.steps * STEP_BYTES);
             }
@@ -227,7 +228,6 @@ impl PackedLora {
             let run = run_of(&self.expands, index);
             *last = LastExpand { index, run_end: run.panels.end, panel: self.panel_of(run, index) };
         }
-        last.index = index;
         last.panel
     }
 

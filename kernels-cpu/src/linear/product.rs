@@ -109,6 +109,8 @@ fn product<I: Target, E: Element, O: Element>(
             let first = whole.start;
             let of_base = matches!(adapters, Adapters::None);
             let at_once = layer.low_rank_alone || of_base;
+            // Packed adapters that bring nothing else add to their rows; what follows is done once for the tile.
+            let packed_add = layer.low_rank_alone && !of_base && follow_on.is_none();
             let mut done = first;
             while done < whole.end {
                 // The next adapter's rows, or the base's before them.
@@ -122,19 +124,19 @@ fn product<I: Target, E: Element, O: Element>(
                     panel.effect_of_next(segment, layer.packed, &mut adapter, &mut effect);
                 }
                 let own_effect = segment.map(|_| &effect);
-                let adds = own_effect.is_some() || at_once && !of_base && follow_on.is_none();
+                let settled = own_effect.is_some() || packed_add;
                 let own = block.part(part.clone(), first, sums, out);
                 // SAFETY: the part is this tile, or of it; see `Block::part`.
                 unsafe {
-                    if adds {
+                    if settled {
                         panel.settle::<I, O>(&own, own_effect);
                     }
                     match own_effect {
-                        None if adds => panel.expand_packed(&layer.expand, call.lora, &own),
+                        None if packed_add => panel.expand_packed(&layer.expand, call.lora, &own),
                         Some(effect) if follow_on.is_none() => panel.expand(&layer.expand, &own, effect),
                         _ => {}
                     }
-                    panel.finish::<I, O>(&own, own_effect, adds);
+                    panel.finish::<I, O>(&own, own_effect, settled);
                 }
                 done = part.end;
             }

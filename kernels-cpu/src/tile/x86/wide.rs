@@ -12,13 +12,32 @@ const FETCH_ROWS: usize = 8;
 // SAFETY of the functions below: the caller of a `TileFn` promises the instructions, that rows and panel lie where the call
 // says and that there is room for the sums; all reads are of `steps` steps of each, and of the factors of rows and columns.
 
-/// Where to ask for what is to come, and how far on with each step: a line a step is enough for all of it where a tile has half of the
-/// panel's rows or fewer. Where nothing is to come, of what is read already: an address of nothing takes long to look up.
-#[inline(always)]
-fn coming_by_steps(call: &TileCall<'_>) -> (*const u8, usize) {
-    match call.coming {
-        [] => (call.panel, 0),
-        share => (share.as_ptr(), share.len().div_ceil(call.steps)),
+/// What is asked for beside the steps of a product.
+struct Asking {
+    coming: *const u8,
+    /// Bytes from step to step: a line a step is enough for all of what is to come where a tile has half of the panel's rows or fewer.
+    each: usize,
+}
+
+impl Asking {
+    #[inline(always)]
+    fn beside(call: &TileCall<'_>) -> Self {
+        match call.coming {
+            // What is read already: an address of nothing takes long to look up.
+            [] => Self { coming: call.panel, each: 0 },
+            share => Self { coming: share.as_ptr(), each: share.len().div_ceil(call.steps) },
+        }
+    }
+
+    /// At the step of `panel`, for `R` rows by `C` registers: for what lies `ahead` of it where the rows are few, and for a piece of what is
+    /// to come, into the second-level cache.
+    #[inline(always)]
+    fn step<const R: usize, const C: usize>(&mut self, panel: *const u8, ahead: usize) {
+        if R <= FETCH_ROWS {
+            fetch(panel.wrapping_add(ahead), C);
+        }
+        fetch_into::<_MM_HINT_T1>(self.coming, 1);
+        self.coming = self.coming.wrapping_add(self.each);
     }
 }
 
@@ -28,14 +47,9 @@ macro_rules! add_products {
     ($sums:ident, $call:expr, |$acc:ident, $x:ident, $b:ident| $dot:expr) => {
         let call: &TileCall<'_> = $call;
         let (mut a, mut panel) = (call.a, call.panel);
-        let (mut coming, each) = coming_by_steps(call);
+        let mut asking = Asking::beside(call);
         for _ in 0..call.steps {
-            if R <= FETCH_ROWS {
-                fetch(panel.wrapping_add(call.ahead), C);
-            }
-            // Into the second-level cache.
-            fetch_into::<_MM_HINT_T1>(coming, 1);
-            coming = coming.wrapping_add(each);
+            asking.step::<R, C>(panel, call.ahead);
             let mut b = [_mm512_setzero_si512(); C];
             for (c, b) in b.iter_mut().enumerate() {
                 *b = _mm512_loadu_si512(panel.add(c * 64).cast());
@@ -218,13 +232,9 @@ unsafe fn widened_columns<const R: usize, const C: usize>(call: &TileCall<'_>) {
         let mut part = Some(call);
         while let Some(call) = part {
             let (mut a, mut panel) = (call.a, call.panel);
-            let (mut coming, each) = coming_by_steps(call);
+            let mut asking = Asking::beside(call);
             for _ in 0..call.steps {
-                if R <= FETCH_ROWS {
-                    fetch(panel.wrapping_add(call.ahead), C);
-                }
-                fetch_into::<_MM_HINT_T1>(coming, 1);
-                coming = coming.wrapping_add(each);
+                asking.step::<R, C>(panel, call.ahead);
                 let (mut even, mut odd) = ([_mm512_setzero_ps(); C], [_mm512_setzero_ps(); C]);
                 for c in 0..C {
                     let pairs = _mm512_loadu_si512(panel.add(c * 64).cast());
